@@ -1,0 +1,161 @@
+"""Cell and Sketch: a text of the language, checked; equal texts are one object."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from grammar.errors import CellTypeError, LocatedError
+from grammar.graph import Graph
+from grammar.lowering import lower
+from grammar.parser import CellTree, parse_tree
+from grammar.printer import show_tree
+from grammar.syntax import State, Statement
+from grammar.types import SEQ
+
+DIGEST_VERSION = 1  # raised when the canonical form of any cell changes; golden digests guard it
+
+
+class _Text:
+    """What cells and sketches share: the tree as written, its graph, its printed text."""
+
+    __slots__ = ("__weakref__", "_digest", "_text", "graph", "tree")
+
+    tree: CellTree
+    graph: Graph
+    _text: str
+    _digest: str | None
+
+    @property
+    def name(self) -> str:
+        """The name after the word `cell`."""
+        return self.tree.name
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The states, in the order in which they are declared."""
+        return self.tree.states
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The other statements, as written."""
+        return self.tree.statements
+
+    @property
+    def kind(self) -> str:
+        """`time` (runs under a scan), `tree` (runs over a tree) or `depth` (over a whole sequence)."""
+        if self.tree.children:
+            return "tree"
+        return "depth" if any(s.type == SEQ for s in self.states) else "time"
+
+    @property
+    def one_line(self) -> str:
+        """The text on one line."""
+        return show_tree(self.tree, one_line=True)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a {type(self).__name__} is immutable; cannot set {name!r}")
+
+
+class Cell(_Text):
+    """A recurrent or recursive cell, as it was written. Equal texts are the same object.
+
+    Made by `parse` or `make_cell`; `str(cell)` is its text and parses back to the same object.
+    """
+
+    __slots__ = ()
+
+    def canonical(self) -> Cell:
+        """The cell without what does not matter: names, order, dead code, repeated subexpressions."""
+        from grammar.canonical import canonical_tree
+
+        return _intern(Cell, canonical_tree(self.graph))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical text, 64 hex digits: equal digest means equal function."""
+        if self._digest is None:
+            text = str(self.canonical())
+            object.__setattr__(self, "_digest", hashlib.sha256(text.encode()).hexdigest())
+        assert self._digest is not None
+        return self._digest
+
+    def __repr__(self) -> str:
+        return f"parse({self.one_line!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return parse, (self._text,)
+
+
+class Sketch(_Text):
+    """A text with holes, `choice{ a | b }`: a supernet, a template, or a constraint for a sampler."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"parse_sketch({self.one_line!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return parse_sketch, (self._text,)
+
+
+_T = TypeVar("_T", bound=_Text)
+_CELLS: WeakValueDictionary[tuple[type, str], Any] = WeakValueDictionary()
+_LOCK = threading.Lock()
+
+
+def parse(text: str, source: str = "<text>") -> Cell:
+    """The cell that `text` describes; `source` (a file's name) is shown in errors.
+
+    Raises CellSyntaxError, CellTypeError or UnknownNameError (all GrammarError) with line, column
+    and caret; a text with `choice{...}` is a sketch and is refused here.
+    """
+    tree = parse_tree(text, source)
+    try:
+        return _intern(Cell, tree)
+    except LocatedError as error:
+        raise error.locate(text, source) from None
+
+
+def parse_sketch(text: str, source: str = "<text>") -> Sketch:
+    """The sketch that `text` describes; a text without holes is a sketch with one cell in it."""
+    tree = parse_tree(text, source)
+    try:
+        return _intern(Sketch, tree)
+    except LocatedError as error:
+        raise error.locate(text, source) from None
+
+
+def make_cell(
+    name: str,
+    states: Sequence[State],
+    statements: Sequence[Statement],
+    children: Sequence[str] = (),
+    variadic: bool = False,
+) -> Cell:
+    """A cell from its parts, checked like a text. Raises CellTypeError or UnknownNameError."""
+    tree = CellTree(name, tuple(children), variadic, tuple(states), tuple(statements))
+    if not name.isidentifier():
+        raise CellTypeError(f"a cell's name is a letter and then letters, digits or _; received {name!r}")
+    return _intern(Cell, tree)
+
+
+def _intern(kind: type[_T], tree: CellTree) -> _T:
+    text = show_tree(tree)
+    with _LOCK:
+        known: _T | None = _CELLS.get((kind, text))
+    if known is not None:
+        return known
+    graph = lower(tree, holes=kind is Sketch)
+    made = kind.__new__(kind)
+    for name, value in (("tree", tree), ("graph", graph), ("_text", text), ("_digest", None)):
+        object.__setattr__(made, name, value)
+    with _LOCK:
+        kept: _T = _CELLS.setdefault((kind, text), made)
+    return kept

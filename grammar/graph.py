@@ -1,0 +1,157 @@
+"""A cell as a graph of values: every name resolved, every repetition unrolled, every weight identified.
+
+This is what the canonical form, the NumPy evaluator, the analysis and the compiler start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from grammar.ops import OPS, Value, WeightSpec
+from grammar.syntax import State
+from grammar.types import Type
+
+# Leaves of a graph: the input, a number, a state's previous value (`state`), a child's state (`child`),
+# the running value of a state inside `depth ... until` (`carry`) and its value after it (`final`).
+GRAPH_LEAVES = ("x", "num", "state", "child", "carry", "final")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One value: an operation of the table or a leaf, applied to earlier nodes.
+
+    `args` are indices into `Graph.nodes`; `weight` is an index into `Graph.weights`, or -1.
+    """
+
+    op: str
+    args: tuple[int, ...]
+    attrs: tuple[tuple[str, Value], ...]
+    type: Type
+    weight: int = -1
+
+    def attr(self, name: str, default: Value = "") -> Value:
+        """The option `name`, or `default`."""
+        for key, value in self.attrs:
+            if key == name:
+                return value
+        return default
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The arrays of one site: `site` names it in the text (`i`, `f`, `n_2`), `specs` are its arrays.
+
+    `init` and `fixed` are the options of the text; `label` is its `share=` name, if any.
+    """
+
+    site: str
+    op: str
+    specs: tuple[WeightSpec, ...]
+    init: Value | None = None
+    fixed: bool = False
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A `depth n until(p)` block: the states it carries, their next values, and the halting gate."""
+
+    times: int
+    until: int
+    states: tuple[str, ...]
+    next: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in an order in which each comes after what it uses, and the roots among them.
+
+    `next[i]` is the new value of `states[i]`, `leaf[i]` its value at a leaf of a tree. Parameter-free
+    nodes that are equal are one node; each occurrence of a weight in the text has its own index.
+    `equal_width` says that x is used where D must equal H.
+    """
+
+    nodes: tuple[Node, ...]
+    states: tuple[State, ...]
+    next: tuple[int, ...]
+    out: int
+    weights: tuple[Weight, ...]
+    leaf: tuple[int, ...] | None = None
+    region: Region | None = None
+    children: tuple[str, ...] = ()
+    variadic: bool = False
+    equal_width: bool = False
+
+    def roots(self) -> tuple[int, ...]:
+        """Every node that something outside the graph reads."""
+        region = (self.region.until, *self.region.next) if self.region else ()
+        return (*self.next, *(self.leaf or ()), *region, self.out)
+
+    def reachable(self, roots: Iterable[int]) -> set[int]:
+        """The nodes that `roots` need, within one step."""
+        seen: set[int] = set()
+        stack = list(roots)
+        while stack:
+            index = stack.pop()
+            if index not in seen:
+                seen.add(index)
+                stack.extend(self.nodes[index].args)
+        return seen
+
+    def live(self) -> tuple[set[int], set[str]]:
+        """The nodes and the states that the output can see, over any number of steps."""
+        position = {s.name: i for i, s in enumerate(self.states)}
+        carried = {name: i for i, name in enumerate(self.region.states)} if self.region else {}
+        states: set[str] = set()
+        nodes = self.reachable([self.out])
+        while True:
+            named = {
+                str(self.nodes[i].attr("state" if self.nodes[i].op == "child" else "name"))
+                for i in nodes
+                if self.nodes[i].op in ("state", "child", "carry", "final")
+            } - states
+            if not named:
+                return nodes, states
+            states |= named
+            roots = [self.next[position[n]] for n in named]
+            roots += [self.leaf[position[n]] for n in named] if self.leaf else []
+            if self.region and named & carried.keys():
+                roots += [self.region.until, *(self.region.next[carried[n]] for n in named & carried.keys())]
+            nodes |= self.reachable(roots)
+
+    def uses(self) -> list[int]:
+        """How many times each node is used, by nodes and as a root."""
+        counts = [0] * len(self.nodes)
+        for node in self.nodes:
+            for arg in node.args:
+                counts[arg] += 1
+        for root in self.roots():
+            counts[root] += 1
+        return counts
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """Facts of a graph that are used together; computed once."""
+
+    graph: Graph
+
+    @cached_property
+    def state_free(self) -> tuple[bool, ...]:
+        """For each node, whether it depends on x and weights alone (no state, no child)."""
+        free: list[bool] = []
+        for node in self.graph.nodes:
+            leaf_of_state = node.op in ("state", "child", "carry", "final")
+            free.append(not leaf_of_state and all(free[a] for a in node.args))
+        return tuple(free)
+
+    @cached_property
+    def constant(self) -> tuple[bool, ...]:
+        """For each node, whether it depends on weights and numbers alone."""
+        fixed: list[bool] = []
+        for node in self.graph.nodes:
+            inner = node.op == "num" or node.op in OPS
+            fixed.append(inner and node.op != "posemb" and all(fixed[a] for a in node.args))
+        return tuple(fixed)

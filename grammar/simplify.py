@@ -1,0 +1,272 @@
+"""Graph to smaller equal graph: dead code, constants, and identities that hold for every value.
+
+No rule here needs the range of a value, and none changes which weights the function has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from grammar.graph import Graph, Node
+from grammar.syntax import State
+from grammar.types import NUM, Type
+
+_FOLD: dict[str, Callable[..., float]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "max": max,
+    "min": min,
+    "lerp": lambda g, a, b: g * b + (1 - g) * a,
+    "neg": lambda a: -a,
+    "abs": abs,
+    "square": lambda a: a * a,
+    "sqrt": math.sqrt,
+    "exp": math.exp,
+    "log": math.log,
+    "tanh": math.tanh,
+    "sigmoid": lambda a: 1 / (1 + math.exp(-a)),
+    "relu": lambda a: max(a, 0.0),
+    "sin": math.sin,
+    "cos": math.cos,
+}
+
+
+def simplify(graph: Graph) -> Graph:
+    """An equal graph without dead nodes and states, with constants folded and identities applied.
+
+    Weights keep their indices in `graph.weights`; the weights of dead nodes are no longer used.
+    """
+    current = _rebuild(graph)
+    for _ in range(len(graph.nodes) + 2):
+        following = _rebuild(current)
+        if following == current:
+            return current
+        current = following
+    raise AssertionError(f"simplify did not settle on a graph of {len(graph.nodes)} nodes")
+
+
+class _Builder:
+    """New nodes, hash-consed; each is simplified as it is made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.known: dict[Node, int] = {}
+
+    def add(self, node: Node) -> int:
+        index = self.known.get(node)
+        if index is None:
+            index = self.known[node] = len(self.nodes)
+            self.nodes.append(node)
+        return index
+
+    def number(self, value: float) -> int:
+        return self.add(Node("num", (), (("value", value + 0.0),), NUM))
+
+    def value(self, index: int) -> float | None:
+        """The number a node is, or None."""
+        node = self.nodes[index]
+        return float(node.attr("value")) if node.op == "num" else None  # type: ignore[arg-type]
+
+    def match(self, index: int, op: str) -> tuple[int, ...] | None:
+        """The operands of a node if it is an `op`."""
+        node = self.nodes[index]
+        return node.args if node.op == op else None
+
+    def one_minus(self, index: int) -> int | None:
+        """`a` where the node is 1 - a."""
+        args = self.match(index, "sub")
+        return args[1] if args and self.value(args[0]) == 1.0 else None
+
+    def make(self, op: str, args: tuple[int, ...], type_: Type) -> int:
+        """A parameter-free operation, or something simpler that equals it."""
+        values = [self.value(a) for a in args]
+        if op in _FOLD and None not in values:
+            folded = _fold(op, [v for v in values if v is not None])
+            if folded is not None:
+                return self.number(folded)
+        rule = _RULES.get(op)
+        found = rule(self, args, type_) if rule else None
+        return self.add(Node(op, args, (), type_)) if found is None else found
+
+
+def _fold(op: str, values: list[float]) -> float | None:
+    try:
+        result = float(_FOLD[op](*values))
+    except (ArithmeticError, ValueError):
+        return None  # 1/0, log(-1): left as written, for the run to show
+    return result if math.isfinite(result) else None
+
+
+def _same_type(b: _Builder, index: int, type_: Type) -> int | None:
+    """The node, where it can stand for a result of this type."""
+    return index if b.nodes[index].type == type_ else None
+
+
+def _add(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    for this, other in (args, args[::-1]):
+        if b.value(other) == 0.0:
+            return _same_type(b, this, type_)
+        negated = b.match(other, "neg")
+        if negated:
+            return b.make("sub", (this, negated[0]), type_)
+        difference = _moves_from(b, this, other)
+        if difference:
+            return b.make("lerp", difference, type_)
+    return _mixture(b, args, type_)
+
+
+def _moves_from(b: _Builder, start: int, step: int) -> tuple[int, int, int] | None:
+    """a + z * (b - a) is lerp(z, a, b)."""
+    for gate, other in _both_orders(b.match(step, "mul")):
+        way = b.match(other, "sub")
+        if way and way[1] == start:
+            return gate, start, way[0]
+    return None
+
+
+def _mixture(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    """(1 - z) * a + z * b is lerp(z, a, b)."""
+    for first, second in (args, args[::-1]):
+        for complement, a in _both_orders(b.match(first, "mul")):
+            gate = b.one_minus(complement)
+            if gate is None:
+                continue
+            for other, value in _both_orders(b.match(second, "mul")):
+                if other == gate:
+                    return b.make("lerp", (gate, a, value), type_)
+    return None
+
+
+def _both_orders(pair: tuple[int, ...] | None) -> tuple[tuple[int, ...], ...]:
+    return (pair, pair[::-1]) if pair else ()
+
+
+def _sub(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    left, right = args
+    if b.value(right) == 0.0:
+        return _same_type(b, left, type_)
+    if b.value(left) == 0.0:
+        return b.make("neg", (right,), type_)
+    negated = b.match(right, "neg")
+    if negated:
+        return b.make("add", (left, negated[0]), type_)
+    inner = b.one_minus(right)
+    if b.value(left) == 1.0 and inner is not None:
+        return _same_type(b, inner, type_)
+    return None
+
+
+def _mul(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    for this, other in (args, args[::-1]):
+        if b.value(other) == 1.0:
+            return _same_type(b, this, type_)
+        if b.value(other) == -1.0 and b.nodes[this].type == type_:
+            return b.make("neg", (this,), type_)
+    return None
+
+
+def _div(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    return _same_type(b, args[0], type_) if b.value(args[1]) == 1.0 else None
+
+
+def _neg(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    twice = b.match(args[0], "neg")
+    if twice:
+        return twice[0]
+    difference = b.match(args[0], "sub")
+    return b.make("sub", difference[::-1], type_) if difference else None
+
+
+def _lerp(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    gate, a, other = args
+    if a == other:
+        return _same_type(b, a, type_)
+    if b.value(gate) == 0.0:
+        return _same_type(b, a, type_)
+    if b.value(gate) == 1.0:
+        return _same_type(b, other, type_)
+    inner = b.one_minus(gate)
+    return b.make("lerp", (inner, other, a), type_) if inner is not None else None
+
+
+def _equal(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    return args[0] if args[0] == args[1] else None
+
+
+def _idempotent(op: str) -> Callable[[_Builder, tuple[int, ...], Type], int | None]:
+    return lambda b, args, type_: args[0] if b.nodes[args[0]].op == op else None
+
+
+_RULES: dict[str, Callable[[_Builder, tuple[int, ...], Type], int | None]] = {
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+    "neg": _neg,
+    "lerp": _lerp,
+    "max": _equal,
+    "min": _equal,
+    "relu": _idempotent("relu"),
+    "abs": _idempotent("abs"),
+    "stopgrad": _idempotent("stopgrad"),
+}
+
+
+def _rebuild(graph: Graph) -> Graph:
+    live, states = graph.live()
+    builder = _Builder()
+    new: dict[int, int] = {}
+    for index in sorted(live):
+        node = graph.nodes[index]
+        args = tuple(new[a] for a in node.args)
+        if node.weight < 0 and not node.attrs and args:
+            new[index] = builder.make(node.op, args, node.type)
+        else:
+            new[index] = builder.add(Node(node.op, args, node.attrs, node.type, node.weight))
+    kept: list[State] = [s for s in graph.states if s.name in states]
+    position = {s.name: i for i, s in enumerate(graph.states)}
+    following = tuple(new[graph.next[position[s.name]]] for s in kept)
+    leaf = tuple(new[graph.leaf[position[s.name]]] for s in kept) if graph.leaf else None
+    region = graph.region
+    if region is not None:
+        carried = [i for i, name in enumerate(region.states) if name in states]
+        if carried and region.until in new:
+            region = type(region)(
+                region.times,
+                new[region.until],
+                tuple(region.states[i] for i in carried),
+                tuple(new[region.next[i]] for i in carried),
+            )
+        else:
+            region = None
+    made = Graph(
+        tuple(builder.nodes), tuple(kept), following, new[graph.out], graph.weights, leaf, region,
+        graph.children, graph.variadic, graph.equal_width,
+    )  # fmt: skip
+    return _compact(made)
+
+
+def _compact(graph: Graph) -> Graph:
+    """Drop nodes that rewriting left behind, keeping the order."""
+    live = sorted(graph.reachable(graph.roots()))
+    if len(live) == len(graph.nodes):
+        return graph
+    new = {old: i for i, old in enumerate(live)}
+    nodes = tuple(
+        Node(n.op, tuple(new[a] for a in n.args), n.attrs, n.type, n.weight)
+        for n in (graph.nodes[i] for i in live)
+    )
+    region = graph.region and type(graph.region)(
+        graph.region.times,
+        new[graph.region.until],
+        graph.region.states,
+        tuple(new[i] for i in graph.region.next),
+    )
+    leaf = tuple(new[i] for i in graph.leaf) if graph.leaf else None
+    return Graph(
+        nodes, graph.states, tuple(new[i] for i in graph.next), new[graph.out], graph.weights, leaf, region,
+        graph.children, graph.variadic, graph.equal_width,
+    )  # fmt: skip
