@@ -15,7 +15,7 @@ from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
 MAX_NODES = 20_000  # after unrolling
 _Block = Repeat | Depth
-_Path = tuple[int | str, ...]
+_Path = tuple[int, ...]  # a place in the text; paths sort in reading order
 
 
 def lower(tree: CellTree, holes: bool = False) -> Graph:
@@ -45,7 +45,7 @@ class _Lowering:
         self.holes = holes
         self.nodes: list[Node] = []
         self.known: dict[Node, int] = {}
-        self.weights: dict[_Path, int] = {}
+        self.weights: dict[_Path | str, int] = {}  # by place, or by the label of `share=`
         self.sites: list[tuple[_Path, Weight]] = []
         self.names: set[str] = set()
         self.states = {s.name: s for s in tree.states}
@@ -59,22 +59,21 @@ class _Lowering:
 
     def run(self) -> Graph:
         self._declarations()
-        body = [s for s in self.tree.statements if not isinstance(s, Leaf)]
         plain: dict[str, int] = {}
         if not self.tree.children:
             plain = {s.name: self._leaf("state", s.type, name=s.name) for s in self.tree.states}
-        scope = self._scope((), body, plain, None)
+        scope = self._scope((), self.tree.statements, plain, None)
         self._solve(scope)
         following = tuple(self._next(s, scope) for s in self.tree.states)
-        outs = [s for s in body if isinstance(s, Out)]
+        outs = [(i, s) for i, s in enumerate(self.tree.statements) if isinstance(s, Out)]
         if len(outs) != 1:
-            span = outs[1].span if outs else self.tree.span
+            span = outs[1][1].span if outs else self.tree.span
             raise CellTypeError(f"a cell has one `out`; received {len(outs)}", span)
-        out = self._typed(outs[0].expr, scope, (len(body), "out"), "out")
-        wanted = SEQ if self.seq else VEC
-        self._expect("out", out, wanted, outs[0].expr)
+        place, statement = outs[0]
+        out = self._typed(statement.expr, scope, (place,), "out")
+        self._expect("out", out, SEQ if self.seq else VEC, statement.expr)
         leaf = self._leaf_block()
-        order = sorted(range(len(self.sites)), key=lambda i: _sortable(self.sites[i][0]))
+        order = sorted(range(len(self.sites)), key=lambda i: self.sites[i][0])
         renumber = {old: new for new, old in enumerate(order)}
         nodes = tuple(
             Node(n.op, n.args, n.attrs, n.type, renumber[n.weight]) if n.weight >= 0 else n
@@ -119,10 +118,10 @@ class _Lowering:
             raise CellTypeError(f"{name!r} is a word of the language and cannot be defined", span)
 
     def _leaf_block(self) -> tuple[int, ...] | None:
-        for statement in self.tree.statements:
+        for place, statement in enumerate(self.tree.statements):
             if isinstance(statement, Leaf):
                 self.in_leaf = True
-                scope = self._scope(("leaf",), statement.body, {}, None, "leaf")
+                scope = self._scope((place,), statement.body, {}, None, "leaf")
                 for inner in statement.body:
                     if isinstance(inner, Out):
                         raise CellTypeError("`out` stands outside the leaf block", inner.span)
@@ -263,7 +262,7 @@ class _Lowering:
         inner = self._scope(path, block.body, plain, scope, scope.suffix)
         self._solve(inner)
         assert block.until is not None
-        until = self._typed(block.until, inner, (*path, "until"), "until")
+        until = self._typed(block.until, inner, (*path, -1), "until")
         self._expect("until", until, SCAL, block.until)
         following = tuple(inner.values[f"{n}'"] for n in written)
         self.region = Region(block.times, until, tuple(written), following)
@@ -398,7 +397,7 @@ class _Lowering:
             first = specs[0]
             shape = (*first.shape[:-2], first.shape[-1], first.shape[-2])
             specs = (WeightSpec(first.role, shape, first.fan_in, first.complex),)
-        key: _Path = ("share", str(label)) if label is not None else path
+        key = path if label is None else str(label)
         if key in self.weights:
             index = self.weights[key]
             have = self.sites[index][1]
@@ -434,10 +433,6 @@ def _same_arrays(have: Weight, op: str, specs: tuple[WeightSpec, ...]) -> bool:
 
 def _shapes(specs: tuple[WeightSpec, ...]) -> str:
     return ", ".join(f"{s.role} [{', '.join(map(str, s.shape))}]" for s in specs)
-
-
-def _sortable(path: _Path) -> tuple[tuple[int, str], ...]:
-    return tuple((p, "") if isinstance(p, int) else (1 << 30, p) for p in path)
 
 
 def _site(name: str, suffix: str) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 from grammar.graph import Graph, Node
+from grammar.ops import OPS
 from grammar.syntax import State
 from grammar.types import NUM, Type
 
@@ -56,6 +57,9 @@ class _Builder:
         self.known: dict[Node, int] = {}
 
     def add(self, node: Node) -> int:
+        if node.op in OPS and OPS[node.op].commutative:
+            # a + b and b + a are one value; labelling orders them by structure later
+            node = Node(node.op, tuple(sorted(node.args)), node.attrs, node.type, node.weight)
         index = self.known.get(node)
         if index is None:
             index = self.known[node] = len(self.nodes)

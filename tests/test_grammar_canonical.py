@@ -1,0 +1,148 @@
+"""The canonical form: what it ignores, what it keeps, and that its digests never change silently."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grammar import DIGEST_VERSION, Cell, canonical_weights, parse, zoo, zoo_names
+from scramble import scramble
+
+GOLDEN = Path(__file__).parent / "golden" / "digests.json"
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_canonical_is_idempotent(name: str) -> None:
+    canonical = zoo(name).canonical()
+    assert canonical.canonical() is canonical
+    assert canonical.digest == zoo(name).digest
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_names_order_and_dead_code_do_not_matter(name: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        other = scramble(zoo(name), rng)
+        assert other.canonical() is zoo(name).canonical(), str(other)
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_canonical_weights_are_those_of_the_canonical_cell(name: str) -> None:
+    cell = zoo(name)
+    canonical = cell.canonical()
+    own = [
+        (i, s.role, tuple(map(str, s.shape))) for i, w in enumerate(canonical.graph.weights) for s in w.specs
+    ]
+    moved = canonical_weights(cell.graph)
+    assert [w.name for w in moved] == [f"w{i}" for i in range(len(own))]
+    shapes = [
+        next(tuple(map(str, s.shape)) for s in cell.graph.weights[w.weight].specs if s.role == w.role)
+        for w in moved
+    ]
+    assert shapes == [shape for _, _, shape in own]
+    assert [(w.weight, w.role) for w in canonical_weights(canonical.graph)] == [(i, r) for i, r, _ in own]
+
+
+EQUAL = [
+    ("h' = (1 - z) * h + z * lin(x)", "h' = lerp(z, h, lin(x))"),
+    ("h' = h + z * (lin(x) - h)", "h' = lerp(z, h, lin(x))"),
+    ("h' = lerp(1 - z, lin(x), h)", "h' = lerp(z, h, lin(x))"),
+    ("h' = z * h + lin(x) - 0", "h' = lin(x) + h * z"),
+    ("h' = lerp(z, h, h) + lin(x)", "h' = h + lin(x)"),
+    ("h' = 2 * 3 * h + lin(x)", "h' = 6 * h + lin(x)"),
+    ("h' = h - -lin(x)", "h' = h + lin(x)"),
+    ("h' = relu(relu(h)) + lin(x)", "h' = relu(h) + lin(x)"),
+    ("l = lin(x); h' = h + l + tanh(l)", "l = lin(x); m = tanh(l); h' = h + l + m"),
+    ("h' = tanh(h) * tanh(h) + lin(x)", "t = tanh(h); h' = t * t + lin(x)"),
+    ("repeat 2 { h' = tanh(lin(x, h)) }", "g = tanh(lin(x, h, share=a)); h' = tanh(lin(x, g, share=a))"),
+    ("repeat 2 { h' = tanh(lin(x, h)) }", "g = tanh(lin(h, x, share=a)); h' = tanh(lin(g, x, share=a))"),
+    ("repeat 2 fresh { h' = tanh(lin(x, h)) }", "g = tanh(lin(x, h)); h' = tanh(lin(g, x))"),
+]
+
+
+def _cell(body: str) -> Cell:
+    return parse(f"cell a {{ state h: vec; z = sigmoid(lin(x, h)); {body}; out h' }}")
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL)
+def test_equal_functions_have_equal_digests(one: str, other: str) -> None:
+    assert _cell(one).digest == _cell(other).digest, f"{_cell(one).canonical()}\n{_cell(other).canonical()}"
+
+
+DIFFERENT = [
+    # Weight identity is part of the function: two maps are not one.
+    ("l = lin(x); h' = h + l + tanh(l)", "h' = h + lin(x) + tanh(lin(x))"),
+    ("h' = lin(x, h)", "h' = lin(x) + lin(h)"),
+    ("h' = lin(x) + lin(h)", "h' = lin(x) + lin(h, bias=no)"),
+    ("h' = h - lin(x)", "h' = lin(x) - h"),
+    ("h' = lerp(z, h, lin(x))", "h' = lerp(z, lin(x), h)"),
+    ("h' = tanh(lin(x, h))", "h' = tanh(lin(x, h, fixed=yes))"),
+    ("h' = lin(x) + diag(h)", "h' = lin(x) + diag(h, init=1)"),
+    ("g = tanh(lin(x, h)); h' = tanh(lin(x, g))", "repeat 2 { h' = tanh(lin(x, h)) }"),
+    ("h' = h * 0.5 + lin(x)", "h' = h * 0.25 + lin(x)"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_different_functions_have_different_digests(one: str, other: str) -> None:
+    assert _cell(one).digest != _cell(other).digest
+
+
+def test_initial_values_and_the_emitted_state_are_part_of_the_digest() -> None:
+    base = "cell a {{ state h: vec{0}, c: vec; h' = tanh(lin(x, c)); c' = tanh(lin(x, h)); out {1} }}"
+    texts = [base.format("", "h'"), base.format(" = 1", "h'"), base.format(" = learned", "h'"),
+             base.format("", "h' + c'"), base.format(" = 1", "c'")]  # fmt: skip
+    assert len({parse(t).digest for t in texts}) == len(texts)
+
+
+def test_symmetric_states_may_be_exchanged() -> None:
+    base = "cell a {{ state h: vec, c: vec; h' = tanh(lin(x, c)); c' = tanh(lin(x, h)); out {0} }}"
+    assert parse(base.format("h'")).digest == parse(base.format("c'")).digest
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_symmetry_is_pruned(count: int) -> None:
+    """`count` equal components have count! symmetries; the search may not visit them all."""
+    names = [f"h{i}" for i in range(count)]
+    states = ", ".join(f"{n}: vec" for n in names)
+    equations = "; ".join(f"{n}' = tanh(lin(x, {n}))" for n in names)
+    total = " + ".join(f"tanh({n}')" for n in names[: count // 2 + 1])
+    cell = parse(f"cell a {{ state {states}; {equations}; out {total} }}")
+    mirrored = parse(
+        f"cell a {{ state {states}; {equations}; out {' + '.join(reversed(total.split(' + ')))} }}"
+    )
+    assert cell.canonical() is not None
+    if count == 2:
+        assert cell.digest == mirrored.digest
+
+
+def test_a_ring_of_states_is_one_cell_wherever_it_starts() -> None:
+    """Regular structures are what colour refinement alone cannot number."""
+
+    def ring(shift: int) -> Cell:
+        order = [(i + shift) % 6 for i in range(6)]
+        states = ", ".join(f"h{i}: vec" for i in order)
+        equations = "; ".join(f"h{i}' = tanh(lin(h{(i + 1) % 6}))" for i in order)
+        return parse(f"cell a {{ state {states}; {equations}; out lin(x) + h{shift}' }}")
+
+    two_triangles = parse(
+        "cell a { state " + ", ".join(f"h{i}: vec" for i in range(6)) + "; "
+        + "; ".join(f"h{i}' = tanh(lin(h{(i + 1) % 3 + 3 * (i // 3)}))" for i in range(6))
+        + "; out lin(x) + h0' }"
+    )  # fmt: skip
+    assert len({ring(i).digest for i in range(6)}) == 1
+    assert two_triangles.digest != ring(0).digest
+
+
+def test_golden_digests(request: pytest.FixtureRequest) -> None:
+    """A digest that changes silently breaks every record: raise DIGEST_VERSION when one must change."""
+    digests = {name: zoo(name).digest for name in zoo_names()}
+    if request.config.getoption("--update-golden"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps({"version": DIGEST_VERSION, "digests": digests}, indent=2) + "\n")
+    kept = json.loads(GOLDEN.read_text())
+    assert kept["version"] == DIGEST_VERSION
+    assert {name: kept["digests"][name] for name in digests} == digests
