@@ -22,6 +22,12 @@ from grammar.graph import GraphFacts as GraphFacts
 from grammar.graph import Node as Node
 from grammar.graph import Region as Region
 from grammar.graph import Weight as Weight
+from grammar.importers import Genotype as Genotype
+from grammar.importers import ImportFormatError as ImportFormatError
+from grammar.importers import from_darts as from_darts
+from grammar.importers import from_nasbench_nlp as from_nasbench_nlp
+from grammar.importers import to_darts as to_darts
+from grammar.importers import to_nasbench_nlp as to_nasbench_nlp
 from grammar.labelling import Labelling as Labelling
 from grammar.labelling import label as label
 from grammar.ops import OPS as OPS

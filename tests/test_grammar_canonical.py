@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scramble import scramble
 
 from grammar import DIGEST_VERSION, Cell, canonical_weights, parse, zoo, zoo_names
-from scramble import scramble
 
 GOLDEN = Path(__file__).parent / "golden" / "digests.json"
 

@@ -1,0 +1,268 @@
+"""Cells of other systems to texts of the language, and back: NAS-Bench-NLP recipes, DARTS genotypes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grammar.cell import Cell, make_cell
+from grammar.errors import GrammarError
+from grammar.graph import Graph
+from grammar.simplify import simplify
+from grammar.syntax import Expr, Let, Out, State, Statement, X, num, ref
+from grammar.types import VEC
+
+Recipe = Mapping[str, Any]  # node -> {"op": name, "input": nodes}
+
+
+class ImportFormatError(GrammarError):
+    """A recipe or genotype that is not of its format, or a cell that its space cannot hold."""
+
+
+# ---- NAS-Bench-NLP ----------------------------------------------------------------------------
+
+# Klyuchnikov et al., NAS-Bench-NLP, 2020: operation -> (operation of the language, number of inputs)
+_NLP: dict[str, tuple[str, int | None]] = {
+    "linear": ("lin", None),
+    "blend": ("lerp", 3),
+    "elementwise_prod": ("mul", None),
+    "elementwise_sum": ("add", None),
+    "activation_tanh": ("tanh", 1),
+    "activation_sigm": ("sigmoid", 1),
+    "activation_leaky_relu": ("leaky_relu", 1),
+}
+_NLP_BACK = {name: op for op, (name, _) in _NLP.items()}
+_NEW = re.compile(r"h_new_(\d+)")
+_OLD = re.compile(r"h_prev_(\d+)")
+
+
+def from_nasbench_nlp(recipe: Recipe, name: str = "nasbench_nlp") -> Cell:
+    """The cell of a NAS-Bench-NLP recipe: a mapping node -> {op, input}, `h_new_0` being the output.
+
+    Node `h_new_3` becomes the state `h3`; the others keep their names. blend(a, b, c) = a*b + (1-a)*c
+    is `lerp(a, c, b)`. Raises ImportFormatError with the node at fault.
+    """
+    states: set[int] = {int(m[1]) for m in map(_NEW.fullmatch, recipe) if m}
+    statements: list[Statement] = []
+    for node, entry in recipe.items():
+        if not isinstance(entry, Mapping) or {"op", "input"} - entry.keys():
+            raise ImportFormatError(
+                f"node {node!r} must be a mapping with `op` and `input`; received {entry!r}"
+            )
+        states |= {int(m[1]) for m in map(_OLD.fullmatch, entry["input"]) if m}
+        statements.append(Let(_nlp_name(node), _nlp_expr(node, entry["op"], entry["input"])))
+    if "h_new_0" not in recipe:
+        raise ImportFormatError(
+            f"a recipe has the node `h_new_0`; received {', '.join(recipe) or 'no nodes'}"
+        )
+    declared = [State(f"h{i}", VEC) for i in sorted(states)]
+    return make_cell(name, declared, [*statements, Out(ref("h0'"))])
+
+
+def _nlp_name(node: str) -> str:
+    new = _NEW.fullmatch(node)
+    if new:
+        return f"h{new[1]}'"
+    # `x` and the names of states cannot be lets
+    return f"{node}_" if node == "x" or re.fullmatch(r"h\d+_*", node) else node
+
+
+def _nlp_expr(node: str, op: str, inputs: Sequence[str]) -> Expr:
+    if op not in _NLP:
+        raise ImportFormatError(f"node {node!r}: unknown operation {op!r}; known are {', '.join(_NLP)}")
+    target, arity = _NLP[op]
+    if not inputs or (arity is not None and len(inputs) != arity):
+        raise ImportFormatError(
+            f"node {node!r}: `{op}` takes {arity or 'some'} inputs; received {len(inputs)}"
+        )
+    args = [_nlp_input(i) for i in inputs]
+    if op == "blend":
+        return Expr("lerp", (args[0], args[2], args[1]))
+    if target in ("add", "mul"):
+        total = args[0]
+        for other in args[1:]:
+            total = Expr(target, (total, other))
+        return total
+    return Expr(target, tuple(args))
+
+
+def _nlp_input(name: str) -> Expr:
+    old = _OLD.fullmatch(name)
+    if old:
+        return ref(f"h{old[1]}")
+    return X if name == "x" else ref(_nlp_name(name))
+
+
+def to_nasbench_nlp(cell: Cell) -> dict[str, dict[str, Any]]:
+    """The recipe of a cell that NAS-Bench-NLP can hold; `from_nasbench_nlp` of it has the same digest.
+
+    An imported cell gives its recipe back, up to the spelling of nodes. Raises ImportFormatError.
+    """
+    order = _nlp_states(cell)
+    names: dict[str, str] = {s: f"h_prev_{i}" for s, i in order.items()}
+    names |= {f"{s}'": f"h_new_{i}" for s, i in order.items()}
+    lets = [s for s in cell.statements if isinstance(s, Let)]
+    if len(lets) + 1 != len(cell.statements):
+        raise ImportFormatError("NAS-Bench-NLP has no repeat, depth or leaf blocks")
+    recipe: dict[str, dict[str, Any]] = {}
+    taken = {s.name for s in lets}
+
+    def node(expr: Expr) -> str:
+        if expr.op == "x":
+            return "x"
+        if expr.op == "ref":
+            return names.get(str(expr.attr("name")), str(expr.attr("name")))
+        fresh = next(f"node_{i}" for i in range(len(taken) + 1) if f"node_{i}" not in taken)
+        taken.add(fresh)
+        write(fresh, expr)
+        return fresh
+
+    def write(name: str, expr: Expr) -> None:
+        if expr.op not in _NLP_BACK or expr.attrs:
+            raise ImportFormatError(f"NAS-Bench-NLP has no operation for `{expr.op}` with {dict(expr.attrs)}")
+        args = expr.args if expr.op != "lerp" else (expr.args[0], expr.args[2], expr.args[1])
+        inputs = [node(a) for a in args]
+        recipe[name] = {"op": _NLP_BACK[expr.op], "input": inputs}
+
+    for let in lets:
+        if let.expr.op in ("ref", "x"):
+            raise ImportFormatError(f"NAS-Bench-NLP has no copies, but `{let.name}` is one")
+        write(names.get(let.name, let.name), let.expr)
+    return recipe
+
+
+def _nlp_states(cell: Cell) -> dict[str, int]:
+    """Each state's number: the one that is emitted is 0, imported names keep theirs."""
+    out = next(s.expr for s in cell.statements if isinstance(s, Out))
+    name = str(out.attr("name")) if out.op == "ref" else ""
+    emitted = name.rstrip("'")
+    if not name.endswith("'") or any(s.type != VEC or s.init != 0.0 for s in cell.states):
+        raise ImportFormatError("NAS-Bench-NLP emits the new value of a state, and its states are vec from 0")
+    own = {s.name: re.fullmatch(r"h(\d+)", s.name) for s in cell.states}
+    if all(own.values()) and emitted == "h0":
+        return {s: int(m[1]) for s, m in own.items() if m}
+    rest = [s.name for s in cell.states if s.name != emitted]
+    return {s: i for i, s in enumerate([emitted, *rest])}
+
+
+# ---- DARTS ------------------------------------------------------------------------------------
+
+_DARTS_OPS = ("tanh", "relu", "sigmoid", "identity")
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A recurrent cell of DARTS (Liu et al., 2019): for each node its (operation, predecessor), and the nodes
+    whose mean is the output. Node 0 mixes x and h; `recurrent[i]` describes node i + 1."""
+
+    recurrent: tuple[tuple[str, int], ...]
+    concat: tuple[int, ...]
+
+
+def from_darts(genotype: Genotype | Any, name: str = "darts") -> Cell:
+    """The cell of a DARTS genotype: anything with `recurrent` and `concat`, as attributes or keys.
+
+    Node i is s_j + sigmoid(c) * (f(u) - s_j) with c and u two maps of its predecessor j, without biases.
+    Raises ImportFormatError.
+    """
+    made = _genotype(genotype)
+    statements: list[Statement] = [Let("s0", _highway((X, ref("h")), ref("h"), "tanh"))]
+    for i, (op, before) in enumerate(made.recurrent, start=1):
+        if op not in _DARTS_OPS or not 0 <= before < i:
+            raise ImportFormatError(
+                f"node {i} needs an operation of {', '.join(_DARTS_OPS)} and an earlier node;"
+                f" received ({op!r}, {before})"
+            )
+        statements.append(Let(f"s{i}", _highway((ref(f"s{before}"),), ref(f"s{before}"), op)))
+    nodes = [ref(f"s{i}") for i in made.concat]
+    if not nodes or any(not 1 <= i <= len(made.recurrent) for i in made.concat):
+        raise ImportFormatError(
+            f"`concat` names nodes from 1 to {len(made.recurrent)}; received {made.concat}"
+        )
+    total = nodes[0]
+    for other in nodes[1:]:
+        total = Expr("add", (total, other))
+    mean = Expr("div", (total, num(len(nodes)))) if len(nodes) > 1 else total
+    return make_cell(name, [State("h", VEC)], [*statements, Let("h'", mean), Out(ref("h'"))])
+
+
+def _genotype(source: Any) -> Genotype:
+    try:
+        keyed = isinstance(source, Mapping)
+        recurrent = source["recurrent"] if keyed else source.recurrent
+        concat = source["concat"] if keyed else source.concat
+        return Genotype(tuple((str(f), int(j)) for f, j in recurrent), tuple(int(i) for i in concat))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ImportFormatError(f"a genotype has `recurrent` pairs and `concat` nodes: {error}") from error
+
+
+def _highway(operands: tuple[Expr, ...], carry: Expr, op: str) -> Expr:
+    gate = Expr("sigmoid", (_map(operands),))
+    value = _map(operands)
+    return Expr("lerp", (gate, carry, value if op == "identity" else Expr(op, (value,))))
+
+
+def _map(operands: Iterable[Expr]) -> Expr:
+    return Expr("lin", tuple(operands), (("bias", False),))
+
+
+def to_darts(cell: Cell) -> Genotype:
+    """The genotype of a cell of DARTS's recurrent space, however it is written; dead nodes are left out.
+
+    Raises ImportFormatError for a cell of another form.
+    """
+    return _DartsReader(simplify(cell.graph)).read()
+
+
+class _DartsReader:
+    """Recognises DARTS's nodes in a simplified graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.number: dict[int, int] = {}
+        self.recurrent: list[tuple[str, int]] = []
+
+    def read(self) -> Genotype:
+        graph = self.graph
+        if len(graph.states) != 1 or graph.out != graph.next[0] or graph.states[0].init != 0.0:
+            raise ImportFormatError("a DARTS cell has one state from 0, and emits its new value")
+        root = graph.nodes[graph.out]
+        concat = self._addends(root.args[0] if root.op == "div" else graph.out)
+        if root.op == "div" and graph.nodes[root.args[1]].attr("value") != float(len(concat)):
+            raise ImportFormatError(f"the output is the mean of {len(concat)} nodes")
+        for index in sorted(graph.reachable([graph.out])):
+            if graph.nodes[index].op == "lerp":
+                self._node(index)
+        missing = [i for i in concat if i not in self.number]
+        if missing or 0 in (self.number.get(i) for i in concat):
+            raise ImportFormatError(
+                "the output is a mean of nodes 1, 2, ... of the form lerp(gate, s, f(lin(s)))"
+            )
+        return Genotype(tuple(self.recurrent), tuple(sorted(self.number[i] for i in concat)))
+
+    def _addends(self, index: int) -> list[int]:
+        node = self.graph.nodes[index]
+        if node.op != "add":
+            return [index]
+        return [i for arg in node.args for i in self._addends(arg)]
+
+    def _node(self, index: int) -> None:
+        graph = self.graph
+        gate, carry, value = (graph.nodes[a] for a in graph.nodes[index].args)
+        carried = graph.nodes[index].args[1]
+        op = value.op if value.op in _DARTS_OPS else "identity"
+        maps = [graph.nodes[gate.args[0]] if gate.op == "sigmoid" else gate]
+        maps.append(value if op == "identity" else graph.nodes[value.args[0]])
+        plain = all(m.op == "lin" and m.attrs == (("bias", False),) for m in maps)
+        if gate.op == "sigmoid" and plain and maps[0].weight != maps[1].weight:
+            operands = [{graph.nodes[a].op if carry.op == "state" else a for a in m.args} for m in maps]
+            if carry.op == "state" and operands == [{"x", "state"}] * 2 and op == "tanh" and not self.number:
+                self.number[index] = 0
+                return
+            if operands == [{carried}] * 2 and carried in self.number:
+                self.recurrent.append((op, self.number[carried]))
+                self.number[index] = len(self.recurrent)
+                return
+        raise ImportFormatError("a node is lerp(sigmoid(lin(s, bias=no)), s, f(lin(s, bias=no)))")

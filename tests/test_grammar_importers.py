@@ -1,0 +1,145 @@
+"""NAS-Bench-NLP recipes and DARTS genotypes: import, export, classes and parameter counts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grammar import (
+    Cell,
+    Genotype,
+    GrammarError,
+    ImportFormatError,
+    Poly,
+    from_darts,
+    from_nasbench_nlp,
+    parse,
+    to_darts,
+    to_nasbench_nlp,
+    zoo,
+)
+
+TABLES = {"wikitext2": (33_278, 173), "ptb": (10_000, 2_375)}
+LSTM_LIKE = {
+    "i": {"op": "linear", "input": ["x", "h_prev_0"]},
+    "i_act": {"op": "activation_sigm", "input": ["i"]},
+    "j": {"op": "linear", "input": ["x", "h_prev_0"]},
+    "j_act": {"op": "activation_tanh", "input": ["j"]},
+    "h_new_1": {"op": "blend", "input": ["i_act", "j_act", "h_prev_1"]},
+    "h_new_0": {"op": "activation_tanh", "input": ["h_new_1"]},
+}
+
+
+def _rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
+    with (folder / f"nas-bench-nlp-{table}" / "cells.jsonl").open() as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _parameters(cell: Cell, input_size: int, hidden_size: int) -> int:
+    total = Poly()
+    for weight in cell.graph.weights:
+        for spec in weight.specs:
+            size = Poly.of(1)
+            for extent in spec.shape:
+                size = size * extent
+            total = total + size
+    return int(total.at(input_size=input_size, hidden_size=hidden_size))
+
+
+def test_a_recipe_is_the_cell_it_describes() -> None:
+    written = parse(
+        "cell a { state h: vec, c: vec; i = sigmoid(lin(x, h)); c' = i * tanh(lin(x, h)) + (1 - i) * c;"
+        " h' = tanh(c'); out h' }"
+    )
+    assert from_nasbench_nlp(LSTM_LIKE).digest == written.digest
+    assert from_nasbench_nlp(to_nasbench_nlp(written.canonical())).digest == written.digest
+    assert to_nasbench_nlp(from_nasbench_nlp(LSTM_LIKE)) == LSTM_LIKE
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({}, "has the node `h_new_0`; received no nodes"),
+        ({"h_new_0": {"op": "linear"}}, "mapping with `op` and `input`"),
+        ({"h_new_0": {"op": "conv", "input": ["x"]}}, "unknown operation 'conv'"),
+        ({"h_new_0": {"op": "blend", "input": ["x"]}}, "`blend` takes 3 inputs; received 1"),
+        ({"h_new_0": {"op": "linear", "input": ["nowhere"]}}, "unknown name 'nowhere'"),
+    ],
+)
+def test_a_bad_recipe_names_the_fault(recipe: dict[str, Any], message: str) -> None:
+    with pytest.raises(GrammarError, match=message):
+        from_nasbench_nlp(recipe)
+
+
+@pytest.mark.parametrize("name", ["elman", "gru", "gru_cho", "lstm", "mgu", "mingru"])
+def test_cells_of_the_zoo_that_the_space_holds(name: str) -> None:
+    assert from_nasbench_nlp(to_nasbench_nlp(zoo(name))).digest == zoo(name).digest
+
+
+@pytest.mark.parametrize("name", ["deltanet", "hgrn", "indrnn", "rglru"])
+def test_cells_outside_the_space_are_refused(name: str) -> None:
+    with pytest.raises(ImportFormatError, match="NAS-Bench-NLP"):
+        to_nasbench_nlp(zoo(name))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_recipe_imports_round_trips_and_has_the_published_parameters(
+    shared_data: Path, table: str
+) -> None:
+    vocabulary = TABLES[table][0]
+    for row in _rows(shared_data, table):
+        cell = from_nasbench_nlp(row["recipe"])
+        assert to_nasbench_nlp(cell) == row["recipe"]
+        layers = sum(_parameters(cell, d, h) for d, h in ((400, 600), (600, 600), (600, 400)))
+        assert layers + 400 * vocabulary + vocabulary == row["num_params"], row["id"]
+
+
+def test_digests_never_split_a_published_class(shared_data: Path) -> None:
+    digests: dict[int, set[str]] = defaultdict(set)
+    for table in TABLES:
+        for row in _rows(shared_data, table):
+            digests[row["cell_class"]].add(from_nasbench_nlp(row["recipe"]).digest)
+    assert {len(found) for found in digests.values()} == {1}
+
+
+def test_darts_v2_by_its_equations() -> None:
+    rng = np.random.default_rng(0)
+    genotype = Genotype((("sigmoid", 0), ("relu", 1), ("identity", 1)), (1, 2, 3))
+    text = from_darts(genotype)
+    by_hand = parse(
+        "cell d { state h: vec; s0 = h + sigmoid(lin(x, h, bias=no)) * (tanh(lin(x, h, bias=no)) - h);"
+        " s1 = s0 + sigmoid(lin(s0, bias=no)) * (sigmoid(lin(s0, bias=no)) - s0);"
+        " s2 = s1 + sigmoid(lin(s1, bias=no)) * (relu(lin(s1, bias=no)) - s1);"
+        " s3 = s1 + sigmoid(lin(s1, bias=no)) * (lin(s1, bias=no) - s1);"
+        " h' = (s1 + s2 + s3) / 3; out h' }"
+    )
+    assert text.digest == by_hand.digest
+    assert to_darts(by_hand) == genotype
+    for _ in range(50):
+        nodes = tuple(
+            (str(rng.choice(["tanh", "relu", "sigmoid", "identity"])), int(rng.integers(0, i + 1)))
+            for i in range(8)
+        )
+        made = Genotype(nodes, tuple(range(1, 9)))
+        again = from_darts(to_darts(from_darts(made)))
+        assert again.digest == from_darts(made).digest
+
+
+def test_darts_accepts_keys_and_names_faults() -> None:
+    keyed = {"recurrent": [("tanh", 0)], "concat": range(1, 2)}
+    assert to_darts(from_darts(keyed)) == Genotype((("tanh", 0),), (1,))
+    with pytest.raises(ImportFormatError, match=r"node 1 needs an operation .* received \('elu', 0\)"):
+        from_darts({"recurrent": [("elu", 0)], "concat": [1]})
+    with pytest.raises(ImportFormatError, match="`concat` names nodes from 1 to 1"):
+        from_darts({"recurrent": [("relu", 0)], "concat": [2]})
+    with pytest.raises(ImportFormatError, match="a genotype has `recurrent`"):
+        from_darts(3)
+    with pytest.raises(ImportFormatError, match="a DARTS cell has one state"):
+        to_darts(zoo("lstm"))
