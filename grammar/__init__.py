@@ -1,5 +1,8 @@
 """The cell language: parse, check, print, canonical form, evaluation and analysis. No torch, no ray."""
 
+from grammar.analysis import Analysis as Analysis
+from grammar.analysis import Component as Component
+from grammar.analysis import analyse as analyse
 from grammar.canonical import CanonicalWeight as CanonicalWeight
 from grammar.canonical import canonical_weights as canonical_weights
 from grammar.cell import DIGEST_VERSION as DIGEST_VERSION
@@ -8,6 +11,8 @@ from grammar.cell import Sketch as Sketch
 from grammar.cell import make_cell as make_cell
 from grammar.cell import parse as parse
 from grammar.cell import parse_sketch as parse_sketch
+from grammar.check import check as check
+from grammar.dependence import Dependence as Dependence
 from grammar.errors import CellBuildError as CellBuildError
 from grammar.errors import CellSyntaxError as CellSyntaxError
 from grammar.errors import CellTypeError as CellTypeError
@@ -16,6 +21,9 @@ from grammar.errors import LocatedError as LocatedError
 from grammar.errors import Span as Span
 from grammar.errors import UnknownNameError as UnknownNameError
 from grammar.errors import suggest as suggest
+from grammar.evaluate import Evaluation as Evaluation
+from grammar.evaluate import buffer_nodes as buffer_nodes
+from grammar.evaluate import evaluate as evaluate
 from grammar.graph import GRAPH_LEAVES as GRAPH_LEAVES
 from grammar.graph import Graph as Graph
 from grammar.graph import GraphFacts as GraphFacts
@@ -44,7 +52,12 @@ from grammar.printer import show_expr as show_expr
 from grammar.printer import show_number as show_number
 from grammar.printer import show_state as show_state
 from grammar.printer import show_statement as show_statement
+from grammar.renderings import RENDERINGS as RENDERINGS
+from grammar.renderings import Call as Call
+from grammar.renderings import elementwise as elementwise
+from grammar.renderings import register_rendering as register_rendering
 from grammar.simplify import simplify as simplify
+from grammar.sizes import Sizes as Sizes
 from grammar.syntax import Depth as Depth
 from grammar.syntax import Expr as Expr
 from grammar.syntax import Leaf as Leaf
@@ -69,6 +82,10 @@ from grammar.types import SHAPES as SHAPES
 from grammar.types import VEC as VEC
 from grammar.types import Type as Type
 from grammar.types import join as join
+from grammar.weights import canonical_arrays as canonical_arrays
+from grammar.weights import init_weights as init_weights
+from grammar.weights import weight_shapes as weight_shapes
+from grammar.weights import written_arrays as written_arrays
 from grammar.zoo import zoo as zoo
 from grammar.zoo import zoo_doc as zoo_doc
 from grammar.zoo import zoo_names as zoo_names

@@ -50,6 +50,7 @@ class _Lowering:
         self.names: set[str] = set()
         self.states = {s.name: s for s in tree.states}
         self.region: Region | None = None
+        self.steps = 0  # equations of all sub-steps so far
         self.equal_width = False
         self.in_sum = False
         self.in_leaf = False
@@ -230,6 +231,9 @@ class _Lowering:
 
     def _unroll(self, scope: _Scope, path: _Path, block: _Block) -> None:
         written = [name[:-1] for name in _writes(block)]
+        for statement in block.body:
+            if isinstance(statement, Out | Leaf):
+                raise CellTypeError("only equations stand inside a block", statement.span)
         if isinstance(block, Depth) and block.until is not None:
             self._halting(scope, path, block, written)
             return
@@ -243,12 +247,10 @@ class _Lowering:
             suffix = f"{scope.suffix}s{step + 1}" if fresh else scope.suffix
             own = (*path, step) if fresh else path
             inner = self._scope(own, block.body, plain, scope, suffix)
-            for statement in block.body:
-                if isinstance(statement, Out | Leaf):
-                    raise CellTypeError("only equations stand inside a block", statement.span)
             self._solve(inner)
             plain = {**plain, **{n: inner.values[f"{n}'"] for n in written}}
-            if len(self.nodes) > MAX_NODES:
+            self.steps += len(block.body)
+            if max(len(self.nodes), self.steps) > MAX_NODES:
                 raise CellTypeError(f"a cell unrolls to at most {MAX_NODES:,} values", block.span)
         for name in written:
             scope.values[f"{name}'"] = inner.values[f"{name}'"]
@@ -256,6 +258,8 @@ class _Lowering:
     def _halting(self, scope: _Scope, path: _Path, block: Depth, written: list[str]) -> None:
         if self.region is not None or scope.outer is not None:
             raise CellTypeError("a cell has one `depth n until(...)`, outside other blocks", block.span)
+        if self.tree.children:
+            raise CellTypeError("a tree cell has no plain states to repeat over", block.span)
         plain = {**scope.plain}
         for name in written:
             plain[name] = self._leaf("carry", self.states[name].type, name=name)
@@ -285,6 +289,8 @@ class _Lowering:
         if expr.op == "choice":
             return self._choice(expr, args, types)
         op = OPS[expr.op]
+        if expr.op in ("shift", "conv") and self.tree.children:
+            raise CellTypeError(f"`{expr.op}` looks back in time, and a tree cell has no steps", expr.span)
         if expr.op in ("attn", "posemb") and not self.seq:
             raise CellTypeError(f"`{expr.op}` works on a whole sequence: declare seq states", expr.span)
         attrs = dict(expr.attrs)

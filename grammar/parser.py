@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -41,7 +41,7 @@ class CellTree:
     variadic: bool
     states: tuple[State, ...]
     statements: tuple[Statement, ...]
-    span: Span | None = None
+    span: Span | None = field(default=None, compare=False)
 
 
 def parse_tree(text: str, source: str = "<text>") -> CellTree:
@@ -380,10 +380,12 @@ def _syntax_error(error: UnexpectedInput, text: str) -> CellSyntaxError:
         span = Span(error.line, error.column)
         char = str(error.char)
         known = _CHARACTERS.get(char)
+        if char == "'" and "_COLON" in (error.allowed or ()):
+            known = "a state is declared without its prime"
         return CellSyntaxError(f"unexpected character {char!r}" + (f": {known}" if known else ""), span)
     assert isinstance(error, UnexpectedToken)
     token = error.token
-    expected = frozenset(error.expected)
+    expected = frozenset(error.accepts or error.expected)  # `expected` has what other contexts allow, too
     if token.type == "$END":
         lines = text.splitlines() or [""]
         last = max((i for i, line in enumerate(lines) if line.strip()), default=0)
@@ -422,10 +424,13 @@ _RULES: tuple[tuple[frozenset[str], str | None, str], ...] = (
     (frozenset(("_EQUAL",)), "PLUS", "one '=' to an equation: conditions and assignments inside are not allowed"),
     (frozenset(("_EQUAL",)), "NAME", "an equation needs one '=' with a name before it"),
     (frozenset(("PRIMED",)), "_COLON", "a state is declared without its prime; received {token!s}"),
+    (frozenset(("NAME", "PRIMED", "OUT", "STATE", "NUMBER", "X", "LEAF", "REPEAT", "DEPTH")), "_RPAR",
+     "a closing ')' or an operator is missing before {token!r}"),
     (frozenset(("NAME", "PRIMED", "OUT", "STATE", "NUMBER", "X")), "_SEMI",
      "statements are separated by a new line or ';', and operands by an operator; received {token!r}"),
-    (frozenset(("_RPAR",)), "NUMBER", "an operand is missing before ')'"),
     (frozenset(("STAR",)), "NUMBER", "an operand is missing before '*' (a power is written with square(...))"),
+    (frozenset(("_SEMI", "_RPAR", "_RBRACE", "_COMMA", "_BAR", "PLUS", "SLASH")), "NUMBER",
+     "a value is missing before {token!r}"),
     (frozenset(("_NL", "_SEMI")), "_RPAR", "a closing ')' is missing"),
     (frozenset(("_RBRACE", "_SEMI")), "_RPAR", "a closing ')' is missing"),
 )  # fmt: skip

@@ -113,8 +113,9 @@ def _expr(expr: Expr, outer: int) -> str:
         return f"({text})" if level < outer else text
     if expr.op == "neg":
         inner = expr.args[0]
-        # `-2` is the number, so the negation of a number keeps its parentheses.
-        text = f"-({_expr(inner, 0)})" if inner.op == "num" else f"-{_expr(inner, _NEG)}"
+        # `-2` is read as a number, so the negation of a number is printed as what it is read as, or kept apart.
+        apart = inner.op == "num" and float(inner.attr("value")) <= 0  # type: ignore[arg-type]
+        text = f"-({_expr(inner, 0)})" if apart else f"-{_expr(inner, _NEG)}"
         return f"({text})" if outer > _NEG else text
     return _atom(expr)
 

@@ -5,34 +5,13 @@ No rule here needs the range of a value, and none changes which weights the func
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from grammar.graph import Graph, Node
 from grammar.ops import OPS
+from grammar.renderings import fold
 from grammar.syntax import State
 from grammar.types import NUM, Type
-
-_FOLD: dict[str, Callable[..., float]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "max": max,
-    "min": min,
-    "lerp": lambda g, a, b: g * b + (1 - g) * a,
-    "neg": lambda a: -a,
-    "abs": abs,
-    "square": lambda a: a * a,
-    "sqrt": math.sqrt,
-    "exp": math.exp,
-    "log": math.log,
-    "tanh": math.tanh,
-    "sigmoid": lambda a: 1 / (1 + math.exp(-a)),
-    "relu": lambda a: max(a, 0.0),
-    "sin": math.sin,
-    "cos": math.cos,
-}
 
 
 def simplify(graph: Graph) -> Graph:
@@ -87,21 +66,13 @@ class _Builder:
     def make(self, op: str, args: tuple[int, ...], type_: Type) -> int:
         """A parameter-free operation, or something simpler that equals it."""
         values = [self.value(a) for a in args]
-        if op in _FOLD and None not in values:
-            folded = _fold(op, [v for v in values if v is not None])
+        if type_ == NUM and None not in values:
+            folded = fold(op, [v for v in values if v is not None])
             if folded is not None:
                 return self.number(folded)
         rule = _RULES.get(op)
         found = rule(self, args, type_) if rule else None
         return self.add(Node(op, args, (), type_)) if found is None else found
-
-
-def _fold(op: str, values: list[float]) -> float | None:
-    try:
-        result = float(_FOLD[op](*values))
-    except (ArithmeticError, ValueError):
-        return None  # 1/0, log(-1): left as written, for the run to show
-    return result if math.isfinite(result) else None
 
 
 def _same_type(b: _Builder, index: int, type_: Type) -> int | None:

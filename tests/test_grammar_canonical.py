@@ -24,7 +24,7 @@ def test_canonical_is_idempotent(name: str) -> None:
 @pytest.mark.parametrize("name", zoo_names())
 def test_names_order_and_dead_code_do_not_matter(name: str) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(5):
         other = scramble(zoo(name), rng)
         assert other.canonical() is zoo(name).canonical(), str(other)
 

@@ -1,0 +1,162 @@
+"""The tasks that come with recell: one row each, with a recipe per size. Light: `recell tasks` imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from nas.tasks.corpus import Unit, load_corpus
+from nas.tasks.recipe import Recipe
+
+SIZES = ("smoke", "search", "full")
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """What one size of a task means: the default recipe and budget, and how much is scored.
+
+    `scored` is at most how many tokens of a text part, or how many sequences per length of a formal language.
+    `vocabulary` is the largest number of tokens of a text.
+    """
+
+    recipe: Recipe
+    params: int
+    scored: int
+    vocabulary: int = 0
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task as it is known before it is loaded. `where` is the class: "module:Class"."""
+
+    name: str
+    version: int
+    what: str
+    metric: str
+    trivial_score: float | None
+    """None: it depends on the text."""
+    best_known: str
+    where: str
+    sizes: Mapping[str, TaskSize]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A line of `recell tasks`: `trivial_score` is on the default data, `sizes` maps a size to steps and budget."""
+
+    name: str
+    what: str
+    metric: str
+    trivial_score: float
+    best_known: str
+    sizes: dict[str, dict[str, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+
+def task_names() -> tuple[str, ...]:
+    """The names that `load_task` knows, besides `module:Class` and `file.py:Class`."""
+    return tuple(TASKS)
+
+
+def absolute_name(name: str) -> str:
+    """The same name for another working folder: in `file.py:Class` the path is made absolute."""
+    place, _, class_name = name.rpartition(":")
+    return f"{Path(place).expanduser().absolute()}:{class_name}" if place.endswith(".py") else name
+
+
+def task_table() -> tuple[TaskRow, ...]:
+    """A row for each task, for people and programs to choose from. No torch is imported."""
+    return tuple(
+        TaskRow(
+            info.name,
+            info.what,
+            info.metric,
+            trivial_score(info),
+            info.best_known,
+            {size: {"steps": s.recipe.steps, "params": s.params} for size, s in info.sizes.items()},
+        )
+        for info in TASKS.values()
+    )
+
+
+def trivial_score(info: TaskInfo) -> float:
+    """The trivial score at size "search", on the default text for a task on text."""
+    if info.trivial_score is not None:
+        return info.trivial_score
+    size = info.sizes["search"]
+    corpus = load_corpus(None, UNITS[info.name], size.vocabulary, needed=0)
+    return corpus.unigram_score(size.scored)
+
+
+UNITS: Mapping[str, Unit] = MappingProxyType({"text": "character", "words": "word"})
+
+_ROWS = (
+    TaskInfo(
+        name="text",
+        version=1,
+        what="predict the next character of a text; --data FILE or FOLDER, by default Python's reference manual",
+        metric="nats/char",
+        trivial_score=None,
+        best_known="1.47 on tiny Shakespeare (transformer of 10.7M parameters, README of nanoGPT)",
+        where="nas.tasks.language:Text",
+        sizes={
+            "smoke": TaskSize(Recipe(60, 8, 32, lr=1e-2), params=20_000, scored=2_000, vocabulary=1_000),
+            "search": TaskSize(Recipe(800, 16, 32, lr=1e-2), params=100_000, scored=32_000, vocabulary=1_000),
+            "full": TaskSize(
+                Recipe(5_000, 32, 128, lr=2e-3), params=1_000_000, scored=1 << 30, vocabulary=1_000
+            ),
+        },
+    ),
+    TaskInfo(
+        name="words",
+        version=1,
+        what="predict the next word of a text; --data FILE or FOLDER, by default Python's reference manual",
+        metric="nats/word",
+        trivial_score=None,
+        best_known="4.01 on WikiText-2 with all its words, perplexity 55.1 (Mogrifier LSTM, Melis et al. 2020)",
+        where="nas.tasks.language:Words",
+        sizes={
+            "smoke": TaskSize(Recipe(60, 8, 16, lr=1e-2), params=50_000, scored=1_000, vocabulary=500),
+            "search": TaskSize(Recipe(600, 16, 32, lr=1e-2), params=200_000, scored=16_000, vocabulary=1_000),
+            "full": TaskSize(
+                Recipe(5_000, 32, 64, lr=2e-3), params=4_000_000, scored=1 << 30, vocabulary=10_000
+            ),
+        },
+    ),
+    TaskInfo(
+        name="parity",
+        version=1,
+        what="is the number of ones in a string of bits odd? trained to length 40, tested at 41 to 100",
+        metric="error rate",
+        trivial_score=0.5,
+        best_known="0.0 (RNN and LSTM, Delétang et al. 2023, Neural Networks and the Chomsky Hierarchy)",
+        where="nas.tasks.formal:Parity",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 10, lr=3e-3), params=5_000, scored=2),
+            "search": TaskSize(Recipe(1_200, 64, 40, lr=5e-3), params=20_000, scored=16),
+            "full": TaskSize(Recipe(10_000, 128, 40, lr=1e-3), params=300_000, scored=512),
+        },
+    ),
+    TaskInfo(
+        name="modular_arithmetic",
+        version=1,
+        what="the value modulo 5 of an expression in + - * with precedence; trained to length 40, tested at 41 to 100",
+        metric="error rate",
+        trivial_score=0.8,
+        best_known="0.0 (RNN and LSTM, Delétang et al. 2023, Neural Networks and the Chomsky Hierarchy)",
+        where="nas.tasks.formal:ModularArithmetic",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 10, lr=3e-3), params=5_000, scored=2),
+            "search": TaskSize(Recipe(900, 64, 40, lr=1e-2), params=75_000, scored=32),
+            "full": TaskSize(Recipe(10_000, 128, 40, lr=1e-3), params=300_000, scored=512),
+        },
+    ),
+)
+
+TASKS: Mapping[str, TaskInfo] = MappingProxyType({info.name: info for info in _ROWS})

@@ -1,0 +1,29 @@
+"""Training: a trial is a fixed number of steps of one cell on one task. `TrialSpec` and `TrialResult` need no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas._lazy import attach
+
+if TYPE_CHECKING:
+    from nas.tasks import Recipe as Recipe
+    from nas.training.checkpoint import load_trained as load_trained
+    from nas.training.loop import evaluate as evaluate
+    from nas.training.loop import train as train
+    from nas.training.spec import TrialResult as TrialResult
+    from nas.training.spec import TrialSpec as TrialSpec
+    from nas.training.width import match_width as match_width
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Recipe": "nas.tasks",
+        "TrialResult": "nas.training.spec",
+        "TrialSpec": "nas.training.spec",
+        "evaluate": "nas.training.loop",
+        "load_trained": "nas.training.checkpoint",
+        "match_width": "nas.training.width",
+        "train": "nas.training.loop",
+    },
+)

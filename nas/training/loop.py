@@ -1,0 +1,219 @@
+"""The training loop. A trial is a fixed number of steps on fixed data, so the same spec gives the same losses."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from grammar import GrammarError, parse
+from nas.errors import BuildError, TaskError, TrainingError, TrialAborted
+from nas.nn import Stack, State, detach_state
+from nas.tasks import Recipe, Split, Task, load_task
+from nas.training.checkpoint import build_model, save_trained
+from nas.training.spec import Status, TrialResult, TrialSpec
+from nas.training.width import match_width, trainable
+
+CURVE_POINTS = 40
+
+# A trial is hopeless when its loss is this many times the trivial one, after this part of its steps and this many.
+HOPELESS_ABOVE = 1.05
+HOPELESS_AFTER = 1 / 3
+HOPELESS_LEAST_STEPS = 100
+
+Progress = Callable[[int, float], None]
+Curve = tuple[tuple[int, float], ...]
+
+
+def train(
+    spec: TrialSpec,
+    *,
+    test: bool = False,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    save_to: Path | None = None,
+) -> TrialResult:
+    """Train one cell as `spec` says and score it on the validation split, and on the test split if `test`.
+
+    About 40 times per trial `on_progress(steps, loss)` is told the mean training loss since the last time. Once
+    `should_stop()` is true the trial ends with TrialAborted; nothing else depends on a clock. A trial that ends "ok"
+    is written to the folder `save_to` (see `load_trained`). The global random state is left as it was found.
+
+    A cell that cannot be built with its width or budget gives a result with status "invalid". Raises TaskError for
+    the task and its data, TrainingError if the data are not those of the spec or there is no such device.
+    """
+    started = time.perf_counter()
+    task, device = _task(spec), _device(spec)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(spec.seed)
+        try:
+            cell = parse(spec.cell)
+            budget = task.params if spec.params is None else spec.params
+            layers = spec.recipe.num_layers
+            width = spec.width or match_width(cell, task, budget, spec.heads, layers)[0]
+            model = build_model(spec, width, inputs=task.inputs, outputs=task.outputs, embed=task.embed)
+        except (GrammarError, BuildError) as error:
+            return TrialResult("invalid", message=str(error), seconds=time.perf_counter() - started)
+        model.to(device)
+        if task.causal and _sees_ahead(model, task):
+            message = f"cell {cell.name} sees steps ahead, and task {task.name} asks for what comes next"
+            return TrialResult("invalid", message=message, seconds=time.perf_counter() - started)
+        status, message, curve = _fit(model, task, spec.seed, on_progress, should_stop)
+        score = test_score = None
+        if status == "ok":
+            score = evaluate(model, task, "valid")
+            test_score = evaluate(model, task, "test") if test else None
+            if not math.isfinite(score):
+                status, message, score, test_score = "diverged", f"validation score is {score}", None, None
+    result = TrialResult(
+        status=status,
+        score=score,
+        test_score=test_score,
+        curve=curve,
+        params=trainable(model),
+        width=width,
+        steps=curve[-1][0],
+        seconds=time.perf_counter() - started,
+        message=message,
+    )
+    if save_to is not None and status == "ok":
+        save_trained(save_to, model, spec, task, result)
+    return result
+
+
+def _fit(
+    model: nn.Module,
+    task: Task,
+    seed: int,
+    on_progress: Progress | None,
+    should_stop: Callable[[], bool] | None,
+) -> tuple[Status, str, Curve]:
+    """Take the recipe's steps, unless the loss says that there is no point. Returns status, message and curve."""
+    recipe, device = task.recipe, _device_of(model)
+    optimiser = _optimiser(model, recipe)
+    batches = task.train_batches(np.random.default_rng(seed))
+    every = max(1, recipe.steps // CURVE_POINTS)
+    curve: list[tuple[int, float]] = []
+    total, count = torch.zeros((), device=device), 0
+    state: State | None = None
+    carried = _carries(model)
+    model.train()
+    for step in range(1, recipe.steps + 1):
+        if should_stop is not None and should_stop():
+            raise TrialAborted(f"stopped after {step - 1} of {recipe.steps} steps")
+        batch = next(batches, None)
+        if batch is None:
+            raise TaskError(f"task {task.name} ran out of training batches at step {step}: they must not end")
+        batch = batch.to(device)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        with _precision(device):
+            before = detach_state(state) if carried and state is not None and not batch.fresh else None
+            logits, state = model(batch.x, lengths=batch.lengths, state=before)
+            loss, answers = task.loss(logits, batch)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss / answers)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimiser.step()
+
+        total, count = total + loss.detach(), count + answers
+        if step % every and step < recipe.steps:
+            continue
+        mean = float(total) / count
+        total, count = torch.zeros_like(total), 0
+        curve.append((step, mean))
+        if on_progress is not None:
+            on_progress(step, mean)
+        if not math.isfinite(mean):
+            return "diverged", f"training loss is {mean} by step {step}", tuple(curve)
+        late = step >= max(HOPELESS_AFTER * recipe.steps, HOPELESS_LEAST_STEPS)
+        if late and mean > HOPELESS_ABOVE * task.trivial_loss:
+            reason = (
+                f"training loss is {mean:.4g} at step {step}, the trivial answer has {task.trivial_loss:.4g}"
+            )
+            return "hopeless", reason, tuple(curve)
+    return "ok", "", tuple(curve)
+
+
+def evaluate(model: nn.Module, task: Task, split: Split) -> float:
+    """The score of a model on a split ("valid" or "test"); lower is better. The model's mode is left as it was."""
+    device, training, carried = _device_of(model), model.training, _carries(model)
+    total, count, state = torch.zeros((), dtype=torch.float64, device=device), 0, None
+    model.eval()
+    with torch.no_grad(), _precision(device):
+        for batch in task.eval_batches(split):
+            batch = batch.to(device)
+            logits, state = model(
+                batch.x, lengths=batch.lengths, state=state if carried and not batch.fresh else None
+            )
+            measured, answers = task.measure(logits, batch)
+            total, count = total + measured.double(), count + answers
+    model.train(training)
+    if count == 0:
+        raise TaskError(f"task {task.name} has no {split} batches")
+    return task.score(float(total), count)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """The rate of step 1, 2, ..., steps: a linear warm-up to the peak, then half a cosine down to 0."""
+    warm = math.ceil(recipe.warmup * recipe.steps)
+    if step <= warm:
+        return recipe.lr * step / warm
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - 1 - warm) / (recipe.steps - warm)))
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, vectors (biases, gains, gates' offsets) do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr)
+
+
+def _carries(model: nn.Module) -> bool:
+    """Whether a state goes on into the next window. That of a cell over depth belongs to the steps of its window."""
+    return not isinstance(model, Stack) or model.cell.cell.kind == "time"
+
+
+def _sees_ahead(model: nn.Module, task: Task) -> bool:
+    """Whether an answer changes with a later step: such a cell (attention without a mask) would only copy."""
+    x = next(iter(task.eval_batches("valid"))).x[:1, :8].to(_device_of(model))
+    other = x.clone()
+    other[:, -1] = (x[:, -1] + 1) % task.inputs
+    model.eval()
+    with torch.no_grad():
+        logits, _ = model(torch.cat([x, other]))
+    first, second = logits[:, :-1]
+    return not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def _precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where it is fast: on a GPU. On a CPU everything stays float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _task(spec: TrialSpec) -> Task:
+    task = load_task(spec.task, spec.data, spec.size)
+    if spec.data_digest not in ("", task.data_digest):
+        raise TrainingError(
+            f"the data of task {spec.task} are not those the trial was made for: "
+            f"digest {task.data_digest[:12]}, expected {spec.data_digest[:12]}"
+        )
+    return task.with_recipe(spec.recipe)
+
+
+def _device(spec: TrialSpec) -> torch.device:
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError('device "cuda" was asked for, but torch finds no CUDA device')
+    return torch.device(spec.device)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
