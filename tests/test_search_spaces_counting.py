@@ -1,0 +1,97 @@
+"""Counts and probabilities against every derivation of small spaces, written down one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from space_suite import SELF, TINY, derivations, distribution, unnamed
+
+from search_spaces import Space, load_space, space_names
+from search_spaces.sampling import below, pick, some
+
+SMALL = {"tiny": Space(TINY), "self": Space(SELF)}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_counts_are_those_of_all_derivations_written_down(name: str) -> None:
+    space = SMALL[name]
+    sizes = Counter(made.size(space.rules) for made, _ in derivations(space))
+    assert sum(sizes.values()) > 500
+    assert space.count() == tuple(sizes[n] for n in range(space.limits.size + 1))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_probabilities_are_those_of_all_derivations_written_down(name: str) -> None:
+    space = SMALL[name]
+    sampler = space._weighted
+    expected: dict[tuple[int, int], np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+    for made, weight in derivations(space):
+        shape = (len(made.states), len(made.lets()))
+        row = expected.setdefault(shape, np.zeros(space.limits.size + 1))
+        row[made.size(space.rules)] += weight
+    least = space.limits.least_size
+    found = {(sum(p.states), p.lets): np.zeros(space.limits.size + 1) for p in sampler.plans}
+    for plan in sampler.plans:
+        found[sum(plan.states), plan.lets][least:] += sampler.series(plan)[least:]
+    for key, row in found.items():
+        np.testing.assert_allclose(row, expected.get(key, 0 * row), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("by", ["weights", "size"])
+@pytest.mark.parametrize(("name", "size"), [("tiny", 2), ("self", 4)])
+def test_cells_of_one_size_come_as_often_as_they_should(name: str, size: int, by: str) -> None:
+    space, draws = SMALL[name], 800
+    exact = distribution(space, by, size)
+    rng = np.random.default_rng(5)
+    seen = Counter(unnamed(space.sample(rng, size=size, by=by)) for _ in range(draws))
+    assert seen.keys() <= exact.keys()
+    # Pearson's statistic, with rare texts put together so that each class expects at least ten draws.
+    rare = {text for text, p in exact.items() if p * draws < 10}
+    classes = [(p * draws, seen[text]) for text, p in exact.items() if text not in rare]
+    classes.append((sum(exact[t] for t in rare) * draws + 1e-9, sum(seen[t] for t in rare)))
+    statistic = sum((have - want) ** 2 / want for want, have in classes)
+    freedom = len(classes) - 1
+    assert freedom > 5
+    assert statistic < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_sizes_are_uniform_by_size() -> None:
+    space, draws = SMALL["tiny"], 600
+    rng = np.random.default_rng(3)
+    seen = Counter(space.size(space.sample(rng, by="size")) for _ in range(draws))
+    assert sorted(seen) == [1, 2, 3]
+    assert max(abs(n - draws / 3) for n in seen.values()) < 4 * (draws * 2 / 9) ** 0.5
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_counts_grow_with_size(name: str) -> None:
+    counts = load_space(name).count()
+    assert all(isinstance(n, int) for n in counts)
+    assert counts[-1] > counts[-2] > 10**20
+
+
+def test_below_is_uniform_and_takes_any_length() -> None:
+    rng = np.random.default_rng(0)
+    assert [below(rng, 1) for _ in range(3)] == [0, 0, 0]
+    seen = Counter(below(rng, 6) for _ in range(6000))
+    assert sorted(seen) == [*range(6)]
+    assert max(abs(n - 1000) for n in seen.values()) < 130
+    huge = 10**60
+    drawn = [below(rng, huge) for _ in range(400)]
+    assert max(drawn) < huge
+    assert abs(sum(d > huge // 2 for d in drawn) - 200) < 50
+    assert len({d % 1024 for d in drawn}) > 250  # the low bits are random too
+
+
+def test_pick_never_takes_what_weighs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    assert {pick(rng, [0, 3, 0, 1, 0]) for _ in range(200)} == {1, 3}
+    assert {pick(rng, [0.0, 0.5, 0.0]) for _ in range(50)} == {1}
+
+
+def test_some_takes_so_many() -> None:
+    rng = np.random.default_rng(0)
+    assert {some(rng, ("a", "b", "c"), 2) for _ in range(50)} == {("a", "b"), ("a", "c"), ("b", "c")}
+    assert some(rng, ("a",), 0) == ()

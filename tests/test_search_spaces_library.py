@@ -1,0 +1,99 @@
+"""Spaces by name and from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from source_tree import ROOT
+from space_suite import TINY
+
+from grammar import zoo
+from search_spaces import (
+    Space,
+    SpaceError,
+    SpaceFileError,
+    UnknownSpaceError,
+    load_space,
+    space_names,
+    space_text,
+)
+
+
+def test_shipped_spaces_are_listed() -> None:
+    assert {"gated", "diagonal"} <= set(space_names())
+    assert list(space_names()) == sorted(space_names())
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_a_shipped_space_says_what_it_holds(name: str) -> None:
+    space = load_space(name)
+    assert space is load_space(name)
+    assert space.name == name
+    assert len(space.doc) > 60
+    assert space.text == space_text(name)
+    assert len(space.digest) == 64
+    assert space.claims
+
+
+@pytest.mark.parametrize(("name", "cell"), [(n, z) for n in space_names() for z in load_space(n).claims])
+def test_claimed_cells_are_members(name: str, cell: str) -> None:
+    space = load_space(name)
+    assert zoo(cell) in space, space.why_not(zoo(cell))
+
+
+def test_the_classic_gated_cells_are_claimed() -> None:
+    assert {"elman", "lstm", "gru", "gru_cho", "mgu", "scrn"} <= set(load_space("gated").claims)
+
+
+def test_a_space_is_loaded_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.space"
+    path.write_text(TINY, encoding="utf-8")
+    space = load_space(str(path))
+    assert space.name == "tiny"
+    assert space.doc == "A small space."
+
+
+def test_the_example_in_the_grammar_file_is_a_space() -> None:
+    lines = (ROOT / "search_spaces" / "space.lark").read_text(encoding="utf-8").splitlines()
+    space = Space("\n".join(line[5:] for line in lines if line.startswith("//   ")))
+    assert space.doc.startswith("What the space contains")
+    assert all(zoo(z) in space for z in space.claims)
+    assert space.sample(np.random.default_rng(0)) in space
+
+
+def test_a_fault_in_a_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.space"
+    path.write_text(TINY.replace("tanh", "tanf"), encoding="utf-8")
+    with pytest.raises(SpaceFileError, match=r"mine\.space:8:10: unknown operation 'tanf'"):
+        load_space(str(path))
+
+
+def test_an_unknown_name_is_answered_with_a_near_one() -> None:
+    with pytest.raises(
+        UnknownSpaceError, match=r"unknown space 'gatd'; did you mean 'gated'\? The spaces are"
+    ):
+        load_space("gatd")
+    with pytest.raises(UnknownSpaceError, match=r"unknown space 'nothing like it'\. The spaces are"):
+        space_text("nothing like it")
+
+
+def test_a_missing_or_unreadable_file_is_answered(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"the space file '.*none\.space' cannot be read: .*No such file"):
+        load_space(str(tmp_path / "none.space"))
+    binary = tmp_path / "binary.space"
+    binary.write_bytes(bytes([255, 254, 0, 128]))
+    with pytest.raises(SpaceError, match=r"cannot be read: .*decode"):
+        load_space(str(binary))
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_descriptions_name_every_production(name: str) -> None:
+    space = load_space(name)
+    shown = space.describe()
+    assert shown.startswith(f"space {name}\n")
+    assert f"{space.limits.size} operations" in shown
+    for rule in space.rules.rules.values():
+        for p in rule.productions:
+            assert f"{100 * p.weight / rule.total:5.1f} %  {p.text}\n" in shown

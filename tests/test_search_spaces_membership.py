@@ -1,0 +1,146 @@
+"""Which cells are members: names, order and let-or-inline do not count, sharing does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from space_suite import SELF, TINY, renamed, rewritten
+
+from grammar import make_cell, parse, zoo, zoo_names
+from search_spaces import NotAMemberError, Space, load_space, space_names
+
+SPACES = {name: load_space(name) for name in space_names()} | {"tiny": Space(TINY), "self": Space(SELF)}
+
+
+@pytest.mark.parametrize("name", SPACES)
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**63))
+def test_samples_in_other_words_are_members(name: str, seed: int) -> None:
+    space, rng = SPACES[name], np.random.default_rng(seed)
+    cell = space.sample(rng, by=("weights", "size")[int(rng.integers(2))])
+    other = rewritten(cell, rng)
+    assert other in space, f"{space.why_not(other)}\n{cell}{other}"
+    assert space.size(other) == space.size(cell)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_zoo_cells_are_members_under_any_names(name: str) -> None:
+    space, rng = SPACES[name], np.random.default_rng(0)
+    for claimed in space.claims:
+        for _ in range(5):
+            other = rewritten(zoo(claimed), rng)
+            assert other in space, f"{space.why_not(other)}\n{other}"
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_every_zoo_cell_in_a_space_is_claimed(name: str) -> None:
+    space = SPACES[name]
+    assert {z for z in zoo_names() if zoo(z) in space} == set(space.claims)
+
+
+MEMBERS = {
+    "a state read in another state's equation": "state h: vec, c: vec; c' = lin(x, h); h' = tanh(lin(c', c)); out h'",
+    "equations in any order": "state h: vec, c: vec; out h'; h' = tanh(lin(c', c)); c' = lin(x, h)",
+    "operands of lin in any order": "state h: vec; h' = lin(h, x); out h'",
+    "a shared gate": "state h: vec; z = sigmoid(lin(x)); h' = lerp(z, h, z * tanh(lin(x, h))); out h'",
+    "a name for a name": "state h: vec; a = h; h' = tanh(lin(x, a)); out h'",
+    "more names than lets": "state h: vec; a = lin(x, h); b = tanh(a); d = b; e = lin(x); f = sigmoid(e); "
+    "g = f * d; k = g + b; h' = k; out h'",
+    "a repeated value without weights": "state h: vec; a = tanh(h); h' = a + (a + lin(x, a)); out h'",
+}
+OTHERS = {
+    "an operation it lacks": ("state h: vec; h' = exp(lin(x, h)); out h'", "`h' = ...` does not derive from vec"),
+    "an option it lacks": ("state h: vec; h' = lin(x, h, rank=2); out h'", "does not derive from vec"),
+    "shared weights": ("state h: vec; h' = lin(x, h, share=a) + lin(x, h, share=a); out h'", "does not derive"),
+    "a number it lacks": ("state h: vec; h' = lerp(0.7, lin(x), h); out h'", "`h' = ...` does not derive from vec"),
+    "a name that nothing uses": ("state h: vec; a = lin(x); h' = lin(x, h); out h'", "'a' is not used"),
+    "another type of state": ("state h: key; h' = h + lin:key(x); out lin(h')", "the state 'h' has a type"),
+    "another initial value": ("state h: vec = 1; h' = lin(x, h); out h'", "the state 'h' has a type or initial"),
+    "too many states": (
+        "state h: vec, c: vec, d: vec; h' = lin(x, d); c' = h; d' = c; out h'",
+        r"a cell has \{1..2\} states of type vec; received 3",
+    ),
+    "no x": ("state h: vec; h' = tanh(h); out h'", "the output does not depend on x"),
+    "no memory": ("state h: vec; h' = lin(x); out h'", "not depend on the past of state 'h'"),
+    "a dead state": ("state h: vec, c: vec; h' = lin(x, h); c' = lin(c); out h'", "the past of state 'c'"),
+    "too large": (
+        "state h: vec; h' = lin(h) + " + " + ".join(["tanh(lin(x))"] * 9) + "; out h'",
+        "the size is at most 24 operations; received 28",
+    ),
+    "a block": ("state h: vec; repeat 2 { h' = lin(x, h) }; out h'", "it has a block"),
+    "too many shared values": (
+        "state h: vec; a = lin(x, h); b = lin(x, a, a); d = lin(x, b, b); e = lin(x, d, d); f = lin(x, e, e); "
+        "h' = f * f + h; out h'",
+        "at most 4 values may be lets; 5 have to be",
+    ),
+    "a let of a new value, shared": (
+        "state h: vec; h' = tanh(lin(x, h)); u = lin(h'); out lin(u, u)",
+        "does not derive",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MEMBERS)
+def test_what_is_a_member(what: str) -> None:
+    cell = parse(f"cell c {{ {MEMBERS[what]} }}")
+    assert cell in SPACES["gated"], SPACES["gated"].why_not(cell)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_is_no_member_and_why(what: str) -> None:
+    text, reason = OTHERS[what]
+    space, cell = SPACES["gated"], parse(f"cell c {{ {text} }}")
+    assert cell not in space
+    with pytest.raises(NotAMemberError, match=r"not a member of space gated: .*; received cell c \{ "):
+        space.mutate(cell, np.random.default_rng(0))
+    with pytest.raises(NotAMemberError, match=reason):
+        space.size(cell)
+
+
+def test_trees_and_other_things_are_no_members() -> None:
+    space = SPACES["gated"]
+    assert space.why_not(zoo("treelstm")) == "it is a cell over trees"
+    assert "zoo:lstm" not in space
+    assert space.why_not(zoo("lstm")) is None
+
+
+def test_the_size_counts_operations_of_what_is_written() -> None:
+    assert SPACES["gated"].size(zoo("lstm")) == 13
+    assert SPACES["gated"].size(zoo("elman")) == 2
+
+
+def test_labels_stand_for_one_name() -> None:
+    space = SPACES["diagonal"]
+    head = "cell c { state h: vec; f = sigmoid(lin(x)); i = sigmoid(lin(x)); k = sigmoid(lin(x)); "
+    step = "h' = f / (f + i) * h + {} / (f + i) * lin(x, bias=no); out h' * k }}"
+    assert parse(head + step.format("i")) in space
+    assert parse(head + step.format("k")) not in space
+
+
+def test_what_is_too_deep_may_be_named_in_parts() -> None:
+    cell = parse(f"cell c {{ state h: vec; h' = {'tanh(' * 9}lin(x, h){')' * 9}; out h' }}")
+    assert cell in SPACES["gated"]
+    plain = Space(SPACES["gated"].text.replace("let{0..4}", "let{0}"))
+    assert plain.why_not(cell) == "`h' = ...` does not derive from vec"
+
+
+def test_long_chains_of_names_end() -> None:
+    lets = "; ".join(f"a{i} = a{i + 1}" for i in range(1500))
+    cell = parse(f"cell c {{ state h: vec; {lets}; a1500 = h; h' = lin(x, a0); out h' }}")
+    assert SPACES["gated"].why_not(cell) == (
+        "a cell has at most 200 equations of helper names; received 1501"
+    )
+
+
+def test_many_shared_values_end() -> None:
+    lets = "; ".join(f"a{i} = sigmoid(lin(x, a{i + 1}, a{i + 1}))" for i in range(10))
+    cell = parse(f"cell c {{ state h: vec; {lets}; a10 = sigmoid(h); h' = lin(x, a0); out h' }}")
+    assert "at most 4 values may be lets" in str(SPACES["gated"].why_not(cell))
+
+
+def test_names_of_states_may_be_exchanged() -> None:
+    cell = renamed(zoo("scrn"), {"h": "s", "s": "h"})
+    assert cell in SPACES["gated"]
+    assert make_cell("c", cell.states[::-1], cell.statements) in SPACES["gated"]

@@ -1,0 +1,151 @@
+"""What every space keeps when cells are drawn from it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from source_tree import ROOT
+from space_suite import SELF, TINY, check_member
+
+from grammar import analyse
+from search_spaces import NoCellError, Space, SpaceError, load_space, space_names
+
+SPACES = [*space_names()]
+WAYS = ["weights", "size"]
+
+
+def drawn(space: Space, seed: int, n: int, by: str) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [str(space.sample(rng, by=by)) for _ in range(n)]
+
+
+@pytest.mark.parametrize("by", WAYS)
+@pytest.mark.parametrize("name", SPACES)
+def test_samples_are_members(name: str, by: str) -> None:
+    space, rng = load_space(name), np.random.default_rng(7)
+    for _ in range(500 if by == "weights" else 200):
+        check_member(space, space.sample(rng, by=by))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SPACES)
+def test_ten_thousand_samples_are_members(name: str) -> None:
+    space, rng = load_space(name), np.random.default_rng(8)
+    texts = set()
+    for i in range(10_000):
+        cell = space.sample(rng, by=WAYS[i % 5 == 0])
+        check_member(space, cell)
+        texts.add(str(cell))
+    assert len(texts) > 6_000
+
+
+@pytest.mark.parametrize("text", [TINY, SELF], ids=["tiny", "self"])
+def test_samples_of_a_user_s_space_are_members(text: str) -> None:
+    space, rng = Space(text), np.random.default_rng(9)
+    for i in range(300):
+        check_member(space, space.sample(rng, by=WAYS[i % 2]))
+
+
+@pytest.mark.parametrize("name", SPACES)
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**63), by=st.sampled_from(WAYS))
+def test_the_generator_alone_decides(name: str, seed: int, by: str) -> None:
+    space = load_space(name)
+    assert drawn(space, seed, 2, by) == drawn(space, seed, 2, by)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_another_process_draws_the_same(name: str) -> None:
+    # Here the space has been used already; there it is fresh.
+    here = [hash_free(drawn(load_space(name), 11, 8, by)) for by in WAYS]
+    script = (
+        "import numpy as np; from search_spaces import load_space\n"
+        f"for by in {WAYS!r}:\n"
+        f"    rng = np.random.default_rng(11); space = load_space({name!r})\n"
+        "    print(*(space.sample(rng, by=by).one_line for _ in range(8)), sep='\\n')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "".join(here)
+
+
+def hash_free(texts: list[str]) -> str:
+    from grammar import parse
+
+    return "".join(f"{parse(t).one_line}\n" for t in texts)
+
+
+@pytest.mark.parametrize("by", WAYS)
+@pytest.mark.parametrize("name", SPACES)
+def test_the_size_can_be_asked_for(name: str, by: str) -> None:
+    space, rng = load_space(name), np.random.default_rng(1)
+    for size in (5, 12, space.limits.size):
+        cells = [space.sample(rng, size=size, by=by) for _ in range(10)]
+        assert {space.size(c) for c in cells} == {size}
+
+
+def test_seeds_differ() -> None:
+    space = load_space("gated")
+    assert drawn(space, 1, 5, "weights") != drawn(space, 2, 5, "weights")
+
+
+def test_numbers_of_states_and_lets_are_all_drawn() -> None:
+    space, rng = load_space("gated"), np.random.default_rng(2)
+    cells = [space.sample(rng) for _ in range(400)]
+    assert {len(c.states) for c in cells} == {1, 2}
+    assert {len(c.statements) - len(c.states) - 1 for c in cells} == {0, 1, 2, 3, 4}
+
+
+def test_most_samples_of_gated_are_different_cells() -> None:
+    space, rng = load_space("gated"), np.random.default_rng(3)
+    assert len({space.sample(rng).digest for _ in range(300)}) > 270
+
+
+def test_diagonal_cells_run_as_parallel_scans() -> None:
+    space, rng = load_space("diagonal"), np.random.default_rng(4)
+    for i in range(300):
+        cell = space.sample(rng, by=WAYS[i % 2])
+        assert all(c.parallel for c in analyse(cell).components), str(cell)
+
+
+def test_what_is_not_required_may_be_missing() -> None:
+    free = Space(TINY.replace("require x, states", ""))
+    rng = np.random.default_rng(5)
+    cells = [free.sample(rng, by="size") for _ in range(200)]
+    assert all(c in free for c in cells)
+    assert any(c not in Space(TINY) for c in cells)
+
+
+def test_a_size_outside_of_the_limits_is_refused() -> None:
+    space, rng = load_space("gated"), np.random.default_rng(0)
+    with pytest.raises(NoCellError, match="a cell of space gated has 0 to 24 operations; received size=25"):
+        space.sample(rng, size=25)
+    with pytest.raises(NoCellError, match="received size=-1"):
+        space.sample(rng, size=-1)
+
+
+def test_a_size_without_cells_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    for by in WAYS:
+        with pytest.raises(NoCellError, match="space diagonal has no cell of size 2"):
+            load_space("diagonal").sample(rng, size=2, by=by)
+    with pytest.raises(NoCellError, match="in 2000 cells of size 0 none depends on x and states"):
+        Space(TINY).sample(rng, size=0)
+
+
+def test_a_space_in_which_nothing_lives_says_so() -> None:
+    text = "space dead { limits size <= 2  require x  state vec  out -> $new  vec -> tanh($vec) | $vec }"
+    with pytest.raises(NoCellError, match="none depends on x"):
+        Space(text).sample(np.random.default_rng(0))
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(SpaceError, match="cells are drawn by 'weights' or 'size'; received 'luck'"):
+        load_space("gated").sample(np.random.default_rng(0), by="luck")
