@@ -1,0 +1,78 @@
+"""From a name to a searcher: the ones that come with recell, and a user's own as `module:Class`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from nas.errors import NasError, SearchError
+from nas.searchers.base import Searcher, SpaceLike
+
+# Modules by name, so that a searcher which needs torch is imported when it is chosen and not before.
+SEARCHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "random": "nas.searchers.random_search:RandomSearch",
+        "evolution": "nas.searchers.evolution:Evolution",
+    }
+)
+
+
+def searcher_names() -> tuple[str, ...]:
+    """The names that `make_searcher` knows, besides `module:Class`."""
+    return tuple(SEARCHERS)
+
+
+def make_searcher(name: str, space: SpaceLike, options: Mapping[str, Any] | None = None) -> Searcher:
+    """Make the searcher `name` for a space; `options` are the keyword arguments of its class.
+
+    `name` is one of `searcher_names()`, or names a subclass of `Searcher` as `module:Class`: that code is run. Raises
+    SearchError for an unknown name and for options that the searcher does not have or cannot take.
+    """
+    cls = _find(name)
+    given = dict(options or {})
+    known = list(inspect.signature(cls).parameters.values())[1:]
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known)
+    names = [p.name for p in known if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    for option in given:
+        if option not in names and not open_ended:
+            hint = _suggest(option, names)
+            raise SearchError(
+                f"searcher {name} has no option {option!r}; {hint}options are {', '.join(names)}"
+            )
+    try:
+        return cls(space, **given)
+    except NasError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise SearchError(f"searcher {name} does not accept its options {given}: {error}") from error
+
+
+def _find(name: str) -> type[Searcher]:
+    where = SEARCHERS.get(name, name)
+    module_name, colon, class_name = where.partition(":")
+    if not colon:
+        hint = _suggest(name, searcher_names())
+        names = ", ".join(searcher_names())
+        raise SearchError(f"unknown method {name!r}; {hint}methods are {names}, or your own as module:Class")
+    sys.path.insert(0, "")  # a user's module may lie in the current directory
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except Exception as error:
+        raise SearchError(f"module {module_name} could not be imported: {error}") from error
+    finally:
+        sys.path.remove("")
+    if not (isinstance(found, type) and issubclass(found, Searcher)):
+        raise SearchError(f"{where} is not a subclass of nas.searchers.Searcher")
+    if inspect.isabstract(found):
+        raise SearchError(f"{where} does not define {', '.join(sorted(found.__abstractmethods__))}")
+    return found
+
+
+def _suggest(name: str, names: list[str] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""

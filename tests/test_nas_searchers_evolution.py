@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+from searcher_suite import ToySpace, drive
+
+from grammar import Cell
+from nas.searchers import Observation, make_searcher
+
+SPACE = ToySpace(shifts=40)
+GOAL = (2, 3, 33)
+
+
+def distance(cell: Cell) -> float:
+    """A smooth landscape: how far each gene is from the goal's."""
+    return sum(abs(gene - goal) for gene, goal in zip(SPACE.genes(cell), GOAL, strict=True)) / 40
+
+
+def best_after(name: str, trials: int, seed: int) -> float:
+    _, observations = drive(make_searcher(name, SPACE, {}), trials, seed, distance)
+    return min(observation.score or 0.0 for observation in observations)
+
+
+def test_starts_with_samples_then_varies_what_scored() -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 5, "crossover": 0.7})
+    proposals, _ = drive(searcher, 40, score=distance)
+    operators = [proposal.operator for proposal in proposals]
+    assert operators[:5] == ["sample"] * 5
+    assert set(operators[5:]) >= {"mutate", "crossover"}
+    for proposal in proposals:
+        assert len(proposal.parents) == {"sample": 0, "mutate": 1, "crossover": 2}[proposal.operator]
+
+
+def test_failures_do_not_count_as_samples() -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 3})
+    odd = iter(range(100))
+    proposals, _ = drive(searcher, 8, score=lambda cell: None if next(odd) % 2 else distance(cell))
+    assert [proposal.operator for proposal in proposals[:5]] == ["sample"] * 5
+    assert proposals[5].operator != "sample"
+
+
+def test_finds_more_than_random_search_with_the_same_trials() -> None:
+    seeds = range(6)
+    evolved = np.mean([best_after("evolution", 40, seed) for seed in seeds])
+    sampled = np.mean([best_after("random", 40, seed) for seed in seeds])
+    assert evolved < 0.6 * sampled
+
+
+def test_the_oldest_leaves_even_if_it_is_the_best() -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0})
+    cells = [SPACE.cell((0, 0, shift)) for shift in range(3)]
+    for trial, (cell, score) in enumerate(zip(cells, (0.0, 0.9, 0.8), strict=True)):
+        searcher.tell(Observation(cell, cell.digest, score, "ok", trial))
+    parents = {p.parents for i in range(20) if (p := searcher.ask(np.random.default_rng([1, i]))) is not None}
+    assert parents <= {(cells[1].digest,), (cells[2].digest,)}
+
+
+def test_a_duplicate_does_not_enter_again() -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0})
+    cells = [SPACE.cell((0, 0, shift)) for shift in range(2)]
+    for trial, cell in enumerate(cells):
+        searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))
+    for _ in range(3):
+        searcher.tell(Observation(cells[1], cells[1].digest, 1.0, "ok", 1, duplicate=True))
+    proposal = searcher.ask(np.random.default_rng(0))
+    assert proposal is not None
+    assert proposal.parents == (cells[0].digest,)

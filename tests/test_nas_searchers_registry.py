@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from searcher_suite import ToySpace
+
+from nas.errors import SearchError
+from nas.searchers import Searcher, make_searcher, searcher_names
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Unfinished(Searcher):
+    name = "unfinished"
+
+
+def test_names() -> None:
+    assert {"random", "evolution"} <= set(searcher_names())
+    for name in searcher_names():
+        assert make_searcher(name, ToySpace()).name == name
+
+
+def test_a_users_own_class_by_module_and_class() -> None:
+    searcher = make_searcher("nas.searchers.random_search:RandomSearch", ToySpace(), {"tries": 3})
+    assert searcher.name == "random"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (
+            "evolutoin",
+            {},
+            "unknown method 'evolutoin'; did you mean 'evolution'\\? methods are random, evolution",
+        ),
+        ("evolution", {"poplation": 3}, "no option 'poplation'; did you mean 'population'\\? options are"),
+        ("evolution", {"population": 0}, "population must be a whole number of at least 2, got 0"),
+        ("evolution", {"population": 4, "samples": 9}, "samples must be at most population, got 9 > 4"),
+        ("evolution", {"crossover": 1.5}, "crossover must be a probability, got 1.5"),
+        ("evolution", {"tournament": "many"}, "tournament must be a whole number of at least 1, got 'many'"),
+        ("random", {"tries": 0}, "tries must be at least 1, got 0"),
+        ("random", {"tries": "x"}, "does not accept its options {'tries': 'x'}"),
+        ("no_such_module:Thing", {}, "module no_such_module could not be imported"),
+        ("nas.errors:NasError", {}, "is not a subclass of nas.searchers.Searcher"),
+        ("test_nas_searchers_registry:Unfinished", {}, "does not define ask, tell"),
+    ],
+)
+def test_what_cannot_be_made_is_said(name: str, options: Mapping[str, Any], said: str) -> None:
+    with pytest.raises(SearchError, match=said):
+        make_searcher(name, ToySpace(), options)
+
+
+def test_searchers_need_neither_torch_nor_ray() -> None:
+    script = "import sys, nas.searchers as s; s.make_searcher; s.Searcher; print({'torch', 'ray'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=100
+    )
+    assert done.stdout.strip() == "set()"

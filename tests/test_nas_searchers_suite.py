@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from searcher_suite import OPTIONS, ToySpace, drive, suite_searcher
+
+from nas.searchers import searcher_names
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACE = ToySpace()
+EVERY = pytest.mark.parametrize("name", sorted(OPTIONS))
+
+
+def test_every_registered_searcher_is_in_the_suite() -> None:
+    assert set(OPTIONS) == set(searcher_names())
+
+
+@EVERY
+def test_proposals_are_members_and_name_their_parents(name: str) -> None:
+    proposals, _ = drive(suite_searcher(name, SPACE), 20)
+    told: set[str] = set()
+    assert len(proposals) == 20
+    for proposal in proposals:
+        assert proposal.cell in SPACE
+        assert proposal.operator
+        assert set(proposal.parents) <= told
+        told.add(proposal.cell.digest)
+
+
+@EVERY
+def test_nothing_is_proposed_twice_when_every_answer_is_told(name: str) -> None:
+    proposals, _ = drive(suite_searcher(name, SPACE), 30)
+    digests = [proposal.cell.digest for proposal in proposals]
+    assert len(set(digests)) == len(digests)
+
+
+@EVERY
+def test_same_seed_same_proposals_and_another_seed_others(name: str) -> None:
+    first, again, other = (drive(suite_searcher(name, SPACE), 20, seed)[0] for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_same_proposals_in_another_process() -> None:
+    script = (
+        "import sys; sys.path[:0] = ['tests', '.']\n"
+        "from searcher_suite import *\n"
+        "print({n: [(p.cell.one_line, p.operator) for p in drive(suite_searcher(n, ToySpace()), 20, 5)[0]]"
+        " for n in OPTIONS})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=100
+    )
+    elsewhere = ast.literal_eval(done.stdout)
+    here = {
+        name: [(p.cell.one_line, p.operator) for p in drive(suite_searcher(name, SPACE), 20, 5)[0]]
+        for name in OPTIONS
+    }
+    assert elsewhere == here
+
+
+@EVERY
+@pytest.mark.parametrize("told", [0, 3, 12])
+def test_state_is_what_was_told(name: str, told: int) -> None:
+    searcher = suite_searcher(name, SPACE)
+    _, observations = drive(searcher, told)
+    for index in range(told, told + 5):
+        searcher.ask(np.random.default_rng([0, index]))  # asking leaves no trace
+    fresh = suite_searcher(name, SPACE)
+    for observation in observations:
+        fresh.tell(observation)
+    for index in range(told, told + 5):
+        rngs = np.random.default_rng([0, index]), np.random.default_rng([0, index])
+        assert searcher.ask(rngs[0]) == fresh.ask(rngs[1])
+
+
+@EVERY
+def test_goes_on_when_every_trial_fails(name: str) -> None:
+    proposals, _ = drive(suite_searcher(name, SPACE), 30, score=lambda cell: None)
+    assert len(proposals) == 30
+
+
+@EVERY
+def test_ends_on_an_exhausted_space(name: str) -> None:
+    space = ToySpace(shifts=1)
+    proposals, _ = drive(suite_searcher(name, space), 50 * space.size)
+    assert len({proposal.cell.digest for proposal in proposals}) == space.size
+    assert len(proposals) < 50 * space.size
