@@ -1,0 +1,105 @@
+"""The public names of each package, pinned: a change here is a change for users and wants a line in CHANGELOG.md."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from source_tree import ROOT, packages, public_names
+
+PUBLIC: dict[str, str] = {
+    "grammar": """
+        Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
+        CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr GRAPH_LEAVES
+        Genotype GrammarError Graph GraphFacts IN ImportFormatError KEY KEYWORDS Labelling Leaf Let
+        LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly RENDERINGS Region Repeat SCAL
+        SEQ SHAPES Sizes Sketch Span State Statement Type UnknownNameError VEC Value Weight
+        WeightSpec X analyse buffer_nodes call canonical_arrays canonical_weights check elementwise
+        evaluate from_darts from_nasbench_nlp init_weights join label make_cell num parse
+        parse_sketch ref register register_rendering show_expr show_number show_state show_statement
+        simplify suggest to_darts to_nasbench_nlp weight_shapes written_arrays zoo zoo_doc zoo_names
+        zoo_text
+    """,
+    "nas": """
+        Cell CellModule GrammarError NasError Run Searcher Sketch Space SpaceError Stack Task
+        analyse build export from_darts from_nasbench_nlp from_torch load_space load_task open_run
+        parse search zoo zoo_names
+    """,
+    "nas.backends": """
+        Backend RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
+        register_rendering runner tree_runner
+    """,
+    "nas.campaign": """
+        Contender Event Retraining Run SearchConfig TrialRecord open_run resume search start
+    """,
+    "nas.cli": """
+        app main
+    """,
+    "nas.exporters": """
+        ExportMismatchError Exported check_folder export ranking value_names
+    """,
+    "nas.ir": """
+        Array IR_OPS Instr Map Program RULES Region Rule STACK STAGES Sizes Slot compile_program
+        describe is_plain joins passes same_axes show taps tree_parts verify
+    """,
+    "nas.nn": """
+        CellModule Stack State TreeModule build detach_state from_torch
+    """,
+    "nas.reports": """
+        Estimate Verdict report_html seconds_text verdict write_report
+    """,
+    "nas.searchers": """
+        Observation Proposal Searcher SpaceLike make_searcher searcher_names
+    """,
+    "nas.tasks": """
+        Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
+    """,
+    "nas.training": """
+        Recipe TrialResult TrialSpec evaluate load_trained match_width train
+    """,
+    "predictors": """
+        cell_statistics statistic_names
+    """,
+    "search_spaces": """
+        Limits NoCellError NotAMemberError Space SpaceError SpaceFileError UnknownSpaceError
+        Variation load_space space_names space_text
+    """,
+}
+
+
+def test_every_package_is_pinned() -> None:
+    assert sorted(PUBLIC) == sorted(packages())
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_public_names_are_pinned(package: str) -> None:
+    assert public_names(package) == sorted(PUBLIC[package].split())
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_every_public_name_resolves(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in PUBLIC[package].split():
+        assert getattr(module, name) is not None
+        assert name in dir(module)
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_lazy_faces_list_what_they_show_to_type_checkers(package: str) -> None:
+    declared = getattr(importlib.import_module(package), "__all__", None)
+    assert declared is None or sorted(declared) == public_names(package)
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_no_lazy_name_is_that_of_a_module(package: str) -> None:
+    # Importing the module would put it where the name belongs, whoever imports it, and the face would show the module.
+    lazy = set(getattr(importlib.import_module(package), "__all__", ()))
+    modules = {path.stem for path in (ROOT / package.replace(".", "/")).glob("*.py")}
+    assert not lazy & modules
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    import nas
+
+    with pytest.raises(AttributeError, match="module 'nas' has no attribute 'lstm'"):
+        _ = nas.lstm
