@@ -43,7 +43,7 @@ class LocatedError(GrammarError):
         if self.span is None:
             return self.message
         place = f"{self._source}:{self.span.line}:{self.span.column}: {self.message}"
-        lines = (self._text or "").splitlines()
+        lines = one_newline(self._text or "").split("\n")
         if not 1 <= self.span.line <= len(lines):
             return place
         shown, caret = _excerpt(lines[self.span.line - 1], self.span)
@@ -70,6 +70,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'tanh'?` for the nearest of `known`, or an empty string."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def one_newline(text: str) -> str:
+    """The text with the line ends of all systems as `\\n`, the only one that places count."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _excerpt(line: str, span: Span, limit: int = 100) -> tuple[str, str]:

@@ -12,7 +12,15 @@ from typing import Any
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from grammar.errors import CellSyntaxError, CellTypeError, LocatedError, Span, UnknownNameError, suggest
+from grammar.errors import (
+    CellSyntaxError,
+    CellTypeError,
+    LocatedError,
+    Span,
+    UnknownNameError,
+    one_newline,
+    suggest,
+)
 from grammar.ops import OPS, Attrs, Value
 from grammar.syntax import (
     MAX_DEPTH,
@@ -52,7 +60,7 @@ def parse_tree(text: str, source: str = "<text>") -> CellTree:
     if len(text) > MAX_TEXT:
         raise CellSyntaxError(f"{source}: a cell has at most {MAX_TEXT:,} characters; received {len(text):,}")
     try:
-        return _lark().parse(text)  # type: ignore[return-value]
+        return _lark().parse(one_newline(text))  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise _syntax_error(error, text).locate(text, source) from None
     except LocatedError as error:
@@ -387,7 +395,7 @@ def _syntax_error(error: UnexpectedInput, text: str) -> CellSyntaxError:
     token = error.token
     expected = frozenset(error.accepts or error.expected)  # `expected` has what other contexts allow, too
     if token.type == "$END":
-        lines = text.splitlines() or [""]
+        lines = one_newline(text).split("\n")
         last = max((i for i, line in enumerate(lines) if line.strip()), default=0)
         span = Span(last + 1, len(lines[last].rstrip()) + 1)
         if "_RBRACE" in expected:
@@ -428,6 +436,8 @@ _RULES: tuple[tuple[frozenset[str], str | None, str], ...] = (
      "a closing ')' or an operator is missing before {token!r}"),
     (frozenset(("NAME", "PRIMED", "OUT", "STATE", "NUMBER", "X")), "_SEMI",
      "statements are separated by a new line or ';', and operands by an operator; received {token!r}"),
+    (frozenset(("_RPAR",)), "_SEMI", "there is no '(' to this ')'"),
+    (frozenset(("_RBRACE",)), "$END", "there is no '{{' to this '}}'"),
     (frozenset(("STAR",)), "NUMBER", "an operand is missing before '*' (a power is written with square(...))"),
     (frozenset(("_SEMI", "_RPAR", "_RBRACE", "_COMMA", "_BAR", "PLUS", "SLASH")), "NUMBER",
      "a value is missing before {token!r}"),

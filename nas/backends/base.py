@@ -1,0 +1,65 @@
+"""What a backend is: it turns a Program into a function on tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from grammar import Sizes
+from nas.backends.steps import Steps
+from nas.errors import BuildError
+from nas.ir import Program
+
+
+class Runner(Protocol):
+    """One layer in one direction, differentiable by torch."""
+
+    def __call__(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The output and the final state.
+
+        `x` is `[rows, D]`, the rows of all steps as `steps` says, the output `[rows, H]`. `weights` are in the order
+        of `Program.arrays`, complex ones as real `[..., 2]`. `state` has the value of each slot before the first
+        step, `[B, *shape]` or `[B, steps, *shape]`, and so has the final state, after the last step of each sequence.
+        """
+        ...
+
+
+class TreeRunner(Protocol):
+    """A tree cell, differentiable by torch; rows are any leaves, or any merges whose children are known."""
+
+    def leaves(self, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The states `[rows, *shape]` at leaves that see x `[rows, D]`."""
+        ...
+
+    def merge(
+        self, x: Tensor | None, weights: Sequence[Tensor], children: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The output `[rows, H]` and the states of merges; `children[s][c]` is state s of child c, `[rows, *shape]`."""
+        ...
+
+
+class Backend(ABC):
+    """One way to run Programs. `name` is what `build(..., backend=name)` takes."""
+
+    name: str
+
+    @abstractmethod
+    def available(self) -> str | None:
+        """None where this backend works on this machine, otherwise the reason why it does not."""
+
+    @abstractmethod
+    def refuses(self, program: Program) -> str | None:
+        """None where this backend can run the program, otherwise the reason why it cannot."""
+
+    @abstractmethod
+    def compile(self, program: Program, sizes: Sizes) -> Runner:
+        """A function that runs a time or depth cell at these sizes. Raises BuildError where they do not fit."""
+
+    def compile_tree(self, program: Program, sizes: Sizes) -> TreeRunner:
+        """The same for a tree cell. A backend without refuses them."""
+        raise BuildError(f"the backend {self.name!r} runs no tree cells")

@@ -1,0 +1,32 @@
+"""The reference backend: eager torch, any float type, gradients by torch. What the other backends are held against."""
+
+from __future__ import annotations
+
+from grammar import Sizes
+from nas.backends.base import Backend, Runner, TreeRunner
+from nas.backends.depth import DepthRunner
+from nas.backends.scan import ScanRunner
+from nas.backends.tree import Tree
+from nas.ir import Program
+
+
+class Reference(Backend):
+    """Values of all steps at once where the Program allows it, a Python loop over the steps elsewhere."""
+
+    name = "reference"
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def refuses(self, program: Program) -> str | None:
+        """Nothing."""
+        return None
+
+    def compile(self, program: Program, sizes: Sizes) -> Runner:
+        """A runner in eager torch."""
+        return DepthRunner(program, sizes) if program.kind == "depth" else ScanRunner(program, sizes)
+
+    def compile_tree(self, program: Program, sizes: Sizes) -> TreeRunner:
+        """A tree runner in eager torch."""
+        return Tree(program, sizes)

@@ -1,0 +1,60 @@
+"""The backends by name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from grammar import Cell, Sizes, suggest
+from nas.backends.base import Backend, Runner, TreeRunner
+from nas.backends.reference import Reference
+from nas.errors import BuildError
+from nas.ir import compile_program
+
+_BACKENDS: dict[str, Backend] = {}
+
+
+def register_backend(backend: Backend) -> Backend:
+    """Add a backend; `auto` prefers those added later. Raises BuildError where the name is taken."""
+    if backend.name in (*_BACKENDS, "auto"):
+        raise BuildError(f"a backend is registered once, but {backend.name!r} is there already")
+    _BACKENDS[backend.name] = backend
+    return backend
+
+
+def backend_names() -> tuple[str, ...]:
+    """The names of all backends, whether they work here or not."""
+    return tuple(_BACKENDS)
+
+
+def choose(name: str, cell: Cell) -> Backend:
+    """The backend called `name`, or for "auto" the best one here that can run the cell.
+
+    Raises BuildError for an unknown name, and where the backend does not work here or cannot run the cell.
+    """
+    program = compile_program(cell)
+    if name == "auto":
+        able = [b for b in _BACKENDS.values() if b.available() is None and b.refuses(program) is None]
+        # The reference refuses least: what it cannot run, it explains best.
+        return able[-1] if able else choose("reference", cell)
+    if name not in _BACKENDS:
+        known = ", ".join(("auto", *_BACKENDS))
+        raise BuildError(f"unknown backend {name!r}{suggest(name, _BACKENDS)}; the backends are {known}")
+    reason = _BACKENDS[name].available() or _BACKENDS[name].refuses(program)
+    if reason:
+        raise BuildError(f"the backend {name!r} cannot run cell {cell.name!r}: {reason}")
+    return _BACKENDS[name]
+
+
+@lru_cache(maxsize=256)
+def runner(name: str, cell: Cell, sizes: Sizes) -> Runner:
+    """The compiled cell, kept for the next caller. Raises BuildError like `choose`."""
+    return choose(name, cell).compile(compile_program(cell), sizes)
+
+
+@lru_cache(maxsize=256)
+def tree_runner(name: str, cell: Cell, sizes: Sizes) -> TreeRunner:
+    """The same for a tree cell."""
+    return choose(name, cell).compile_tree(compile_program(cell), sizes)
+
+
+register_backend(Reference())

@@ -1,0 +1,54 @@
+"""Printing: tables for people, JSON for programs, and no control characters where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_PIPED_WIDTH = 160  # columns, where no terminal says otherwise
+
+
+def console() -> Console:
+    """A console on the standard output of this moment (tests replace it)."""
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(file=sys.stdout, highlight=False, width=_PIPED_WIDTH if piped else None)
+
+
+def show(*things: RenderableType) -> None:
+    """Print for people. Strings are printed as they are: square brackets mean nothing."""
+    out = console()
+    for thing in things:
+        # Lines of text are never broken: a cell on one line can be piped into the next command.
+        out.print(Text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str | Text))
+
+
+def show_json(value: Any) -> None:
+    """Print for programs."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), cut: bool = False
+) -> Table:
+    """A plain table; the columns in `numbers` are flush right. Long texts are folded, or with `cut` cut off."""
+    padding = (0, 2, 0, 0)
+    made = Table(box=None, pad_edge=False, padding=padding, header_style="dim", show_header=any(columns))
+    for name in columns:
+        right = name in numbers
+        justify: JustifyMethod = "right" if right else "left"
+        made.add_column(name, justify=justify, no_wrap=right or cut, overflow="ellipsis" if cut else "fold")
+    for row in rows:
+        made.add_row(*(each if isinstance(each, Text) else Text(str(each)) for each in row))
+    return made
+
+
+def score_text(value: float | None) -> str:
+    """A score with the digits that mean something."""
+    return "-" if value is None else f"{value:.4f}"

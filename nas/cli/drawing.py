@@ -1,0 +1,113 @@
+"""A cell's graph as trees of text: what each new state and the output are made of."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from rich.tree import Tree
+
+from grammar import GRAPH_LEAVES, OPS, Cell, Graph, Node, show_number
+from nas.exporters import value_names
+
+_SYMBOLS = {"add": "+", "sub": "-", "mul": "×", "div": "÷", "sigmoid": "σ", "neg": "-"}  # noqa: RUF001
+_STYLES = {
+    "x": "bold blue",
+    "state": "bold green",
+    "child": "bold green",
+    "carry": "bold green",
+    "final": "bold green",
+}
+_LARGEST = 400
+
+
+def draw(cell: Cell) -> list[Tree]:
+    """A tree for each new state and for the output. What is used twice is drawn once and named after that."""
+    return _Drawing(cell).trees()
+
+
+class _Drawing:
+    def __init__(self, cell: Cell) -> None:
+        self.graph: Graph = cell.graph
+        uses = self.graph.uses()
+        names = value_names(cell)
+        self.names = {i: n.replace("_new", "'") for i, n in names.items()}
+        for number, index in enumerate(
+            i for i, n in enumerate(self.graph.nodes) if uses[i] > 1 and i not in names
+        ):
+            if self.graph.nodes[index].op not in GRAPH_LEAVES:
+                self.names[index] = f"v{number + 1}"
+        self.drawn: set[int] = set()
+
+    def trees(self) -> list[Tree]:
+        if len(self.graph.nodes) > _LARGEST:
+            return []
+        made: list[Tree] = []
+        for state, index in zip(self.graph.states, self.graph.next, strict=True):
+            if self.names.get(index) != f"{state.name}'" or index not in self.drawn:
+                made.append(self._root(f"{state.name}'", index))
+        made.append(self._root("out", self.graph.out))
+        return made
+
+    def _root(self, name: str, index: int) -> Tree:
+        head = Text(name, style="bold magenta")
+        own = self.names.get(index)
+        if index in self.drawn or self._is_leaf(index):
+            return Tree(head + Text(" = ") + self._name(index), guide_style="dim")
+        title = head + Text(" = ") + (Text(f"{own} = ") if own not in (None, name) else Text())
+        tree = Tree(title, guide_style="dim")
+        self._expand(index, tree, title)
+        return tree
+
+    def _expand(self, index: int, tree: Tree, title: Text) -> None:
+        """Write a value into the label of `tree` and what it is made of below it."""
+        self.drawn.add(index)
+        node = self.graph.nodes[index]
+        title.append_text(self._operation(node))
+        args = [a for a in node.args if self.graph.nodes[a].op != "num"]
+        while len(args) == 1 and not self._is_reference(args[0]):  # a chain stays on one line
+            self.drawn.add(args[0])
+            node = self.graph.nodes[args[0]]
+            title.append_text(Text(" ") + self._operation(node))
+            args = [a for a in node.args if self.graph.nodes[a].op != "num"]
+        tree.label = title
+        if args and all(self._is_leaf(a) or a in self.drawn for a in args):
+            title.append_text(Text("(") + Text(", ").join(self._name(a) for a in args) + Text(")"))
+            return
+        for arg in args:
+            if self._is_leaf(arg) or arg in self.drawn:
+                tree.add(self._name(arg))
+                continue
+            name = self.names.get(arg)
+            label = Text(f"{name} = ", style="bold") if name else Text()
+            self._expand(arg, tree.add(label), label)
+
+    def _is_leaf(self, index: int) -> bool:
+        return self.graph.nodes[index].op in GRAPH_LEAVES
+
+    def _is_reference(self, index: int) -> bool:
+        return self._is_leaf(index) or index in self.drawn or index in self.names
+
+    def _name(self, index: int) -> Text:
+        node = self.graph.nodes[index]
+        if node.op == "num":
+            return Text(show_number(float(node.attr("value"))))  # type: ignore[arg-type]
+        if node.op == "child":
+            return Text(f"{node.attr('child')}.{node.attr('state')}", style=_STYLES["child"])
+        if node.op in _STYLES:
+            return Text("x" if node.op == "x" else str(node.attr("name")), style=_STYLES[node.op])
+        return Text(self.names.get(index, "·"), style="bold")
+
+    def _operation(self, node: Node) -> Text:
+        symbol = _SYMBOLS.get(node.op, node.op)
+        numbers = [self.graph.nodes[a] for a in node.args]
+        shown = [show_number(float(n.attr("value"))) if n.op == "num" else "" for n in numbers]  # type: ignore[arg-type]
+        if len(shown) == 2 and any(shown) and OPS[node.op].symbol is not None:
+            symbol = f"({shown[0] or '·'} {symbol} {shown[1] or '·'})"
+        elif any(shown):
+            symbol += f"({', '.join(n or '·' for n in shown)})"
+        options = [f"{k}={v}" for k, v in node.attrs if k not in ("type", "size")]
+        if node.op in ("lin", "param") and node.type.kind not in ("vec", "seq"):
+            symbol += f":{node.type}"
+        return Text(
+            symbol + (f"[{', '.join(options)}]" if options else ""),
+            style="yellow" if node.weight >= 0 else "",
+        )

@@ -1,0 +1,210 @@
+"""Commands that read and change nothing: status, top, spaces, tasks, doctor. None of them loads torch but doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from nas.cli.cells import Json
+from nas.cli.console import console, score_text, show, show_json, table
+
+if TYPE_CHECKING:
+    from nas.campaign import Run, TrialRecord
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+
+
+def status(run: RunArgument, json: Json = False) -> None:
+    """Say how far a run is: what is finished, running and failed, and how much of the budget is left."""
+    from nas.campaign import open_run
+
+    opened = open_run(run)
+    found = opened.status()
+    if json:
+        show_json(found)
+    else:
+        _show_status(found)
+
+
+def _show_status(found: dict[str, Any]) -> None:
+    from nas.reports import seconds_text
+
+    style = {"running": "green", "finished": "green", "interrupted": "yellow", "stopped": "yellow"}[
+        found["state"]
+    ]
+    live = f" (pid {found['pid']} on {found['host']})" if found["pid"] is not None else ""
+    head = Text.assemble((found["run"], "bold"), "  ", (found["state"], style), live)
+    show(
+        head,
+        Text(f"{found['method']} in {found['space']} on {found['task']}, {found['phase']}", style="dim"),
+        "",
+    )
+    trials = f"{found['finished']} finished, {found['running']} running, {failures_text(found['failed'])}"
+    if found["duplicates"]:
+        trials += f", {found['duplicates']} duplicates not trained"
+    used = f"{seconds_text(found['active'])} of {seconds_text(found['budget'])} used"
+    rows: list[tuple[str, object]] = [("trials", trials)]
+    if found["retrain_planned"]:
+        rows.append(("retrained", f"{found['retrained']} of {found['retrain_planned']} final trainings"))
+    rows.append(("budget", f"{used}, {seconds_text(found['budget_left'])} left"))
+    if found["best"]:
+        best = found["best"]
+        rows.append(
+            (
+                "best",
+                f"#{best['trial']}  {score_text(best['score'])} {found['metric'] or ''}  {best['params']:,} parameters",
+            )
+        )
+        rows.append(("", best["cell"]))
+    show(table(["", ""], rows))
+    if console().is_terminal:
+        show(
+            "", ProgressBar(total=found["budget"], completed=min(found["budget"], found["active"]), width=50)
+        )
+    if found["state"] in ("interrupted", "stopped"):
+        show("", f"carry it on with: recell resume {found['run']}")
+
+
+def failures_text(failed: dict[str, int]) -> str:
+    """How many trials failed, by class."""
+    total = sum(failed.values())
+    classes = ", ".join(f"{name} {number}" for name, number in sorted(failed.items()))
+    return f"{total} failed ({classes})" if total else "0 failed"
+
+
+def top(
+    run: RunArgument,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many cells.")] = 10,
+    json: Json = False,
+) -> None:
+    """List the best cells of a run, the lowest validation score of the search first.
+
+    `rank` is what `recell export --rank` takes: cells that were retrained come before those that were not.
+    """
+    from nas.campaign import open_run
+    from nas.exporters import ranking
+
+    opened = open_run(run)
+    ranks = {trial.id: rank for rank, trial in enumerate(ranking(opened), start=1)}
+    rows = [_row(opened, trial, ranks[trial.id]) for trial in opened.top(number)]
+    if json:
+        show_json(rows)
+    elif not rows:
+        show("no trial has a score yet")
+    else:
+        _show_top(rows, opened.task.get("metric", "score"))
+
+
+def _row(run: Run, trial: TrialRecord, rank: int) -> dict[str, Any]:
+    contender = run.contender(trial.id)
+    done = contender.done if contender else []
+    return {
+        "rank": rank,
+        "trial": trial.id,
+        "cell": trial.text,
+        "digest": trial.digest,
+        "score": trial.score,
+        "params": trial.params,
+        "width": trial.width,
+        "seeds": len(done) or 1,
+        "retrained_score": contender.score if contender else None,
+        "test_score": contender.test_score if contender else None,
+        "operator": trial.operator,
+        "seconds": trial.seconds,
+    }
+
+
+def _show_top(rows: list[dict[str, Any]], unit: str) -> None:
+    numbers = ["rank", "trial", unit, "retrained", "test", "seeds", "params"]
+    lines = [
+        (
+            r["rank"],
+            f"#{r['trial']}",
+            score_text(r["score"]),
+            score_text(r["retrained_score"]),
+            score_text(r["test_score"]),
+            r["seeds"],
+            f"{r['params']:,}",
+            r["cell"],
+        )
+        for r in rows
+    ]
+    show(table([*numbers, "cell"], lines, numbers))
+
+
+def spaces(
+    name: Annotated[
+        str | None, typer.Argument(help="Describe this space (a name or a file); without it, list all.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the search spaces, or describe one: its limits and its productions with their probabilities."""
+    from search_spaces import load_space, space_names
+
+    if name is not None:
+        space = load_space(name)
+        if json:
+            show_json({"name": space.name, "doc": space.doc, "digest": space.digest, "text": space.text})
+        else:
+            show(space.describe().rstrip())
+        return
+    known = [(n, load_space(n)) for n in space_names()]
+    if json:
+        show_json([{"name": n, "doc": s.doc, "zoo": list(s.claims), "digest": s.digest} for n, s in known])
+    else:
+        rows = [(n, " ".join(s.doc.split()), f"at most {s.limits.size} operations") for n, s in known]
+        show(table(["name", "what is in it", "size"], rows))
+
+
+def tasks(json: Json = False) -> None:
+    """List the tasks: what a cell is trained for, how it is scored, and how large each size is."""
+    from nas.tasks import task_table
+
+    rows = task_table()
+    if json:
+        show_json([row.to_dict() for row in rows])
+        return
+    lines = [
+        (
+            r.name,
+            r.what,
+            r.metric,
+            f"{r.trivial_score:.4g}",
+            r.best_known,
+            "\n".join(_size(n, s) for n, s in r.sizes.items()),
+        )
+        for r in rows
+    ]
+    show(table(["name", "what it asks", "score", "trivial", "best known", "sizes"], lines, ["trivial"]))
+    show("", "Lower scores are better. Your own task: a class, named as module:Class or file.py:Class.")
+
+
+def _size(name: str, size: dict[str, int]) -> str:
+    return f"{name}: {size['steps']:,} steps, {size['params']:,} parameters"
+
+
+def doctor(json: Json = False) -> None:
+    """Say what this machine has, and what recell will use of it."""
+    from nas.cli.machine import findings
+
+    found = findings()
+    if json:
+        show_json(found)
+    else:
+        rows = [
+            (name, _plain(value)) for name, value in found.items() if name not in ("backends", "problems")
+        ]
+        rows += [(f"backend {b['name']}", b["state"]) for b in found["backends"]]
+        show(table(["", ""], rows))
+        for problem in found["problems"]:
+            show(Text(f"problem: {problem}", style="red"))
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

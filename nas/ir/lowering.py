@@ -1,0 +1,102 @@
+"""From a cell's graph to its first Program: every value in the loop, nothing moved yet."""
+
+from __future__ import annotations
+
+from grammar import Cell, Graph, Node
+from nas.errors import BuildError
+from nas.ir.program import Instr, Map, Program, Region, Slot
+
+
+def lower(cell: Cell) -> Program:
+    """The Program that says what the cell's graph says.
+
+    Raises BuildError for a `shift` or `conv` where there is no step before.
+    """
+    graph = cell.graph
+    _check_buffers(cell)
+    position = {state.name: i for i, state in enumerate(graph.states)}
+    slots = [
+        Slot(s.name, s.type, graph.next[i], float(s.init) if not isinstance(s.init, str) else s.init)
+        for i, s in enumerate(graph.states)
+    ]
+    instrs = []
+    for node in graph.nodes:
+        slot = -1
+        if node.op in ("state", "carry", "final"):
+            slot = position[str(node.attr("name"))]
+        elif cell.kind == "time" and (node.op == "shift" or (node.op == "conv" and taps(node) > 1)):
+            slot = len(slots)
+            steps = taps(node) - 1 if node.op == "conv" else 0
+            slots.append(Slot(f"{node.op}{_count(slots, node.op)}", node.type, node.args[0], 0.0, steps))
+        instrs.append(_instr(graph, node, slot))
+    region = (
+        None
+        if graph.region is None
+        else Region(
+            graph.region.times,
+            graph.region.until,
+            tuple(position[name] for name in graph.region.states),
+            graph.region.next,
+        )
+    )
+    return Program(
+        name=cell.name,
+        kind=cell.kind,
+        instrs=tuple(instrs),
+        slots=tuple(slots),
+        out=graph.out,
+        weights=graph.weights,
+        leaf=graph.leaf or (),
+        region=region,
+        children=graph.children,
+        variadic=graph.variadic,
+    )
+
+
+def taps(conv: Node | Instr) -> int:
+    """How many steps a `conv` sees; one that sees the present alone keeps no buffer."""
+    return int(conv.attr("k", 4))  # type: ignore[arg-type]
+
+
+def _instr(graph: Graph, node: Node, slot: int) -> Instr:
+    if node.op == "carry":
+        start = next(k for k, n in enumerate(graph.nodes) if n.op == "state" and n.attrs == node.attrs)
+        return Instr("carry", (start,), node.type, slot=slot)
+    if node.op == "final":
+        assert graph.region is not None
+        return Instr("final", (graph.region.until, *graph.region.next), node.type, slot=slot)
+    if node.op != "lin":
+        kept = () if slot >= 0 and node.op not in ("shift", "conv") else node.attrs
+        return Instr(node.op, node.args, node.type, "loop", kept, node.weight, (), slot)
+    blocks = node.attr("blocks", 1)
+    made = Map(
+        weight=node.weight,
+        parts=tuple(range(len(node.args))),
+        type=node.type,
+        bias=bool(node.attr("bias", True)),
+        transpose=bool(node.attr("transpose", False)),
+        blocks=blocks if isinstance(blocks, str) else int(blocks),  # type: ignore[arg-type]
+        rank=int(node.attr("rank", 0)),  # type: ignore[arg-type]
+    )
+    return Instr("lin", node.args, node.type, "loop", (), -1, (made,))
+
+
+def _count(slots: list[Slot], op: str) -> int:
+    return 1 + sum(slot.name.startswith(op) for slot in slots)
+
+
+def _check_buffers(cell: Cell) -> None:
+    """Raise BuildError where a value of the step before is asked for, and there is none."""
+    if cell.kind == "tree" and cell.graph.region is not None:
+        raise BuildError(
+            f"cell {cell.name}: depth ... until(...) repeats over plain states, and a tree cell has none"
+        )
+    turning: set[int] = set()
+    for k, node in enumerate(cell.graph.nodes):
+        if node.op == "carry" or (node.op != "final" and any(a in turning for a in node.args)):
+            turning.add(k)
+        if node.op in ("shift", "conv") and cell.kind == "time" and k in turning:
+            raise BuildError(
+                f"cell {cell.name}: `{node.op}` looks back in time, but its operand changes within a step, "
+                "inside depth ... until(...)"
+            )

@@ -1,0 +1,367 @@
+"""CellModule: a cell as a torch module with the manners of nn.LSTM."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
+from nas.backends import Steps, choose, runner
+from nas.errors import BuildError
+from nas.ir import Program, Slot, compile_program, describe
+from nas.nn.rows import Layout, as_rows
+from nas.nn.weights import LayerWeights
+
+State = Tensor | tuple[Tensor, ...]
+
+
+class CellModule(nn.Module):
+    """Layers of one cell, run over sequences. Made by `build`, which says what the arguments are.
+
+    `y, state = m(x, state=None, lengths=None)` with x `[B, T, D]` (`[T, B, D]` without `batch_first`, `[T, D]` for one
+    sequence, or a PackedSequence) and y `[B, T, H]` (twice H if bidirectional). `lengths` are those of the sequences,
+    1 to T; what follows the end of a sequence is ignored in x and zero in y.
+
+    The state is a tuple of the declared states in their order, then the buffers of `shift` and `conv`, each
+    `[layers * directions, B, ...]`; a lone one is the bare tensor. It is that after each sequence's last step.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        heads: int = 1,
+        key_size: int | None = None,
+        batch_first: bool = True,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(cell, Cell):
+            raise BuildError(
+                f"a module is built from a Cell, as parse(text) gives it; received {type(cell).__name__}"
+            )
+        if num_layers < 1:
+            raise BuildError(f"num_layers must be at least 1; received {num_layers}")
+        if not 0 <= dropout <= 1:
+            raise BuildError(f"dropout must be from 0 to 1; received {dropout}")
+        self.cell = cell
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.batch_first, self.bidirectional, self.dropout = batch_first, bidirectional, dropout
+        self.backend = backend
+        choose(backend, cell)
+        inner = hidden_size * self.directions
+        widths = [input_size] + [inner] * (num_layers - 1)
+        try:
+            self.sizes = tuple(Sizes.of(width, hidden_size, heads, key_size) for width in widths)
+            for layer, sizes in enumerate(self.sizes):
+                _check_width(cell, sizes, layer)
+                sizes.check(cell.graph)
+        except CellBuildError as error:
+            raise BuildError(f"cell {cell.name}: {error}") from None
+        self.heads, self.key_size = heads, self.sizes[0].key_size
+        _warn_of_dead_weights(cell)
+        self._make_weights()
+        self.reset_parameters()
+
+    # -- weights ----------------------------------------------------------------------------
+
+    def _make_weights(self) -> None:
+        program = self.program
+        self.layers = nn.ModuleList(LayerWeights(program, sizes) for sizes in self.sizes)
+        if self.bidirectional:
+            self.reverse_layers = nn.ModuleList(LayerWeights(program, sizes) for sizes in self.sizes)
+
+    def _weights(self, layer: int, direction: int) -> LayerWeights:
+        layers = self.reverse_layers if direction else self.layers
+        return cast(LayerWeights, layers[layer])
+
+    def _arrays(self, layer: int, direction: int) -> Sequence[Tensor]:
+        """The arrays of one layer in one direction, in the order of `Program.arrays`."""
+        return self._weights(layer, direction).arrays()
+
+    def _learned(self, layer: int, direction: int, slot: int) -> Tensor | None:
+        """The learned initial value of a slot, if there is one."""
+        return self._weights(layer, direction).initial(slot)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew, fixed ones too, from `generator` (default: torch's global one)."""
+        for layer, sizes in enumerate(self.sizes):
+            for direction in range(self.directions):
+                self._weights(layer, direction).reset(self.program, sizes, generator)
+
+    def canonical_weights(self, layer: int = 0, reverse: bool = False) -> dict[str, Tensor]:
+        """The arrays of one layer under their canonical names (`grammar.canonical_arrays`), without those of dead code.
+
+        Modules of cells with equal digests give equal outputs for equal arrays under these names. Complex arrays are
+        real with a last axis of 2.
+        """
+        return canonical_arrays(self.cell, self._written(layer, reverse))
+
+    def load_canonical_weights(
+        self, weights: Mapping[str, Tensor], layer: int = 0, reverse: bool = False
+    ) -> None:
+        """Copy arrays under canonical names into one layer. Raises BuildError where names or shapes differ."""
+        own = self.canonical_weights(layer, reverse)
+        if own.keys() != weights.keys():
+            raise BuildError(
+                f"the canonical weights of {self.cell.name} are {', '.join(own)}; received {', '.join(weights)}"
+            )
+        for name, value in own.items():
+            if value.shape != weights[name].shape:
+                raise BuildError(
+                    f"the canonical weight {name} has the shape {list(value.shape)}; "
+                    f"received {list(weights[name].shape)}"
+                )
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(weights[name])
+
+    def _written(self, layer: int, reverse: bool) -> dict[str, Tensor]:
+        """The arrays of one layer, and its learned initial states, under the names of the text."""
+        if not 0 <= layer < self.num_layers or (reverse and not self.bidirectional):
+            half = " in reverse" if reverse else ""
+            raise BuildError(
+                f"there is no layer {layer}{half}: num_layers={self.num_layers}, {self.bidirectional=}"
+            )
+        sizes = self.sizes[layer]
+        names = weight_shapes(
+            self.cell,
+            input_size=sizes.input_size,
+            hidden_size=sizes.hidden_size,
+            heads=sizes.heads,
+            key_size=sizes.key_size,
+        )
+        slots = range(len(self.program.slots))
+        learned = (self._learned(layer, int(reverse), slot) for slot in slots)
+        values = [*self._arrays(layer, int(reverse)), *(value for value in learned if value is not None)]
+        return dict(zip(names, values, strict=True))
+
+    # -- facts ------------------------------------------------------------------------------
+
+    @property
+    def program(self) -> Program:
+        """The compiled Program."""
+        return compile_program(self.cell)
+
+    @property
+    def directions(self) -> int:
+        """2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the entries of the state are: declared states, then buffers such as `shift1`."""
+        return tuple(slot.name for slot in self.program.slots)
+
+    def extra_repr(self) -> str:
+        """Cell and sizes, for print."""
+        return (
+            f"{self.cell.name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, heads={self.heads}"
+            f", key_size={self.key_size}, batch_first={self.batch_first}, bidirectional={self.bidirectional}"
+            f", dropout={self.dropout}, backend={self.backend!r}"
+        )
+
+    # -- running ----------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: State | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """Output and final state: see the class. Raises BuildError where a shape is wrong."""
+        layout, rows = as_rows(x, lengths, self.batch_first, self.input_size)
+        parts = self._state_in(state, layout)
+        rows, final = self._run(rows, layout.steps, parts)
+        return layout.restore(rows), self._state_out(final, layout)
+
+    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One step: x `[B, D]` and a state to y `[B, H]` and the next state."""
+        self._check_stepwise("step")
+        if x.dim() != 2 or x.shape[1] != self.input_size:
+            raise BuildError(f"step takes x of shape [B, {self.input_size}]; received {list(x.shape)}")
+        layout = Layout(Steps([x.shape[0]]))
+        rows, final = self._run(x, layout.steps, self._state_in(state, layout))
+        return rows, self._state_out(final, layout)
+
+    def init_state(self, batch: int) -> State:
+        """The state before the first step for a batch of sequences, where it does not depend on them."""
+        self._check_stepwise("init_state")
+        layout, nothing = Layout(Steps([batch])), [None] * len(self.program.slots)
+        values = [
+            self._start(nothing, layer, direction, self._like(), layout.steps)
+            for layer in range(self.num_layers)
+            for direction in range(self.directions)
+        ]
+        return self._state_out(values, layout)
+
+    def _check_stepwise(self, name: str) -> None:
+        if self.cell.kind != "time":
+            raise BuildError(
+                f"{name}() is for cells over time; {self.cell.name} sees a whole sequence at once"
+            )
+        if self.bidirectional and name == "step":
+            raise BuildError("step() runs forward in time; this module is bidirectional")
+
+    def _like(self) -> Tensor:
+        """Any array, for its dtype and device."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor
+        return torch.empty(0)
+
+    def _run(self, rows: Tensor, steps: Steps, state: _Parts) -> tuple[Tensor, list[list[Tensor]]]:
+        """All layers. Returns the output's rows and the final value of each slot, by layer and direction."""
+        final = []
+        for layer, sizes in enumerate(self.sizes):
+            call = runner(self.backend, self.cell, sizes)
+            outputs = []
+            for direction in range(self.directions):
+                place = layer * self.directions + direction
+                given = steps.reverse(rows) if direction else rows
+                before = self._start(state[place], layer, direction, given, steps)
+                y, after = call(given, self._arrays(layer, direction), before, steps)
+                outputs.append(steps.reverse(y) if direction else y)
+                if self.cell.kind == "depth":
+                    after = tuple(steps.reverse(value) if direction else value for value in after)
+                final.append(list(after))
+            rows = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+            if self.dropout and layer < self.num_layers - 1:
+                rows = F.dropout(rows, self.dropout, self.training)
+        return rows, final
+
+    def _start(
+        self, given: Sequence[Tensor | None], layer: int, direction: int, x: Tensor, steps: Steps
+    ) -> list[Tensor]:
+        """The value of each slot before the first step: what the caller gave, or what the text says."""
+        values = []
+        depth = self.cell.kind == "depth"
+        for s, slot in enumerate(self.program.slots):
+            value = given[s]
+            if value is not None and depth:
+                value = steps.unpad(value)
+                value = steps.reverse(value) if direction else value
+            elif value is None:
+                rows = steps.rows if depth else steps.batch
+                value = self._initial(slot, self._learned(layer, direction, s), self.sizes[layer], rows, x)
+            values.append(value)
+        return values
+
+    def _initial(self, slot: Slot, learned: Tensor | None, sizes: Sizes, rows: int, x: Tensor) -> Tensor:
+        if slot.init == "x":
+            return x
+        if learned is not None:
+            value = torch.view_as_complex(learned) if slot.type.is_complex else learned
+            return value.expand(rows, *value.shape)
+        like = self._like()
+        dtype = like.dtype.to_complex() if slot.type.is_complex else like.dtype
+        shape = (rows, *slot_shape(slot, sizes))
+        return torch.full(shape, float(slot.init), dtype=dtype, device=like.device)
+
+    # -- states -----------------------------------------------------------------------------
+
+    def _state_in(self, state: State | None, layout: Layout) -> _Parts:
+        """The value of each slot for each layer and direction; None where it begins as the text says."""
+        slots, places = self.program.slots, self.num_layers * self.directions
+        if state is None:
+            return [[None] * len(slots)] * places
+        given = (state,) if isinstance(state, Tensor) else tuple(state)
+        if len(given) != len(slots) or not all(isinstance(value, Tensor) for value in given):
+            names = ", ".join(self.state_names)
+            raise BuildError(f"the state of {self.cell.name} is ({names}); received {len(given)} values")
+        parts: list[list[Tensor | None]] = [[] for _ in range(places)]
+        for slot, whole in zip(slots, given, strict=True):
+            value = whole.unsqueeze(1) if layout.single else whole
+            own = self._whole_shape(slot, layout.steps)
+            if tuple(value.shape) != own:
+                wanted = [n for k, n in enumerate(own) if k != 1 or not layout.single]
+                raise BuildError(
+                    f"the state {slot.name} must have the shape {wanted}; received {list(whole.shape)}"
+                )
+            if layout.order is not None:
+                value = value.index_select(1, layout.order)
+            for place, part in enumerate(value.unbind(0)):
+                width = self._slot_width(slot, place)
+                parts[place].append(part if width is None else part[..., :width])
+        return parts
+
+    def _state_out(self, final: list[list[Tensor]], layout: Layout) -> State:
+        """The caller's form of the slots' final values."""
+        whole = []
+        for s, slot in enumerate(self.program.slots):
+            values = [part[s] for part in final]
+            if self.cell.kind == "depth":
+                values = [layout.steps.pad(value) for value in values]
+            if slot.type.kind == "in":  # as wide as the widest layer's input
+                widest = max(value.shape[-1] for value in values)
+                values = [F.pad(value, (0, widest - value.shape[-1])) for value in values]
+            value = torch.stack(values)
+            if layout.inverse is not None:
+                value = value.index_select(1, layout.inverse)
+            whole.append(value.squeeze(1) if layout.single else value)
+        return whole[0] if len(whole) == 1 else tuple(whole)
+
+    def _whole_shape(self, slot: Slot, steps: Steps) -> tuple[int, ...]:
+        places = self.num_layers * self.directions
+        if self.cell.kind == "depth":
+            return (places, steps.batch, steps.count, self.hidden_size)
+        widest = max(self.sizes, key=lambda sizes: sizes.input_size)
+        return (places, steps.batch, *slot_shape(slot, widest))
+
+    def _slot_width(self, slot: Slot, place: int) -> int | None:
+        return self.sizes[place // self.directions].input_size if slot.type.kind == "in" else None
+
+
+_Parts = Sequence[Sequence[Tensor | None]]
+
+
+def slot_shape(slot: Slot, sizes: Sizes) -> tuple[int, ...]:
+    """The shape of a slot without layers and batch."""
+    return ((slot.steps,) if slot.steps else ()) + sizes.shape(slot.type)
+
+
+def _check_width(cell: Cell, sizes: Sizes, layer: int) -> None:
+    """Raise BuildError where x meets something as wide as the state, and is not."""
+    if not cell.graph.equal_width or sizes.input_size == sizes.hidden_size:
+        return
+    reason = _meeting(compile_program(cell, "lower"))
+    where = "" if layer == 0 else f" in layer {layer} (whose input is the output of the layer before)"
+    raise BuildError(
+        f"cell {cell.name} needs input_size == hidden_size, because of {reason}; "
+        f"received {sizes.input_size} and {sizes.hidden_size}{where}"
+    )
+
+
+def _meeting(program: Program) -> str:
+    """The place in a cell where x is used as if it were as wide as the state."""
+    for k, instr in enumerate(program.instrs):
+        kinds = [program.instrs[a].type.kind for a in instr.args]
+        if "in" in kinds and instr.type.kind != "in" and instr.op not in ("lin", "stack"):
+            return f"`{describe(program, k)}`"
+    for slot in program.slots:
+        if slot.init == "x":
+            return f"`state {slot.name}: {slot.type} = x`"
+        if program.instrs[slot.next].type.kind == "in" != slot.type.kind:
+            return f"`{slot.name}' = {describe(program, slot.next)}`"
+    return f"`out {describe(program, program.out)}`"
+
+
+def _warn_of_dead_weights(cell: Cell) -> None:
+    nodes, _ = cell.graph.live()
+    live = {cell.graph.nodes[k].weight for k in nodes}
+    dead = [w.site for k, w in enumerate(cell.graph.weights) if k not in live]
+    if dead:
+        warnings.warn(
+            f"the output of cell {cell.name} does not depend on the weights of {', '.join(dead)}: "
+            "they stay in the module and get no gradient from it",
+            stacklevel=4,
+        )

@@ -1,0 +1,87 @@
+"""What a caller hands to a module, as the rows that a runner takes, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from nas.backends import Steps
+from nas.errors import BuildError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The steps of a batch, and how it came: padded or packed, batch or time first, one sequence without batch."""
+
+    steps: Steps
+    batch_first: bool = True
+    packed: PackedSequence | None = None  # the order of the rows, where sequences differ in length
+    was_packed: bool = False
+    single: bool = False
+    total: int = 0  # steps of the padded input, where sequences differ in length
+
+    @property
+    def order(self) -> Tensor | None:
+        """The caller's place of each sequence here; None where they are the same."""
+        return None if self.packed is None else self.packed.sorted_indices
+
+    @property
+    def inverse(self) -> Tensor | None:
+        """The place here of each of the caller's sequences; None where they are the same."""
+        return None if self.packed is None else self.packed.unsorted_indices
+
+    def restore(self, rows: Tensor) -> Tensor | PackedSequence:
+        """Rows `[rows, H]` in the form of the input; zero after the end of a sequence."""
+        if self.packed is not None:
+            p = self.packed
+            packed = PackedSequence(rows, p.batch_sizes, p.sorted_indices, p.unsorted_indices)
+            if self.was_packed:
+                return packed
+            return pad_packed_sequence(packed, self.batch_first, total_length=self.total)[0]
+        y = rows.view(self.steps.count, self.steps.batch, -1)
+        if self.single:
+            return y.squeeze(1)
+        return y.transpose(0, 1) if self.batch_first else y
+
+
+def as_rows(
+    x: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None, batch_first: bool, width: int
+) -> tuple[Layout, Tensor]:
+    """The layout of x and its rows `[rows, D]`. Raises BuildError where x or the lengths have the wrong shape."""
+    if isinstance(x, PackedSequence):
+        if lengths is not None:
+            raise BuildError("a PackedSequence has its own lengths; received lengths= beside it")
+        if x.data.dim() != 2 or x.data.shape[1] != width:
+            raise BuildError(f"x must be packed from [..., {width}]; received rows of {list(x.data.shape)}")
+        return Layout(Steps(x.batch_sizes.tolist()), packed=x, was_packed=True), x.data
+    if x.dim() not in (2, 3) or x.shape[-1] != width or 0 in x.shape:
+        wanted = f"[B, T, {width}]" if batch_first else f"[T, B, {width}]"
+        raise BuildError(
+            f"x must have the shape {wanted}, or [T, {width}] for one sequence; received {list(x.shape)}"
+        )
+    if x.dim() == 2:
+        if lengths is not None:
+            raise BuildError("lengths go with a batch of sequences; received one sequence without batch")
+        return Layout(Steps([1] * x.shape[0]), single=True), x
+    batch, total = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
+    checked = None if lengths is None else checked_lengths(lengths, batch, total)
+    if checked is None or bool((checked == total).all()):
+        rows = (x.transpose(0, 1) if batch_first else x).reshape(total * batch, width)
+        return Layout(Steps([batch] * total), batch_first), rows
+    packed = pack_padded_sequence(x, checked, batch_first, enforce_sorted=False)
+    layout = Layout(Steps(packed.batch_sizes.tolist()), batch_first, packed, total=total)
+    return layout, packed.data
+
+
+def checked_lengths(lengths: Tensor | Sequence[int], batch: int, total: int) -> Tensor:
+    """Lengths as int64 on the CPU. Raises BuildError unless there is one from 1 to `total` for each sequence."""
+    found = torch.as_tensor(lengths).to("cpu", torch.int64)
+    if found.shape != (batch,) or bool((found < 1).any()) or bool((found > total).any()):
+        raise BuildError(
+            f"lengths are {batch} whole numbers from 1 to {total}, one for each sequence; received {found.tolist()}"
+        )
+    return found

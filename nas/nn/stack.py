@@ -1,0 +1,78 @@
+"""Stack: embedding, cell, head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from grammar import Cell
+from nas.errors import BuildError
+from nas.nn.module import CellModule, State
+
+
+class Stack(nn.Module):
+    """What tasks train: tokens or numbers come in, a CellModule runs over them, a linear map gives the outputs.
+
+    `inputs` is the number of different tokens where `embed`, else that of features; `outputs` that of the head's
+    numbers; `width` the input and hidden size of the cell. `heads`, `num_layers`, `dropout` (here also before the cell
+    and before the head) and `backend` are those of `build`.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        inputs: int,
+        outputs: int,
+        width: int,
+        num_layers: int = 1,
+        heads: int = 1,
+        dropout: float = 0.0,
+        embed: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if inputs < 1 or outputs < 1:
+            raise BuildError(f"inputs and outputs must be at least 1; received {inputs} and {outputs}")
+        self.embed = embed
+        self.cell = CellModule(
+            cell, width, width, num_layers=num_layers, heads=heads, dropout=dropout, backend=backend
+        )
+        self.input = nn.Embedding(inputs, width) if embed else nn.Linear(inputs, width)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, outputs)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew, from `generator` or torch's global one."""
+        self.cell.reset_parameters(generator)
+        with torch.no_grad():
+            for layer in (self.input, self.head):
+                # Embeddings of norm about 1; linear maps as nn.Linear starts them.
+                if isinstance(layer, nn.Embedding):
+                    layer.weight.normal_(0.0, 1 / math.sqrt(layer.embedding_dim), generator=generator)
+                else:
+                    bound = 1 / math.sqrt(layer.in_features)
+                    layer.weight.uniform_(-bound, bound, generator=generator)
+                    layer.bias.uniform_(-bound, bound, generator=generator)
+
+    def forward(
+        self, x: Tensor, lengths: Tensor | Sequence[int] | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Outputs `[B, T, outputs]` and the final state, for x `[B, T]` int64 (`embed`) or `[B, T, inputs]`.
+
+        `state` is that of an earlier call, for text that goes on: detach it (`detach_state`) to stop gradients there.
+        """
+        wanted = "[B, T] of tokens" if self.embed else f"[B, T, {self.input.weight.shape[1]}]"
+        if x.dim() != (2 if self.embed else 3):
+            raise BuildError(f"x must have the shape {wanted}; received {list(x.shape)}")
+        y, after = self.cell(self.dropout(self.input(x)), state, lengths)
+        return self.head(self.dropout(cast(Tensor, y))), after
+
+
+def detach_state(state: State) -> State:
+    """The same state without its past, so that gradients stop here (truncated backpropagation through time)."""
+    return state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)

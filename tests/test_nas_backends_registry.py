@@ -1,0 +1,56 @@
+"""Backends by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from grammar import Sizes, zoo
+from nas.backends import Backend, Runner, backend_names, choose, register_backend, runner
+from nas.errors import BuildError
+from nas.ir import Program
+
+
+class Absent(Backend):
+    """One that this machine lacks something for."""
+
+    name = "absent"
+
+    def available(self) -> str | None:
+        return "no compiler `cc` was found"
+
+    def refuses(self, program: Program) -> str | None:
+        return None
+
+    def compile(self, program: Program, sizes: Sizes) -> Runner:
+        raise AssertionError("never asked")
+
+
+def test_reference_is_there() -> None:
+    assert "reference" in backend_names()
+    assert choose("reference", zoo("lstm")).available() is None
+    assert choose("auto", zoo("lstm")).available() is None
+
+
+def test_unknown_backend_is_refused() -> None:
+    with pytest.raises(
+        BuildError, match=r"unknown backend 'referense'; did you mean 'reference'\?; .* are auto, ref"
+    ):
+        choose("referense", zoo("lstm"))
+
+
+def test_names_are_taken_once() -> None:
+    with pytest.raises(BuildError, match="registered once, but 'reference' is there already"):
+        register_backend(choose("reference", zoo("lstm")))
+
+
+def test_unavailable_backend_is_refused_and_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.registry._BACKENDS", {"reference": choose("reference", zoo("lstm"))})
+    register_backend(Absent())
+    assert choose("auto", zoo("lstm")).name == "reference"
+    with pytest.raises(BuildError, match="'absent' cannot run cell 'lstm': no compiler `cc` was found"):
+        choose("absent", zoo("lstm"))
+
+
+def test_runners_are_kept() -> None:
+    first, second = (runner("reference", zoo("lstm"), Sizes.of(3, 4)) for _ in range(2))
+    assert first is second

@@ -1,0 +1,90 @@
+"""Stack: embedding or linear map, cell, head."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from grammar import zoo
+from nas.errors import BuildError
+from nas.nn import CellModule, Stack, detach_state
+
+
+def test_tokens_become_outputs() -> None:
+    stack = Stack(zoo("lstm"), inputs=11, outputs=7, width=6, num_layers=2)
+    logits, state = stack(torch.randint(11, (3, 5)))
+    assert logits.shape == (3, 5, 7)
+    assert [part.shape for part in state] == [(2, 3, 6)] * 2
+    assert isinstance(stack.cell, CellModule)
+
+
+def test_numbers_become_outputs() -> None:
+    stack = Stack(zoo("gru"), inputs=2, outputs=7, width=6, embed=False)
+    logits, state = stack(torch.randn(3, 5, 2))
+    assert logits.shape == (3, 5, 7)
+    assert state.shape == (1, 3, 6)
+
+
+def test_text_goes_on_where_it_stopped() -> None:
+    stack = Stack(zoo("lstm"), inputs=11, outputs=7, width=6)
+    tokens = torch.randint(11, (3, 8))
+    whole, end = stack(tokens)
+    first, state = stack(tokens[:, :5])
+    state = detach_state(state)
+    assert not any(part.requires_grad for part in state)
+    second, after = stack(tokens[:, 5:], state=state)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole)
+    torch.testing.assert_close(after, end)
+
+
+def test_lone_states_are_detached_too() -> None:
+    _, state = Stack(zoo("gru"), inputs=11, outputs=7, width=6)(torch.randint(11, (1, 2)))
+    assert isinstance(state, torch.Tensor)
+    assert state.requires_grad
+    detached = detach_state(state)
+    assert isinstance(detached, torch.Tensor)
+    assert not detached.requires_grad
+
+
+def test_lengths_are_those_of_the_sequences() -> None:
+    stack = Stack(zoo("gru"), inputs=11, outputs=7, width=6)
+    tokens = torch.randint(11, (2, 5))
+    logits, state = stack(tokens, lengths=torch.tensor([3, 5]))
+    torch.testing.assert_close(stack(tokens[:1, :3])[0], logits[:1, :3])
+    torch.testing.assert_close(stack(tokens[:1, :3])[1], state[:, :1])
+
+
+def test_same_generator_same_weights() -> None:
+    stack = Stack(zoo("lstm"), inputs=11, outputs=7, width=6)
+    stack.reset_parameters(torch.Generator().manual_seed(1))
+    first = copy.deepcopy(stack.state_dict())
+    stack.reset_parameters(torch.Generator().manual_seed(2))
+    assert any(not torch.equal(first[k], v) for k, v in stack.state_dict().items())
+    stack.reset_parameters(torch.Generator().manual_seed(1))
+    assert all(torch.equal(first[k], v) for k, v in stack.state_dict().items())
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    stack = Stack(zoo("gru"), inputs=11, outputs=7, width=6, dropout=0.5)
+    tokens = torch.randint(11, (2, 5))
+    assert not torch.equal(stack(tokens)[0], stack(tokens)[0])
+    stack.eval()
+    assert torch.equal(stack(tokens)[0], stack(tokens)[0])
+
+
+def test_is_made_without_memory() -> None:
+    with torch.device("meta"):
+        stack = Stack(zoo("lstm"), inputs=11, outputs=7, width=6)
+    assert all(p.is_meta for p in stack.parameters())
+    assert sum(p.numel() for p in stack.parameters()) == 11 * 6 + 4 * (2 * 6 * 6 + 6) + 7 * 7
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(BuildError, match=r"x must have the shape \[B, T\] of tokens; received \[2, 3, 4\]"):
+        Stack(zoo("gru"), inputs=11, outputs=7, width=6)(torch.zeros(2, 3, 4))
+    with pytest.raises(BuildError, match=r"x must have the shape \[B, T, 11\]; received \[2, 3\]"):
+        Stack(zoo("gru"), inputs=11, outputs=7, width=6, embed=False)(torch.zeros(2, 3))
+    with pytest.raises(BuildError, match="inputs and outputs must be at least 1; received 0 and 7"):
+        Stack(zoo("gru"), inputs=0, outputs=7, width=6)
