@@ -229,19 +229,21 @@ class _Step:
         )
 
     def _max_plus(self, old: Sequence[int], new: Sequence[int]) -> bool:
-        """F(max(a, b)) = max(F(a), F(b)), and F(a + c) <= F(a) + c for c > 0, each entry by itself."""
+        """F(max(a, b)) = max(F(a), F(b)), and where F(a + 1) > F(a), F goes on with slope one."""
         rows = 8
         first, second = self.move(old, rows), self.move(old, rows)
-        larger = [
-            np.maximum(a, b) if i in old else a for i, (a, b) in enumerate(zip(first, second, strict=True))
-        ]
-        shifted = [a + 1.0 if i in old else a for i, a in enumerate(first)]
-        one, two, top, more = (self.moved(m) for m in (first, second, larger, shifted))
-        return all(
-            _close(top[i], np.maximum(one[i], two[i]), _scale(one[i], two[i]))
-            and _close(np.maximum(more[i], one[i] + 1.0), one[i] + 1.0, _scale(one[i]))
-            for i in new
-        )
+        pairs = enumerate(zip(first, second, strict=True))
+        larger = [np.maximum(a, b) if i in old else a for i, (a, b) in pairs]
+        once, twice = ([a + c if i in old else a for i, a in enumerate(first)] for c in (1.0, 2.0))
+        one, two, top, more, most = (self.moved(m) for m in (first, second, larger, once, twice))
+        for i in new:
+            scale = _scale(one[i], two[i], most[i])
+            rising = more[i] > one[i] + _TOLERANCE * scale
+            if not _close(top[i], np.maximum(one[i], two[i]), scale):
+                return False
+            if not _close(np.where(rising, most[i], more[i] + 1.0), more[i] + 1.0, scale):
+                return False
+        return True
 
     def _separate(self, groups: dict[int, Array], parts: int, old: Sequence[int], new: Sequence[int]) -> bool:
         """Whether a change in one group of entries is seen in that group alone; `groups` by flat entry."""

@@ -290,10 +290,15 @@ def _matrix_form(
         elif node.type != types[i] and form != "diagonal":
             form = "other"
         parts.append(replace(args[i], form=form))
-    axes: frozenset[str] = frozenset()
-    if OPS[node.op].degree in ("product", "quotient", "blend") or node.op == "diag":
-        factors = [node.type] if node.op == "diag" else [t for i, t in enumerate(types) if i not in moving]
-        axes = frozenset().union(*(_axes(t, node.type) for t in factors))
+    degree = OPS[node.op].degree
+    factors: list[Type] = []
+    if node.op == "diag":
+        factors = [node.type]
+    elif degree == "blend":
+        factors = list(types[1:]) if moving == [0] else [types[0]]
+    elif degree in ("product", "quotient"):
+        factors = [t for i, t in enumerate(types) if i not in moving]
+    axes = frozenset[str]().union(*(_axes(t, node.type) for t in factors))
     return join(parts).form, frozenset(rank), axes
 
 

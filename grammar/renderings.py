@@ -6,6 +6,7 @@ the batch (one, or two where a whole sequence is one value), and the value's own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +116,8 @@ def fold(op: str, values: Sequence[float]) -> float | None:
 
 def flatten(array: Array, axes: int) -> Array:
     """The last `axes` axes made one."""
-    return array.reshape((*array.shape[: array.ndim - axes], -1))
+    outer = array.ndim - axes
+    return array.reshape((*array.shape[:outer], math.prod(array.shape[outer:])))
 
 
 def per_head(array: Array, sizes: Sizes) -> Array:
@@ -253,7 +255,7 @@ def _lin(call: Call) -> Array:
 def _blocks(call: Call, operand: Array, weight: Array) -> Array:
     """[.., in] times the diagonal blocks [.., blocks, out/blocks, in/blocks]."""
     count = call.sizes.at(block_count(dict(call.node.attrs)))
-    parts = operand.reshape((*operand.shape[:-1], count, -1, 1))
+    parts = operand.reshape((*operand.shape[:-1], count, operand.shape[-1] // count, 1))
     matrix = np.swapaxes(weight, -1, -2) if call.node.attr("transpose") else weight
     return flatten(matrix @ parts, 3)
 

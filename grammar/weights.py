@@ -169,18 +169,16 @@ def written_arrays(graph: Graph, weights: Mapping[str, Any], sizes: Sizes) -> di
     Raises CellBuildError for a missing or unknown name, or a shape that does not fit.
     """
     expected = {slot.name: slot for slot in _slots(graph, sizes)}
-    if weights and not any("." in name for name in weights):
-        names = _canonical_names(graph)
-        _same_names(weights, names)
-        given = {old: weights[new] for new, old in names.items()}
-        missing = expected.keys() - given.keys()  # of dead code: whatever they hold, nothing is seen of it
-        given |= {
-            name: np.zeros(expected[name].shape, complex if expected[name].complex else float)
-            for name in missing
-        }
-    else:
+    as_written = not expected or any("." in name for name in weights)
+    canonical = {} if as_written else _canonical_names(graph)
+    if as_written or (canonical and not weights):
         _same_names(weights, expected)
         given = dict(weights)
+    else:
+        _same_names(weights, canonical)
+        given = {old: weights[new] for new, old in canonical.items()}
+        for name in expected.keys() - given.keys():  # of dead code: whatever they hold, nothing is seen of it
+            given[name] = np.zeros(expected[name].shape, complex if expected[name].complex else float)
     return {name: _checked(slot, given[name]) for name, slot in expected.items()}
 
 

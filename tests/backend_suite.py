@@ -86,11 +86,12 @@ def _lengths_are_loops(module: CellModule, x: Tensor, tolerance: float) -> None:
 
 
 def _steps_are_sequences(module: CellModule, x: Tensor, found: tuple[Tensor, ...], tolerance: float) -> None:
-    state = module.init_state(BATCH)
+    state: Tensor | tuple[Tensor, ...] | None = None
     outputs = []
     for x_t in x.unbind(1):
         y_t, state = module.step(x_t, state)
         outputs.append(y_t)
+    assert state is not None
     ours = (torch.stack(outputs, 1), *(part[0] for part in as_tuple(state)))
     torch.testing.assert_close(ours, found, rtol=tolerance, atol=tolerance)
 

@@ -9,7 +9,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from grammar import (
@@ -36,6 +38,7 @@ from grammar import (
     Type,
     X,
     call,
+    init_weights,
     make_cell,
     num,
     ref,
@@ -55,6 +58,23 @@ _ELSEWHERE = ("attn", "posemb", "sum", "lin", "param")  # need a kind of cell or
 def input_size(cell: Cell) -> int:
     """An input size at which the cell can be built with `HIDDEN`."""
     return HIDDEN if cell.graph.equal_width else 6
+
+
+def example(
+    cell: Cell, rng: np.random.Generator, sets: Sequence[int] = (), lead: Sequence[int] = (), steps: int = 5
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    """x, weights and the other arguments of `evaluate` for a cell: two samples, in a tree four leaves."""
+    width = input_size(cell)
+    sizes = {"hidden_size": HIDDEN, "heads": HEADS, "key_size": KEYS}
+    drawn = init_weights(
+        cell, rng, input_size=width, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS, sets=sets
+    )
+    # What starts as 0 or 1 would hide differences.
+    weights = {name: array + 0.1 * rng.standard_normal(array.shape) for name, array in drawn.items()}
+    if cell.kind != "tree":
+        return rng.standard_normal((*lead, 2, steps, width)), weights, sizes
+    tree = np.array([[[0, 1], [2, 3], [4, 5]], [[1, 2], [4, 0], [3, 5]]])
+    return rng.standard_normal((*lead, 2, 4, width)), weights, sizes | {"tree": tree}
 
 
 # ---- expressions of any kind, for the printer --------------------------------------------------

@@ -40,7 +40,7 @@ def test_a_search_under_way(tmp_path: Path) -> None:
 def test_the_final_comparison(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", finalists=1)
     text = shown(run, 170.0)
-    assert "final comparison" in text
+    assert "evolution in gated on text  done" in text
     rows = [line.split() for line in text.split("retrained")[1].split("\n\n")[0].splitlines()[1:]]
     assert [row[0] for row in rows] == [f"#{run.finalists[0].trial}", "lstm", "gru"]
     assert rows[0][1:4] == ["3", "of", "3"]
@@ -84,7 +84,7 @@ def test_a_live_table_follows_a_campaign(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_events_that_are_not_worth_a_line_have_none(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", trials=2)
-    for kind in ("ask", "start", "tick", "progress", "sitting", "duplicate", "retrain_start"):
+    for kind in ("ask", "start", "tick", "progress", "duplicate", "retrain_start"):
         assert event_line({"event": kind}, run) is None
 
 

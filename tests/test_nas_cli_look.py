@@ -123,7 +123,7 @@ def test_doctor_tries_ray_in_another_process(monkeypatch: pytest.MonkeyPatch, tm
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'ModuleNotFoundError: no ray here' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(machine.sys, "executable", str(broken))
+    monkeypatch.setattr("sys.executable", str(broken))
     problems: list[str] = []
     assert machine._ray(problems) == "cannot be imported"
     assert problems == ["ray cannot be imported: ModuleNotFoundError: no ray here"]

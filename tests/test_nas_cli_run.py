@@ -34,8 +34,9 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_options_become_the_configuration(given: dict[str, Any], tmp_path: Path) -> None:
     options = (
-        "--space gated --task parity --data d.txt --size smoke --method random --budget 5m --workers 3 --device cpu --seed 7 "
-        "--params 20k --heads 2 --finalists 1 --seeds 2 --max-trials 4 --trial-timeout 1m --trial-memory 2.5 --gpus-per-trial 0.5"
+        "--space gated --task parity --data d.txt --size smoke --method random --budget 5m --workers 3 --device cpu "
+        "--seed 7 --params 20k --heads 2 --finalists 1 --seeds 2 --max-trials 4 --trial-timeout 1m --trial-memory 2.5 "
+        "--gpus-per-trial 0.5"
     )
     said = recell("search", *options.split(), "--address", "h:1", "--out", tmp_path / "run")
     assert said.code == 0, said.error
@@ -68,16 +69,19 @@ def test_defaults_are_those_of_the_configuration(given: dict[str, Any], tmp_path
 
 def test_a_search_prints_its_events_and_what_it_found(given: dict[str, Any], tmp_path: Path) -> None:
     said = recell(
-        "search", "--out", tmp_path / "run", "--method", "random", "--max-trials", 3, "--finalists", 1
+        "search",
+        "--out",
+        tmp_path / "run",
+        *"--method random --max-trials 3 --finalists 1 --workers 1".split(),
     )
     lines = said.out.splitlines()
-    assert lines[0] == "starting workers"
+    assert "1 worker(s) on cpu" in lines[0]
     run = open_run(tmp_path / "run")
     for trial in run.trials:
         assert any(
             f"] #{trial.id} {trial.score:.4f} error rate" in line and trial.text in line for line in lines
         )
-    assert any("search ended (trials): 3 finished" in line for line in lines)
+    assert any("search ended (trials): " in line for line in lines)
     assert any(f"retraining #{run.finalists[0].trial} beside gru, 3 seed(s) each" in line for line in lines)
     assert sum("] retrained " in line for line in lines) == 6
     assert f"recell export {tmp_path / 'run'} --rank 1 -o DIR" in lines
@@ -120,7 +124,7 @@ def test_resume_carries_on_with_what_may_change(given: dict[str, Any], tmp_path:
         if event["event"] == "finish" and event["trial"] == 1:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         begin(tmp_path / "run", config, on_event=stop)
     said = recell("resume", tmp_path / "run", "--workers", 2, "--data", "there.txt")
     assert said.code == 0, said.error

@@ -52,7 +52,7 @@ def test_counts(text: str, value: int) -> None:
 @pytest.mark.parametrize("text", ["", "0", "k", "1.5", "-3", "many", "0.0001k"])
 def test_no_counts(text: str) -> None:
     with pytest.raises(
-        UsageError, match="--params must be a whole number such as 200000, 200k or 1.5M; received"
+        UsageError, match=r"--params must be a whole number such as 200000, 200k or 1.5M; received"
     ):
         count("--params", text)
 
@@ -71,7 +71,7 @@ def test_what_is_no_cell_says_what_a_cell_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no file 'lstm'; did you mean zoo:lstm"):
         read_cell("lstm")
     with pytest.raises(
-        UsageError, match="no cell 'nowhere.cell'.*; a cell is a text in quotes, a file, zoo:NAME"
+        UsageError, match=r"no cell 'nowhere.cell'.*; a cell is a text in quotes, a file, zoo:NAME"
     ):
         read_cell("nowhere.cell")
     with pytest.raises(UsageError, match="is a folder; a cell is"):

@@ -40,7 +40,8 @@ TEXTS = {
     "m' = max(m, lin(x)); out mlp(h) * stopgrad(c) + 2 - gelu(lin(x)) }",
     "no state": "cell j { out lin(x) + lin(shift(lin(x))) + conv(lin(x), k=1, bias=no) }",
     "shared weights": "cell k { state h: vec; h' = relu(diag(h) + lin(x, share=w) + lin(h, share=u, bias=no) + "
-    "lin(h, share=u, transpose=yes, bias=no)); out sqrt1m2(sigmoid(h')) / (1 + square(h')) - min(h, 0.5) + max(-1, h) }",
+    "lin(h, share=u, transpose=yes, bias=no)); out sqrt1m2(sigmoid(h')) / (1 + square(h')) - min(h, 0.5) + "
+    "max(-1, h) }",
     "matrices": "cell l { state S: mat; S' = lerp(sigmoid(lin:key(x)), S, outer(lin:key(x), lin(x))); "
     "out read(S', readt(S, lin(x))) }",
     "repetition": "cell m { state h: vec; repeat 2 { h' = h + tanh(lin(x, h)) }; out h' }",
@@ -60,8 +61,14 @@ def module_of(cell: Cell, sizes: Sizes) -> tuple[Any, dict[str, np.ndarray[Any, 
     space: dict[str, Any] = {"__name__": "exported"}
     exec(compile(source.text, "cell.py", "exec"), space)
     rng = np.random.default_rng(0)
-    where = {"input_size": sizes.input_size, "hidden_size": sizes.hidden_size}
-    weights = init_weights(cell, rng, **where, heads=sizes.heads, key_size=sizes.key_size)
+    weights = init_weights(
+        cell,
+        rng,
+        input_size=sizes.input_size,
+        hidden_size=sizes.hidden_size,
+        heads=sizes.heads,
+        key_size=sizes.key_size,
+    )
     sites = cell.graph.weights
     names = {f"{sites[i].site}.{role}": name for (i, role), name in source.parameters.items()}
     learned = {s.name: s for s in cell.states}
@@ -149,7 +156,7 @@ def test_halting_is_refused() -> None:
     cell = parse(
         "cell a { state h: vec; depth 3 until(sigmoid(lin:scal(h))) { h' = tanh(lin(x, h)) }; out h' }"
     )
-    with pytest.raises(ExportError, match="`depth ... until"):
+    with pytest.raises(ExportError, match=r"`depth ... until"):
         layer_body(cell)
 
 

@@ -56,7 +56,7 @@ def test_maps_begin_uniformly_by_fan_in_and_biases_at_0_beside_an_option() -> No
 
 def test_unknown_initial_values_are_refused() -> None:
     weight = Weight("a", "diag", (WeightSpec("w", (H,), H),), ("cauchy", 1.0))
-    with pytest.raises(ExportError, match="initial value .'cauchy', 1.0"):
+    with pytest.raises(ExportError, match=r"initial value .'cauchy', 1.0"):
         init_source(weight.specs[0], weight)
     with pytest.raises(ExportError, match="initial value 'x' of state h"):
         fill_text(State("h", VEC, "x"))

@@ -97,7 +97,7 @@ def test_sizes_are_defaults_that_can_be_changed() -> None:
 
 def test_layers_of_different_width_cannot_remember_x() -> None:
     cell = parse("cell a { state h: vec; h' = lin(shift(x), h); out h' }")
-    with pytest.raises(ExportError, match="remembers x itself, so layers above .* received 3 and 4"):
+    with pytest.raises(ExportError, match=r"remembers x itself, so layers above .* received 3 and 4"):
         cell_source(cell, "a", Sizes(3, 4, 2), "")
     assert cell_source(cell, "a", Sizes(3, 4, 1), "").states[1] == {
         "name": "shifted_last",

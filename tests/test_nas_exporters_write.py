@@ -18,7 +18,8 @@ from nas.campaign import Run
 from nas.errors import ExportError
 from nas.exporters import ExportMismatchError, export, write
 from nas.exporters.check import TOLERANCE
-from nas.exporters.subject import subject_of_run
+from nas.exporters.source import cell_source
+from nas.exporters.subject import exported_weights, subject_of_run
 
 USE = """
 import sys, torch
@@ -87,22 +88,18 @@ def test_a_cell_that_was_not_retrained_has_fresh_weights_and_says_so(trained_run
 
 
 def test_what_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported_weights = write.exported_weights
-
     def spoilt(*args: Any) -> dict[str, torch.Tensor]:
         weights = exported_weights(*args)
         weights["layers.0.f_b"][0] += 1e-3
         return weights
 
     monkeypatch.setattr(write, "exported_weights", spoilt)
-    with pytest.raises(ExportMismatchError, match="differs from the original: cell .* by 0.000"):
+    with pytest.raises(ExportMismatchError, match=r"differs from the original: cell .* by 0\.000"):
         export(zoo("lstm"), tmp_path / "lstm", input_size=4, hidden_size=4)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_needs_recell_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell_source = write.cell_source
-
     def spoilt(*args: Any) -> Any:
         source = cell_source(*args)
         return type(source)(
@@ -113,7 +110,7 @@ def test_a_file_that_needs_recell_is_refused(tmp_path: Path, monkeypatch: pytest
         return source.parameters, source.learned, source.states
 
     monkeypatch.setattr(write, "cell_source", spoilt)
-    with pytest.raises(ExportMismatchError, match="does not load by itself: .* must not import grammar"):
+    with pytest.raises(ExportMismatchError, match=r"does not load by itself: .* must not import grammar"):
         export(zoo("elman"), tmp_path / "elman", input_size=4, hidden_size=4)
 
 
@@ -122,7 +119,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "kept" / "notes.txt").write_text("mine")
     with pytest.raises(ExportError, match="kept is not empty and nothing is overwritten"):
         export(zoo("lstm"), tmp_path / "kept")
-    with pytest.raises(ExportError, match="notes.txt is a file; give a folder"):
+    with pytest.raises(ExportError, match=r"notes\.txt is a file; give a folder"):
         export(zoo("lstm"), tmp_path / "kept" / "notes.txt")
     assert [path.name for path in tmp_path.rglob("*")] == ["kept", "notes.txt"]
 
@@ -140,7 +137,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_run_without_such_a_cell(tmp_path: Path, given: dict[str, int], message: str) -> None:
     run = make_run(tmp_path / "run", trials=7, finalists=0)
     with pytest.raises(ExportError, match=message):
-        export(run, tmp_path / "out", **given)  # type: ignore[arg-type]
+        export(run, tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
 
 

@@ -185,7 +185,7 @@ def test_depth_cells_give_sequences_as_states() -> None:
     again, _ = module(x, state, lengths=[2, 6, 4])
     assert not torch.equal(again, y)
     for call in (lambda: module.step(x[:, 0]), lambda: module.init_state(3)):
-        with pytest.raises(BuildError, match="for cells over time; ut sees a whole sequence at once"):
+        with pytest.raises(BuildError, match="for cells over time; ut is a depth cell"):
             call()
 
 
@@ -223,6 +223,13 @@ def test_whole_cells_build_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build(zoo("lstm"), 3, 4)
+
+
+def test_cells_without_weights_take_the_precision_of_x() -> None:
+    module = build(parse("cell c { state h: vec; h' = h * 0.5 + x; out h' }"), 4, 4)
+    for dtype in (torch.float32, torch.float64):
+        y, h = module(torch.ones(2, 3, 4, dtype=dtype))
+        assert y.dtype == h.dtype == dtype
 
 
 # ---- errors ------------------------------------------------------------------------------------

@@ -86,5 +86,7 @@ def test_wrong_shapes_are_refused() -> None:
         Stack(zoo("gru"), inputs=11, outputs=7, width=6)(torch.zeros(2, 3, 4))
     with pytest.raises(BuildError, match=r"x must have the shape \[B, T, 11\]; received \[2, 3\]"):
         Stack(zoo("gru"), inputs=11, outputs=7, width=6, embed=False)(torch.zeros(2, 3))
+    with pytest.raises(BuildError, match=r"treelstm is a tree cell: .* a Stack cannot run it"):
+        Stack(zoo("treelstm"), inputs=11, outputs=7, width=6)
     with pytest.raises(BuildError, match="inputs and outputs must be at least 1; received 0 and 7"):
         Stack(zoo("gru"), inputs=0, outputs=7, width=6)

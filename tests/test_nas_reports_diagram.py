@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_every_known_cell_can_be_drawn(name: str) -> None:
         assert box.x + box.width / 2 <= width
     for row in rows.values():
         row.sort()
-        assert all(left[1] < right[0] for left, right in zip(row, row[1:], strict=False)), "boxes overlap"
+        assert all(left[1] < right[0] for left, right in pairwise(row)), "boxes overlap"
     for path in made.arrows:
         layers = [made.boxes[n].layer for n in path]
         assert layers == list(range(layers[0], layers[-1] + 1)), "arrows go down, one layer at a time"

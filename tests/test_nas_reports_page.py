@@ -5,9 +5,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_runs import make_run
+from made_runs import ask, make_run
 
-from grammar import zoo
+from grammar import parse, zoo
+from nas.campaign import open_run
 from nas.campaign.journal import Journal
 from nas.errors import RunError
 from nas.reports import report_html, seconds_text, write_report
@@ -125,20 +126,18 @@ def test_no_other_file_is_overwritten(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", trials=2)
     mine = tmp_path / "mine.html"
     mine.write_text("<html>mine</html>")
-    with pytest.raises(RunError, match="mine.html is not a report of recell and is not overwritten"):
+    with pytest.raises(RunError, match=r"mine\.html is not a report of recell and is not overwritten"):
         write_report(run, mine)
     assert mine.read_text() == "<html>mine</html>"
     with pytest.raises(RunError, match="is a folder; give a file"):
         write_report(run, tmp_path)
-    with pytest.raises(RunError, match="the folder .*nowhere for the report does not exist"):
+    with pytest.raises(RunError, match=r"the folder .*nowhere for the report does not exist"):
         write_report(run, tmp_path / "nowhere" / "a.html")
 
 
 def test_a_large_cell_is_not_drawn(tmp_path: Path) -> None:
     body = "; ".join(f"a{i} = tanh(lin(x, h))" for i in range(90))
     total = " + ".join(f"a{i}" for i in range(90))
-    from grammar import parse
-    from made_runs import ask
 
     make_run(tmp_path / "run", trials=0, finish=False)
     journal, _ = Journal.take_over(tmp_path / "run")
@@ -154,8 +153,6 @@ def test_a_large_cell_is_not_drawn(tmp_path: Path) -> None:
     }
     journal.append("finish", 2.0, trial=1, **outcome)
     journal.close()
-    from nas.campaign import open_run
-
     assert "Too large to draw." in checked(report_html(open_run(tmp_path / "run")))
 
 

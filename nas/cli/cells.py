@@ -148,7 +148,7 @@ def _page(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> None:
         (f"operations per {per}", analysis.flops),
         ("bytes of state", analysis.state_bytes),
     ]
-    put(table(["", at, "in general"], [(n, f"{float(p.at(**sizes)):,.0f}", str(p)) for n, p in costs], [at]))  # type: ignore[arg-type]
+    put(table(["", at, "in general"], [(n, f"{float(p.at(**sizes)):,.0f}", str(p)) for n, p in costs], [at]))
     trees = draw(cell)
     if trees:
         _heading("Graph")

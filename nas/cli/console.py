@@ -37,13 +37,18 @@ def show_json(value: Any) -> None:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), cut: bool = False
 ) -> Table:
-    """A plain table; the columns in `numbers` are flush right. Long texts are folded, or with `cut` cut off."""
+    """A plain table; the columns in `numbers` are flush right. Long texts are folded; with `cut`, cut off."""
     padding = (0, 2, 0, 0)
-    made = Table(box=None, pad_edge=False, padding=padding, header_style="dim", show_header=any(columns))
-    for name in columns:
+    made = Table(
+        box=None, pad_edge=False, padding=padding, header_style="dim", show_header=any(columns), expand=cut
+    )
+    for place, name in enumerate(columns, start=1):
         right = name in numbers
+        ratio = 1 if cut and place == len(columns) else None  # it gives way, the others do not
         justify: JustifyMethod = "right" if right else "left"
-        made.add_column(name, justify=justify, no_wrap=right or cut, overflow="ellipsis" if cut else "fold")
+        made.add_column(
+            name, justify=justify, no_wrap=right or cut, overflow="ellipsis" if cut else "fold", ratio=ratio
+        )
     for row in rows:
         made.add_row(*(each if isinstance(each, Text) else Text(str(each)) for each in row))
     return made

@@ -58,23 +58,19 @@ class Silence:
 class Lines(Silence):
     """A line for each event that a person would want to read later in a log."""
 
-    def __enter__(self) -> Self:
-        self._print("starting workers")
-        return self
-
     def on_event(self, event: Event, run: Run) -> None:
+        """Print the event, if it is worth a line."""
         line = event_line(event, run)
         if line is not None:
-            self._print(f"[{seconds_text(event['active'])} of {seconds_text(run.config.budget)}] {line}")
-
-    def _print(self, line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+            when = f"[{seconds_text(event['active'])} of {seconds_text(run.config.budget)}]"
+            print(when, line, file=sys.stdout, flush=True)
 
 
 def event_line(event: Event, run: Run) -> str | None:
     """An event in words, None for one that is not worth a line."""
     kind, unit = event["event"], run.task.get("metric", "")
+    if kind == "sitting":
+        return f"{event['workers']} worker(s) on {event['device']}, budget {seconds_text(run.config.budget)}"
     if kind == "finish":
         trial = run.trials[event["trial"]]
         best = run.best
@@ -111,7 +107,8 @@ class LiveTable(Silence):
     def __init__(self) -> None:
         self.console = console()
         starting = Spinner("dots", Text("starting workers"))
-        self.live = Live(starting, console=self.console, refresh_per_second=4, transient=False)
+        # Transient until there is something to keep: a search that is refused leaves only its error.
+        self.live = Live(starting, console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         self.live.start()
@@ -121,6 +118,7 @@ class LiveTable(Silence):
         self.live.stop()
 
     def on_event(self, event: Event, run: Run) -> None:
+        self.live.transient = False
         self.live.update(picture(run, float(event["active"]), self.console.height))
 
 
@@ -153,7 +151,7 @@ def picture(run: Run, active: float, height: int = 40) -> Group:
 
 def _head(run: Run) -> Text:
     config = run.config
-    phase = "search" if run.search_end is None else "final comparison"
+    phase = "done" if run.finished else "search" if run.search_end is None else "final comparison"
     return Text.assemble(
         (f"{config.method} in {config.space} on {config.task}", "bold"), f"  {phase}  ", (_counts(run), "dim")
     )

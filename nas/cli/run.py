@@ -86,7 +86,7 @@ def search(
 
     Everything is written to RUN as it happens: after an interruption of any kind, `recell resume RUN` carries on.
     """
-    from nas.campaign import SearchConfig, start
+    from nas.campaign import SearchConfig
 
     config = SearchConfig(
         space=space,
@@ -108,7 +108,13 @@ def search(
         trial_timeout=None if trial_timeout is None else seconds("--trial-timeout", trial_timeout),
         trial_memory_gb=trial_memory,
     )
-    _follow(lambda view: start(config, out, view.on_event), out, quiet)
+
+    def work(view: View) -> Run:
+        from nas.campaign import start  # loads torch, so the view is there first
+
+        return start(config, out, view.on_event)
+
+    _follow(work, out, quiet)
 
 
 def resume(
@@ -124,7 +130,6 @@ def resume(
 ) -> None:
     """Carry a run on where it stopped, here or on another machine. What is finished is not done again."""
     from nas.campaign import open_run
-    from nas.campaign import resume as carry_on
 
     if open_run(run).finished:
         if not quiet:
@@ -132,7 +137,13 @@ def resume(
         return
     given = {"workers": workers, "address": address, "gpus_per_trial": gpus_per_trial, "device": device}
     changes = {name: value for name, value in given.items() if value is not None}
-    _follow(lambda view: carry_on(run, view.on_event, data=data, **changes), run, quiet)
+
+    def work(view: View) -> Run:
+        from nas.campaign import resume as carry_on
+
+        return carry_on(run, view.on_event, data=data, **changes)
+
+    _follow(work, run, quiet)
 
 
 def _follow(work: Callable[[View], Run], folder: Path, quiet: bool) -> None:

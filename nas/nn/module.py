@@ -32,6 +32,8 @@ class CellModule(nn.Module):
     `[layers * directions, B, ...]`; a lone one is the bare tensor. It is that after each sequence's last step.
     """
 
+    _kinds: tuple[str, ...] = ("time", "depth")
+
     def __init__(
         self,
         cell: Cell,
@@ -49,6 +51,10 @@ class CellModule(nn.Module):
         if not isinstance(cell, Cell):
             raise BuildError(
                 f"a module is built from a Cell, as parse(text) gives it; received {type(cell).__name__}"
+            )
+        if cell.kind not in self._kinds:
+            raise BuildError(
+                f"cell {cell.name} is a tree cell: build(...) makes its module, and a Stack cannot run it"
             )
         if num_layers < 1:
             raise BuildError(f"num_layers must be at least 1; received {num_layers}")
@@ -207,17 +213,15 @@ class CellModule(nn.Module):
 
     def _check_stepwise(self, name: str) -> None:
         if self.cell.kind != "time":
-            raise BuildError(
-                f"{name}() is for cells over time; {self.cell.name} sees a whole sequence at once"
-            )
+            raise BuildError(f"{name}() is for cells over time; {self.cell.name} is a {self.cell.kind} cell")
         if self.bidirectional and name == "step":
             raise BuildError("step() runs forward in time; this module is bidirectional")
 
-    def _like(self) -> Tensor:
-        """Any array, for its dtype and device."""
+    def _like(self, x: Tensor | None = None) -> Tensor:
+        """Any array, for its dtype and device; of a cell without arrays, x."""
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor
-        return torch.empty(0)
+        return torch.empty(0) if x is None else x
 
     def _run(self, rows: Tensor, steps: Steps, state: _Parts) -> tuple[Tensor, list[list[Tensor]]]:
         """All layers. Returns the output's rows and the final value of each slot, by layer and direction."""
@@ -262,7 +266,7 @@ class CellModule(nn.Module):
         if learned is not None:
             value = torch.view_as_complex(learned) if slot.type.is_complex else learned
             return value.expand(rows, *value.shape)
-        like = self._like()
+        like = self._like(x)
         dtype = like.dtype.to_complex() if slot.type.is_complex else like.dtype
         shape = (rows, *slot_shape(slot, sizes))
         return torch.full(shape, float(slot.init), dtype=dtype, device=like.device)

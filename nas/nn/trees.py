@@ -30,6 +30,8 @@ class TreeModule(CellModule):
     leaves; of a shorter sequence the first rows of the tree count, and y is zero after them.
     """
 
+    _kinds = ("tree",)
+
     def __init__(
         self,
         cell: Cell,
