@@ -39,7 +39,7 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Array IR_OPS Instr Map Program RULES Region Rule STACK STAGES Sizes Slot compile_program
+        Array IR_OPS Instr Map Program RULES Region Rule STACK STAGES Slot compile_program
         describe is_plain joins passes same_axes show taps tree_parts verify
     """,
     "nas.nn": """

@@ -51,9 +51,9 @@ class Stack(nn.Module):
         self.cell.reset_parameters(generator)
         with torch.no_grad():
             for layer in (self.input, self.head):
-                # Embeddings of norm about 1; linear maps as nn.Linear starts them.
+                # As nn.Embedding and nn.Linear start; embeddings of norm 1 cost 0.05 to 0.2 nats in a 10 s trial.
                 if isinstance(layer, nn.Embedding):
-                    layer.weight.normal_(0.0, 1 / math.sqrt(layer.embedding_dim), generator=generator)
+                    layer.weight.normal_(0.0, 1.0, generator=generator)
                 else:
                     bound = 1 / math.sqrt(layer.in_features)
                     layer.weight.uniform_(-bound, bound, generator=generator)
