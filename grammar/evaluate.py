@@ -95,7 +95,7 @@ def _run_time(machine: Machine, state: Sequence[Array] | None) -> Evaluation:
     states, held = _start(machine, nodes, state, batch)
     needed = [i for i in sorted(graph.reachable(graph.roots())) if i not in turning]
     bound = dependent(graph, "state", "final")
-    moving = dependent(graph, "x", "shift", "conv")
+    moving = dependent(graph, "x", also=nodes)
     x = np.moveaxis(machine.padded(machine.x, IN, extra=1), -2, 0)
     all_steps: dict[int, Value] = {i: x for i in needed if graph.nodes[i].op == "x"}
     along = Along(machine, {i: a for i, a in held.items() if i not in bound})

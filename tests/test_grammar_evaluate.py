@@ -134,6 +134,11 @@ def test_shift_is_the_step_before() -> None:
     np.testing.assert_allclose(y, np.vstack([np.zeros(4), np.tile(weights["out.w"], (4, 1))]))
 
 
+def test_conv_over_one_step_of_a_constant_is_a_constant() -> None:
+    _, w, y = of("cell a { out x * 0 + conv(param(), k=1) }")
+    np.testing.assert_allclose(y, np.tile(w["out.w"] * w["out_2.w"][:, 0] + w["out_2.b"], (5, 1)))
+
+
 @pytest.mark.parametrize("taps", [1, 2, 4])
 @pytest.mark.parametrize("operand", ["x", "h'"])
 def test_conv_is_causal_with_the_oldest_tap_first(operand: str, taps: int) -> None:
