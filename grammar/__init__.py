@@ -26,7 +26,6 @@ from grammar.evaluate import buffer_nodes as buffer_nodes
 from grammar.evaluate import evaluate as evaluate
 from grammar.graph import GRAPH_LEAVES as GRAPH_LEAVES
 from grammar.graph import Graph as Graph
-from grammar.graph import GraphFacts as GraphFacts
 from grammar.graph import Node as Node
 from grammar.graph import Region as Region
 from grammar.graph import Weight as Weight

@@ -11,7 +11,7 @@ PUBLIC: dict[str, str] = {
     "grammar": """
         Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
         CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr GRAPH_LEAVES
-        Genotype GrammarError Graph GraphFacts IN ImportFormatError KEY KEYWORDS Labelling Leaf Let
+        Genotype GrammarError Graph IN ImportFormatError KEY KEYWORDS Labelling Leaf Let
         LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly RENDERINGS Region Repeat SCAL
         SEQ SHAPES Sizes Sketch Span State Statement Type UnknownNameError VEC Value Weight
         WeightSpec X analyse buffer_nodes call canonical_arrays canonical_weights check elementwise
