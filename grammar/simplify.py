@@ -204,7 +204,7 @@ def _rebuild(graph: Graph) -> Graph:
     kept: list[State] = [s for s in graph.states if s.name in states]
     position = {s.name: i for i, s in enumerate(graph.states)}
     following = tuple(new[graph.next[position[s.name]]] for s in kept)
-    leaf = tuple(new[graph.leaf[position[s.name]]] for s in kept) if graph.leaf else None
+    leaf = tuple(new[graph.leaf[position[s.name]]] for s in kept) if graph.leaf is not None else None
     region = graph.region
     if region is not None:
         carried = [i for i, name in enumerate(region.states) if name in states]
@@ -240,7 +240,7 @@ def _compact(graph: Graph) -> Graph:
         graph.region.states,
         tuple(new[i] for i in graph.region.next),
     )
-    leaf = tuple(new[i] for i in graph.leaf) if graph.leaf else None
+    leaf = tuple(new[i] for i in graph.leaf) if graph.leaf is not None else None
     return Graph(
         nodes, graph.states, tuple(new[i] for i in graph.next), new[graph.out], graph.weights, leaf, region,
         graph.children, graph.variadic, graph.equal_width,
