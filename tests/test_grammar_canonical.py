@@ -157,3 +157,11 @@ def test_golden_digests(request: pytest.FixtureRequest) -> None:
     kept = json.loads(GOLDEN.read_text())
     assert kept["version"] == DIGEST_VERSION
     assert {name: kept["digests"][name] for name in digests} == digests
+
+
+def test_a_tree_cell_without_live_states_keeps_its_leaf_block() -> None:
+    cell = parse("cell a(l, r) { state h: vec; leaf { h' = lin(x) }; h' = tanh(lin(l.h, r.h)); out param() }")
+    canonical = cell.canonical()
+    assert canonical.states == ()
+    assert parse(str(canonical)) is canonical
+    assert canonical.canonical() is canonical
