@@ -12,7 +12,11 @@ from nas.reports import verdict
 def main(folder: str) -> None:
     """Summarise the run in `folder`."""
     run = nas.open_run(folder)
-    print(f"\n{len(run.trials)} candidates, {len(run.top())} of them trained to the end.")
+    bred = sum(bool(trial.parents) for trial in run.trials)
+    print(
+        f"\n{len(run.trials)} candidates ({bred} bred from others, {len(run.trials) - bred} sampled), "
+        f"{len(run.top())} of them trained to the end."
+    )
     found = run.winner or run.best
     if found is not None:
         print("The best one:\n")

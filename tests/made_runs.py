@@ -171,7 +171,7 @@ def save_models(run: Run) -> None:
             spec = TrialSpec(finalist.canonical, run.config.task, recipe, seed=training.seed, width=WIDTH)
             torch.manual_seed(training.seed)
             model = build_model(spec, WIDTH, inputs=TOKENS, outputs=TOKENS, embed=True)
-            task: Any = SimpleNamespace(inputs=TOKENS, outputs=TOKENS, embed=True)
+            task: Any = SimpleNamespace(inputs=TOKENS, outputs=TOKENS, embed=True, vocabulary=VOCABULARY)
             assert training.weights is not None
             result = TrialResult("ok", training.score, training.test_score, width=WIDTH)
             save_trained(run.path / training.weights, model, spec, task, result)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from grammar import parse, parse_sketch, zoo
+from grammar import parse, parse_sketch, zoo, zoo_names
 from nas.errors import BuildError
 from nas.nn import CellModule, build
 
@@ -309,3 +309,11 @@ def test_wrong_steps_are_refused() -> None:
         build(zoo("lstm"), 5, 4).step(X)
     with pytest.raises(BuildError, match="forward in time; this module is bidirectional"):
         build(zoo("lstm"), 5, 4, bidirectional=True).step(X[:, 0])
+
+
+@pytest.mark.parametrize("name", [n for n in zoo_names() if zoo(n).kind != "tree"])
+def test_every_known_cell_runs_with_one_head(name: str) -> None:
+    """The default: with one head, `blocks=heads` still stores its weights as blocks."""
+    layer = build(zoo(name), 6, 6)
+    y, _ = layer(torch.randn(2, 4, 6))
+    assert y.shape == (2, 4, 6)

@@ -56,7 +56,7 @@ PUBLIC: dict[str, str] = {
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate load_trained match_width train
+        Recipe TrialResult TrialSpec evaluate load_trained match_width train trained_vocabulary
     """,
     "predictors": """
         cell_statistics statistic_names

@@ -61,7 +61,7 @@ def special(instr: Instr, sizes: Sizes) -> Callable[..., Tensor]:
         array = w[f"w{p}"]
         if one.transpose:
             array = array.transpose(-1, -2)
-        if blocks == 1:
+        if array.dim() == 2:
             return a.to(array.dtype) @ array.t()
         rows = torch.unflatten(a.to(array.dtype), -1, (blocks, -1)).unsqueeze(-2)
         return (rows @ array.transpose(-1, -2)).squeeze(-2).flatten(-2)

@@ -48,6 +48,7 @@ class Worker:
     def prepare(self, task: Mapping[str, Any] | None) -> dict[str, Any]:
         """Import what a training needs and check that the task's data are here, so that no trial pays for it."""
         _load(self._train)
+        _warm_up()
         if task is not None:
             from nas.tasks import load_task
 
@@ -368,6 +369,15 @@ def classify(error: BaseException) -> str:
     if isinstance(error, OSError | TaskError | TrainingError) or "cuda error" in text:
         return "infrastructure"
     return "invalid"
+
+
+def _warm_up() -> None:
+    """Take one step of an optimiser: torch loads seconds' worth of modules at the first one of a process."""
+    import torch
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.AdamW([parameter]).step()
 
 
 def _load(where: str) -> Any:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from grammar import Cell, parse
 from nas.campaign import Retraining, Run, TrialRecord
-from nas.errors import ExportError, TaskError
+from nas.errors import ExportError
 from nas.exporters.order import ranking
 from nas.exporters.source import ModelSizes, Sizes
 from nas.nn import CellModule, Stack, build
-from nas.tasks import load_task, task_names
-from nas.training import load_trained
+from nas.training import load_trained, trained_vocabulary
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,9 @@ def _numbered(run: Run, trial: int) -> TrialRecord:
 
 def _trained(run: Run, record: TrialRecord, training: Retraining) -> Subject:
     assert training.weights is not None
-    stack, spec, _ = load_trained(run.path / Path(training.weights))
+    folder = run.path / Path(training.weights)
+    stack, spec, _ = load_trained(folder)
+    vocabulary = trained_vocabulary(folder)
     cell = parse(spec.cell)
     sizes = Sizes(training.width, training.width, spec.recipe.num_layers, spec.heads)
     metrics = {
@@ -130,12 +131,11 @@ def _trained(run: Run, record: TrialRecord, training: Retraining) -> Subject:
         "search_validation": record.score,
         "seed": training.seed,
     }
-    vocabulary = _vocabulary(run)
     facts = {
         **_facts(run, record),
         "metrics": metrics,
         "recipe": spec.recipe.to_dict(),
-        "vocabulary": vocabulary,
+        "vocabulary": None if vocabulary is None else list(vocabulary),
     }
     unit = run.task.get("metric", "")
     scores = f"validation {training.score:.4f}"
@@ -153,24 +153,6 @@ def _trained(run: Run, record: TrialRecord, training: Retraining) -> Subject:
 def _name(run: Run, record: TrialRecord) -> str:
     """`notes#12`; it stands in docstrings, so odd characters of a folder's name are replaced."""
     return re.sub(r"[^\w.#+-]", "_", f"{run.path.resolve().name}#{record.id}")
-
-
-def _vocabulary(run: Run) -> list[str] | None:
-    """The tokens that the model's inputs and outputs count, None for a task without or if its text is not here.
-
-    Only the tasks of recell are asked: to load a user's own would run it.
-    """
-    if run.config.task not in task_names():
-        return None
-    place = run.sittings[-1]["data"] if run.sittings else run.config.data
-    try:
-        task = load_task(run.config.task, place, run.config.size)
-    except TaskError:
-        return None
-    corpus = getattr(task, "corpus", None)
-    if corpus is None or task.data_digest != run.task["data_digest"]:
-        return None
-    return list(corpus.vocabulary)
 
 
 def _facts(run: Run, record: TrialRecord) -> dict[str, Any]:

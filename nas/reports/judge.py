@@ -132,9 +132,7 @@ def _not_retrained(run: Run) -> tuple[str, ...]:
 def _caveats(run: Run, difference: Estimate | None = None) -> tuple[str, ...]:
     found: list[str] = []
     if run.config.seeds == 1:
-        found.append(
-            "One seed each: a difference this small or large can come from the seed alone. Use --seeds 3 or more."
-        )
+        found.append("One seed each: any difference can come from the seed alone. Use --seeds 3 or more.")
     elif difference is not None and difference.half is None:
         found.append("Only one seed is common to both, so chance cannot be told from skill.")
     missing = [c.name for c in run.contenders if not c.retrained]

@@ -155,7 +155,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     if isinstance(task.get("trivial_score"), int | float):
         yield "an answer that ignores the input", f"{task['trivial_score']:.4f}"
     if task.get("best_known"):
-        yield "best published", str(task["best_known"])
+        yield "best published (on its own data)", str(task["best_known"])
     yield "recipe, the same for all", ", ".join(f"{name} {value}" for name, value in recipe.items())
     yield (
         "parameters of every model",

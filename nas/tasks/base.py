@@ -65,6 +65,8 @@ class Task(ABC):
     outputs: int
     """Number of classes: the last dimension of the logits."""
     embed: bool
+    vocabulary: tuple[str, ...] | None = None
+    """What the tokens stand for, in the order of their numbers; None where they stand for themselves."""
     causal: bool = False
     """Whether the answer at a step must not depend on later steps, which would give it away."""
     recipe: Recipe

@@ -36,7 +36,8 @@ class LanguageTask(Task):
         self.data = data
         window = row.recipe.batch_size * (row.recipe.sequence_length + 1)
         self.corpus: Corpus = load_corpus(data, self.unit, row.vocabulary, needed=window * 10 // 9 + 20)
-        self.inputs = self.outputs = len(self.corpus.vocabulary)
+        self.vocabulary = tuple(self.corpus.vocabulary)
+        self.inputs = self.outputs = len(self.vocabulary)
         self.trivial_score = self.trivial_loss = self.corpus.unigram_score(self.scored)
 
     @property

@@ -9,6 +9,7 @@ from nas._lazy import attach
 if TYPE_CHECKING:
     from nas.tasks import Recipe as Recipe
     from nas.training.checkpoint import load_trained as load_trained
+    from nas.training.checkpoint import trained_vocabulary as trained_vocabulary
     from nas.training.loop import evaluate as evaluate
     from nas.training.loop import train as train
     from nas.training.spec import TrialResult as TrialResult
@@ -25,5 +26,6 @@ __getattr__, __dir__, __all__ = attach(
         "load_trained": "nas.training.checkpoint",
         "match_width": "nas.training.width",
         "train": "nas.training.loop",
+        "trained_vocabulary": "nas.training.checkpoint",
     },
 )

@@ -35,6 +35,7 @@ def save_trained(folder: Path, model: nn.Module, spec: TrialSpec, task: Task, re
         "spec": spec.to_dict(),
         "result": result.to_dict(),
         "model": {"inputs": task.inputs, "outputs": task.outputs, "embed": task.embed},
+        "vocabulary": task.vocabulary,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     _write(folder / WEIGHTS, weights)
@@ -63,6 +64,15 @@ def load_trained(folder: Path) -> tuple[Stack, TrialSpec, TrialResult]:
     model = build_model(spec, result.width, **record["model"])
     model.load_state_dict(load(weights))
     return model.eval(), spec, result
+
+
+def trained_vocabulary(folder: Path) -> tuple[str, ...] | None:
+    """What the tokens of a trained model stand for, by number; None for a task without a vocabulary.
+
+    `folder` is one that `load_trained` accepts.
+    """
+    stored = json.loads((folder / RECORD).read_text()).get("vocabulary")
+    return None if stored is None else tuple(stored)
 
 
 def build_model(spec: TrialSpec, width: int, *, inputs: int, outputs: int, embed: bool) -> Stack:
