@@ -16,6 +16,7 @@ from nas.tasks import Recipe
 
 METRIC = "nats/char"
 WIDTH, TOKENS = 12, 7
+VOCABULARY = tuple("abcdefghijklmnopqrstuvwxyz"[:TOKENS])
 
 
 def cells(count: int) -> list[Cell]:

@@ -63,7 +63,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert "Better than lstm: the found cell #" in text
     for title in (
         "The final comparison",
-        "The winning cell",
+        "The best retrained cell",
         "Best so far, by time",
         "Best so far, by trials",
         "Loss against parameters",
