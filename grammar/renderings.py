@@ -372,6 +372,7 @@ _OTHERS: dict[str, Rendering] = {
     "readt": _readt,
     "dot": lambda call: np.asarray((_by_head(call, 0) * _by_head(call, 1)).sum(axis=-1)),
     "hsum": lambda call: np.asarray(_by_head(call).sum(axis=-1)),
+    "tokey": lambda call: call.heads(),
     "lin": _lin,
     "diag": lambda call: call.arg() * _own(call),
     "param": _own,

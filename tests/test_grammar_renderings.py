@@ -74,6 +74,13 @@ def test_modrelu_keeps_the_direction() -> None:
     np.testing.assert_allclose(modrelu(z, np.array(-9.0)), 0)
 
 
+def test_a_val_seen_as_a_key() -> None:
+    v = np.arange(6.0)
+    sizes = Sizes.of(6, 6, 2)
+    key = RENDERINGS["tokey"](Call(Node("tokey", (), (), KEY), [v], [VEC], {}, sizes))
+    np.testing.assert_array_equal(key, [[0, 1, 2], [3, 4, 5]])
+
+
 def test_norms_are_over_each_head() -> None:
     a = np.arange(1.0, 7.0)
     np.testing.assert_allclose(np.linalg.norm(apply("l2norm", [a], [VEC], VEC).reshape(2, 3), axis=1), 1)

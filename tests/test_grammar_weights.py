@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import HEADS, HIDDEN, KEYS, cells, input_size
+from strategies import HEADS, HIDDEN, cells, input_size, key_size
 
 from grammar import (
     Cell,
@@ -59,11 +59,22 @@ def test_names_and_shapes() -> None:
 def test_drawn_arrays_have_the_shapes_and_count_as_the_analysis_says(
     cell: Cell, sets: tuple[int, ...]
 ) -> None:
-    sizes = {"input_size": input_size(cell), "hidden_size": HIDDEN, "heads": HEADS, "key_size": KEYS}
+    sizes = {
+        "input_size": input_size(cell),
+        "hidden_size": HIDDEN,
+        "heads": HEADS,
+        "key_size": key_size(cell),
+    }
     shapes = weight_shapes(cell, **sizes)
     rng = np.random.default_rng(0)
     arrays = init_weights(
-        cell, rng, input_size=input_size(cell), hidden_size=HIDDEN, heads=HEADS, key_size=KEYS, sets=sets
+        cell,
+        rng,
+        input_size=input_size(cell),
+        hidden_size=HIDDEN,
+        heads=HEADS,
+        key_size=key_size(cell),
+        sets=sets,
     )
     assert {name: a.shape for name, a in arrays.items()} == {name: (*sets, *s) for name, s in shapes.items()}
     count = sum(math.prod(shapes[n]) * (2 if np.iscomplexobj(a) else 1) for n, a in arrays.items())

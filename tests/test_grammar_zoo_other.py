@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_grammar_zoo_gated import CASES as GATED
 from test_grammar_zoo_linear import CASES as LINEAR
+from test_grammar_zoo_memories import CASES as MEMORIES
 from torch import Tensor
 from torch.nn import functional as F
 from zoo_suite import HIDDEN, TOLERANCE, Case, States, Weights, agree
@@ -245,7 +246,7 @@ def test_trees_agree_with_their_equations(name: str) -> None:
 
 
 def test_every_cell_is_held_against_a_plain_form() -> None:
-    covered = [*GATED, *LINEAR, *CASES, *TREES]
+    covered = [*GATED, *LINEAR, *MEMORIES, *CASES, *TREES]
     assert sorted(covered) == list(zoo_names())
 
 

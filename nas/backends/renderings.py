@@ -172,6 +172,11 @@ def _dot(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     return lambda a, b: heads(a * b).sum(-1)
 
 
+@_entry("tokey")
+def _tokey(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    return _heads(sizes)
+
+
 @_entry("outer")
 def _outer(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     heads = _heads(sizes)

@@ -210,6 +210,7 @@ _RENDER: dict[str, Render] = {
     "readt": _readt,
     "dot": _dot,
     "hsum": lambda place, node, args: _head_sum(place, node, args[0]),
+    "tokey": lambda place, node, args: call("heads", args[0], "self.heads"),
     "lin": _statement,
     "diag": lambda place, node, args: infix("*", place.weight(node, "w"), args[0]),
     "param": lambda place, node, args: place.weight(node, "w"),

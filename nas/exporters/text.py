@@ -125,8 +125,10 @@ def wrapped(line: str, limit: int = 100) -> list[str]:
     inner = line[start + 1 : len(line) - 1 - len(tail)]
     if not inner:
         return [line]
-    whole = f"{pad}    {inner}"
-    parts = [whole] if len(whole) <= limit else [f"{pad}    {part}," for part in split_commas(inner)]
+    whole, several = f"{pad}    {inner}", split_commas(inner)
+    # A comma behind a single part would make a tuple of what is only grouped.
+    one_line = len(whole) <= limit or len(several) == 1
+    parts = [whole] if one_line else [f"{pad}    {part}," for part in several]
     return [line[: start + 1], *(each for part in parts for each in wrapped(part, limit)), f"{pad}){tail}"]
 
 
