@@ -29,6 +29,7 @@ def test_sizes_read_as_python_with_the_same_value(poly: Poly) -> None:
         ("init=uniform(2, 3)", 2.0, 3.0),
         ("init=ones", 1.0, 1.0),
         ("init=0.25", 0.25, 0.25),
+        ("init=-1", -1.0, -1.0),
         ("init=zeros", 0.0, 0.0),
         ("init=log_uniform(0.5, 2)", 0.5, 2.0),
         ("init=normal(0.001)", -0.1, 0.1),

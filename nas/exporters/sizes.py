@@ -74,7 +74,7 @@ def _initialised(sizes: str, init: Value) -> str:
     if kind == "log_uniform":
         return f"torch.empty({sizes}).uniform_(math.log({given[0]}), math.log({given[1]})).exp()"
     if isinstance(kind, int | float):
-        return f"torch.zeros({sizes})" if kind == 0 else f"torch.full(({sizes},), {show_number(float(kind))})"
+        return f"torch.zeros({sizes})" if kind == 0 else f"torch.full(({sizes},), {float(kind)!r})"
     raise ExportError(f"export does not know the initial value {init!r}")
 
 
