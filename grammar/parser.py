@@ -312,7 +312,10 @@ DEFAULTS: Attrs = {
     "ratio": 4,
     "k": 4,
 }
-_INITS = {"zeros": 0, "ones": 0, "uniform": 2, "normal": 1, "orthogonal": 1, "log_uniform": 2}
+_INITS = {
+    "zeros": 0, "ones": 0, "uniform": 2, "normal": 1, "orthogonal": 1, "log_uniform": 2,
+    "permutation": 0, "fourier": 1, "legt_a": 1, "legt_b": 1,
+}  # fmt: skip
 
 
 def _option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
@@ -333,7 +336,10 @@ def _option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
         name, *numbers = value if isinstance(value, tuple) else (value,)
         if name in _INITS and len(numbers) == _INITS[str(name)]:
             return None
-        return "`init` is a number, zeros, ones, uniform(a, b), normal(sd), orthogonal(gain) or log_uniform(a, b)"
+        return (
+            "`init` is a number, zeros, ones, uniform(a, b), normal(sd), orthogonal(gain), log_uniform(a, b), "
+            "permutation, fourier(1), fourier(-1), legt_a(theta) or legt_b(theta)"
+        )
     return None
 
 

@@ -42,7 +42,27 @@ def srwm(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     return y.flatten(1), states | {n: rows[:, :, j] for j, n in enumerate(rates)}
 
 
+def lmu(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
+    """The delay system integrated over one step by its matrix exponential, with the signal held."""
+    order, theta = 64, 128.0
+    A, B = torch.empty(order, order, dtype=x.dtype), torch.empty(order, 1, dtype=x.dtype)
+    for i in range(order):
+        B[i] = (2 * i + 1) * (-1) ** i / theta
+        for j in range(order):
+            A[i, j] = (2 * i + 1) / theta * (-1 if i < j else (-1) ** (i - j + 1))
+    step = torch.linalg.matrix_exp(A)
+    held = torch.linalg.solve(A, (step - torch.eye(order, dtype=x.dtype)) @ B)
+    u = w.lin(x, "ex") + w.lin(s["h"], "eh") + w.lin(s["m"], "em")
+    m = s["m"] @ step.T + u @ held.T
+    h = torch.tanh(w.lin(x, "Wx") + w.lin(s["h"], "Wh") + w.lin(m, "Wm"))
+    return h, {"m": m, "h": h}
+
+
 CASES = {
+    "lmu": Case(
+        "ex=u.w0 eh=u.w1 em=u_2.w0 A=a.w0 B=m.w0 Wx=h.w0 Wh=h.w1 Wm=h.w2",
+        lmu, states="m h", kept="a.w0 m.w0",
+    ),
     "srwm": Case(
         " ".join(f"{n}={n}.w" for n in ("WY", "WQ", "WP", "wb", "wc", "wd", "we")),
         srwm, states="Y Q P b c d e", key=None, inputs=HIDDEN,

@@ -100,6 +100,28 @@ def conv(a: Tensor, last: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     taps = w.unflatten(0, a.shape[2:])
     return (steps.unfold(1, w.shape[1], 1) * taps).sum(-1), steps[:, a.shape[1] :]
 ''',
+    "legt": '''
+def legt(part: str, *shape: int, theta: float) -> Tensor:
+    """`A` or `B` of the Legendre delay system of a window of theta steps (Voelker et al., 2019), held over a step."""
+    i = torch.arange(shape[-2], dtype=torch.float64)[:, None]
+    a = torch.where(i < i.T, -1.0, (-1.0) ** (i - i.T + 1))
+    system = (2 * i + 1) / theta * torch.cat([a, (-1.0) ** i], 1)
+    held = torch.linalg.matrix_exp(F.pad(system, (0, 0, 0, 1)))[:-1]
+    return (held[:, :-1] if part == "A" else held[:, -1:]).float().expand(shape).clone()
+''',
+    "fourier": '''
+def fourier(*shape: int, sign: int) -> Tensor:
+    """The unitary discrete Fourier transform, or with sign -1 its inverse, as pairs of real numbers."""
+    transform = torch.fft.fft if sign > 0 else torch.fft.ifft
+    return torch.view_as_real(transform(torch.eye(shape[-2]), norm="ortho").resolve_conj()).expand(shape).clone()
+''',
+    "permutation": '''
+def permutation(*shape: int, pairs: bool) -> Tensor:
+    """Random permutation matrices; with `pairs` as complex numbers, pairs of real ones."""
+    places = torch.rand(shape[: -2 if pairs else -1]).argsort(-1)
+    matrix = F.one_hot(places, places.shape[-1]).float()
+    return torch.stack([matrix, torch.zeros_like(matrix)], -1) if pairs else matrix
+''',
     "uniform": '''
 def uniform(*shape: int, fan_in: int) -> nn.Parameter:
     """A weight drawn from U(-s, s), s = 1 / sqrt(fan_in)."""
