@@ -202,6 +202,17 @@ register(
         k_is_v=True,
     )
 )
+register(
+    Op(
+        "reflect",
+        (2, 2),
+        rules.reflect,
+        rules.each(6),
+        "z - 2 v (v* z) / (v* v) in each head, z where v is 0: z with its part along v turned round",
+        degree="quotient",
+        mixes="block",
+    )
+)
 
 _SHARED = ("share", "fixed", "init")
 register(

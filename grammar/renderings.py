@@ -319,6 +319,14 @@ def _outer(call: Call) -> Array:
     return np.asarray(call.arg(0)[..., None] * call.heads(1)[..., None, :])
 
 
+def _reflect(call: Call) -> Array:
+    """z - 2 v (v* z) / (v* v) per head."""
+    z, v = call.heads(0), call.heads(1)
+    size = (np.abs(v) ** 2).sum(axis=-1, keepdims=True)
+    along = (np.conj(v) * z).sum(axis=-1, keepdims=True) / np.where(size == 0, 1, size)
+    return flatten(z - 2 * v * along, 2)
+
+
 def _by_head(call: Call, index: int = 0) -> Array:
     return call.arg(index) if call.types[index].kind == "key" else call.heads(index)
 
@@ -372,6 +380,7 @@ _OTHERS: dict[str, Rendering] = {
     "readt": _readt,
     "dot": lambda call: np.asarray((_by_head(call, 0) * _by_head(call, 1)).sum(axis=-1)),
     "hsum": lambda call: np.asarray(_by_head(call).sum(axis=-1)),
+    "reflect": _reflect,
     "tokey": lambda call: call.heads(),
     "lin": _lin,
     "diag": lambda call: call.arg() * _own(call),

@@ -149,6 +149,15 @@ def modrelu(types: Sequence[Type], attrs: Attrs) -> Type:
     return CVEC
 
 
+def reflect(types: Sequence[Type], attrs: Attrs) -> Type:
+    kinds = {t.kind for t in types}
+    if kinds == {"cvec"}:
+        return CVEC
+    if kinds <= {"vec", "in"}:
+        return VEC
+    raise RuleError(f"reflect takes two cvec, or two vec; received {show(types)}")
+
+
 def declared(attrs: Attrs, default: Type) -> Type:
     kind = attrs.get("type")
     if kind is None:

@@ -188,7 +188,7 @@ def _productions(kind: str) -> dict[Type, tuple[tuple[str, tuple[Type, ...]], ..
 
 
 # Wild values (poles, overflow, branch cuts) make comparisons of numbers empty.
-_WILD = ("div", "log", "sqrt", "exp", "square", "modrelu", "softmax")
+_WILD = ("div", "log", "sqrt", "exp", "square", "modrelu", "softmax", "reflect")
 
 
 # What recurrences are made of; drawn more often than the rest.

@@ -81,6 +81,18 @@ def test_a_val_seen_as_a_key() -> None:
     np.testing.assert_array_equal(key, [[0, 1, 2], [3, 4, 5]])
 
 
+def test_reflections() -> None:
+    rng = np.random.default_rng(0)
+    for kind, imaginary in (("vec", 0), ("cvec", 1j)):
+        z, v = (rng.standard_normal(6) + imaginary * rng.standard_normal(6) for _ in range(2))
+        found = apply("reflect", [z, v], [Type(kind)] * 2, Type(kind)).reshape(2, 3)
+        for part, direction, wanted in zip(z.reshape(2, 3), v.reshape(2, 3), found, strict=True):
+            unit = direction / np.linalg.norm(direction)
+            householder = np.eye(3) - 2 * np.outer(unit, unit.conj())
+            np.testing.assert_allclose(wanted, householder @ part, atol=1e-12)
+        np.testing.assert_array_equal(apply("reflect", [z, 0 * v], [Type(kind)] * 2, Type(kind)), z)
+
+
 def test_norms_are_over_each_head() -> None:
     a = np.arange(1.0, 7.0)
     np.testing.assert_allclose(np.linalg.norm(apply("l2norm", [a], [VEC], VEC).reshape(2, 3), axis=1), 1)

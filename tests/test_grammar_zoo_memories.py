@@ -58,7 +58,27 @@ def lmu(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     return h, {"m": m, "h": h}
 
 
+def urnn(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
+    """One head; the Fourier transforms are torch's."""
+    v, u = torch.view_as_complex(w.v), torch.view_as_complex(w.u)
+    order = torch.view_as_complex(w.P).real.argmax(-1)
+
+    def reflected(z: Tensor, v: Tensor) -> Tensor:
+        return z - 2 * torch.outer(z @ v.conj(), v) / v.abs().square().sum()
+
+    z = torch.fft.fft(torch.exp(1j * w.d1) * s["h"], norm="ortho")
+    z = torch.fft.ifft(torch.exp(1j * w.d2) * reflected(z, v)[:, order], norm="ortho")
+    z = torch.exp(1j * w.d3) * reflected(z, u) + x.to(z.dtype) @ torch.view_as_complex(w.V).T
+    h = F.relu(z.abs() + w.b) * z / z.abs()
+    return torch.cat([h.real, h.imag], -1) @ torch.cat([w.Ur, w.Ui], 1).T + w.c, {"h": h}
+
+
 CASES = {
+    "urnn": Case(
+        "h0=init.h d1=a.w d2=q.w d3=w.w F=a_2.w0 v=b.w P=p.w0 G=q_2.w0 u=r.w V=h.w0 b=h_2.w "
+        "Ur=out.w0 Ui=out.w1 c=out.b",
+        urnn, kept="a_2.w0 p.w0 q_2.w0", heads=1,
+    ),
     "lmu": Case(
         "ex=u.w0 eh=u.w1 em=u_2.w0 A=a.w0 B=m.w0 Wx=h.w0 Wh=h.w1 Wm=h.w2",
         lmu, states="m h", kept="a.w0 m.w0",

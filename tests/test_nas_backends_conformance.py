@@ -39,6 +39,8 @@ ODD = (
     " out s' + t' * sigmoid(lin:scal(x)) + shift(s)",
     "state s: seq = x, t: seq = learned; depth 3 until(sigmoid(lin:scal(s)))"
     " { s' = s + attn(s + posemb()) + t; t' = mlp(s') + shift(t) }; out s' + t' + lin(s)",
+    "state h: vec, z: cvec = learned; z' = reflect(z, lin:cvec(x)) + lin:cvec(h);"
+    " h' = reflect(tanh(lin(h)), x) + abs(z'); out reflect(h', param(init=normal(1)))",
     "state S: mat; S' = 0.9 * S + outer(lin:key(x), lin(x)); v = readt(S, lin(x)); out read(shift(S'), v)",
     "state h: vec; depth 2 until(param:scal()) { h' = param:vec(init=ones) }; out h' + x",
     "state h: vec; h' = tanh(lin(x)) + lin(h, blocks=heads); out lin(lin(x, h'), h, x) + lin(outer(lin:key(x), h'))",

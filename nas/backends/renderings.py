@@ -197,6 +197,19 @@ def _readt(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     return lambda s, v: torch.matmul(s, heads(v).unsqueeze(-1).to(s.dtype)).squeeze(-1)
 
 
+@_entry("reflect")
+def _reflect(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    heads = _heads(sizes)
+
+    def reflect(z: Tensor, v: Tensor) -> Tensor:
+        z, v = heads(z), heads(v)
+        size = (v * v.conj()).real.sum(-1, keepdim=True)
+        along = (v.conj() * z).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+        return (z - 2 * v * along).flatten(-2)
+
+    return reflect
+
+
 def cast(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     """An operand of an elementwise operation with the axes of its result, ready to broadcast."""
     kind, result = kinds[0], instr.type.kind

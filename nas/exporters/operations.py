@@ -109,6 +109,10 @@ def _outer(place: Place, node: Node, args: Sequence[Code]) -> Code:
     return infix("*", args[0].method("unsqueeze", -1), value)
 
 
+def _reflect(place: Place, node: Node, args: Sequence[Code]) -> Code:
+    return call("reflect", *(call("heads", a, "self.heads") for a in args)).method("flatten", -2)
+
+
 def _head_sum(place: Place, node: Node, value: Code) -> Code:
     rows = value if place.types(node)[0].kind == "key" else call("heads", value, "self.heads")
     return rows.method("sum", -1)
@@ -210,6 +214,7 @@ _RENDER: dict[str, Render] = {
     "readt": _readt,
     "dot": _dot,
     "hsum": lambda place, node, args: _head_sum(place, node, args[0]),
+    "reflect": _reflect,
     "tokey": lambda place, node, args: call("heads", args[0], "self.heads"),
     "lin": _statement,
     "diag": lambda place, node, args: infix("*", place.weight(node, "w"), args[0]),

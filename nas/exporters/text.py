@@ -80,6 +80,12 @@ def modrelu(z: Tensor, b: Tensor | float) -> Tensor:
     size = z.abs()
     return torch.where(size > 0, F.relu(size + b) / size.clamp(min=1e-30), 0.0) * z
 ''',
+    "reflect": '''
+def reflect(z: Tensor, v: Tensor) -> Tensor:
+    """z with its part along v turned round, along the last axis; z where v is 0."""
+    size = v.abs().square().sum(-1, keepdim=True)
+    return z - 2 * v * ((v.conj() * z).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0))
+''',
     "block_linear": '''
 def block_linear(a: Tensor, w: Tensor) -> Tensor:
     """A block-diagonal map: block i of `a` [..., n * in] by w[i] [out, in], joined again."""
