@@ -204,6 +204,29 @@ register(
 )
 register(
     Op(
+        "toval",
+        (1, 1),
+        rules.toval,
+        rules.free,
+        "a key seen as a val, which needs K = V",
+        degree="linear",
+        mixes="block",
+        k_is_v=True,
+    )
+)
+register(
+    Op(
+        "hmax",
+        (1, 1),
+        rules.sums,
+        rules.each(1),
+        "the largest in each head, a scal",
+        degree="max",
+        mixes="block",
+    )
+)
+register(
+    Op(
         "reflect",
         (2, 2),
         rules.reflect,

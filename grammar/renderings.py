@@ -380,6 +380,8 @@ _OTHERS: dict[str, Rendering] = {
     "readt": _readt,
     "dot": lambda call: np.asarray((_by_head(call, 0) * _by_head(call, 1)).sum(axis=-1)),
     "hsum": lambda call: np.asarray(_by_head(call).sum(axis=-1)),
+    "hmax": lambda call: np.asarray(_by_head(call).max(axis=-1)),
+    "toval": lambda call: flatten(call.arg(), 2),
     "reflect": _reflect,
     "tokey": lambda call: call.heads(),
     "lin": _lin,

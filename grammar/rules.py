@@ -149,6 +149,12 @@ def modrelu(types: Sequence[Type], attrs: Attrs) -> Type:
     return CVEC
 
 
+def toval(types: Sequence[Type], attrs: Attrs) -> Type:
+    if types[0] != KEY:
+        raise RuleError(f"toval(key) is a val, where K = V; received {types[0]}")
+    return VEC
+
+
 def reflect(types: Sequence[Type], attrs: Attrs) -> Type:
     kinds = {t.kind for t in types}
     if kinds == {"cvec"}:

@@ -79,6 +79,8 @@ def test_a_val_seen_as_a_key() -> None:
     sizes = Sizes.of(6, 6, 2)
     key = RENDERINGS["tokey"](Call(Node("tokey", (), (), KEY), [v], [VEC], {}, sizes))
     np.testing.assert_array_equal(key, [[0, 1, 2], [3, 4, 5]])
+    back = RENDERINGS["toval"](Call(Node("toval", (), (), VEC), [key], [KEY], {}, sizes))
+    np.testing.assert_array_equal(back, v)
 
 
 def test_reflections() -> None:
@@ -117,6 +119,8 @@ def test_matrices() -> None:
     np.testing.assert_allclose(apply("dot", [v, v], [VEC, VEC], SCAL), (heads**2).sum(1))
     np.testing.assert_allclose(apply("dot", [k, k], [KEY, KEY], SCAL), (k**2).sum(1))
     np.testing.assert_allclose(apply("hsum", [v], [VEC], SCAL), heads.sum(1))
+    np.testing.assert_array_equal(apply("hmax", [v], [VEC], SCAL), heads.max(1))
+    np.testing.assert_array_equal(apply("hmax", [k], [KEY], SCAL), k.max(1))
 
 
 @pytest.mark.parametrize(

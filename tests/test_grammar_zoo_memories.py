@@ -73,7 +73,19 @@ def urnn(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     return torch.cat([h.real, h.imag], -1) @ torch.cat([w.Ur, w.Ui], 1).T + w.c, {"h": h}
 
 
+def lrnn_block(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
+    blocks = w.lin(F.relu(w.lin(x, "Wa", "ba")), "Wb", "bb").unflatten(-1, (w.heads, HIDDEN // w.heads, -1))
+    norms = torch.linalg.vector_norm(blocks, 1.2, dim=-2, keepdim=True)
+    A = blocks / norms.amax(-1, keepdim=True)
+    h = (A @ w.split(s["h"]).unsqueeze(-1)).flatten(1) + w.lin(F.relu(w.lin(x, "Wc", "bc")), "Wd", "bd")
+    return h, {"h": h}
+
+
 CASES = {
+    "lrnn_block": Case(
+        "h0=init.h Wa=A.w0 ba=A.b Wb=A_2.w0 bb=A_2.b Wc=h.w0 bc=h.b Wd=h_2.w0 bd=h_2.b",
+        lrnn_block, key=None, ones="n.w",
+    ),
     "urnn": Case(
         "h0=init.h d1=a.w d2=q.w d3=w.w F=a_2.w0 v=b.w P=p.w0 G=q_2.w0 u=r.w V=h.w0 b=h_2.w "
         "Ur=out.w0 Ui=out.w1 c=out.b",

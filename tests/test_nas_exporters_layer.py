@@ -36,6 +36,8 @@ TEXTS = {
     "complex matrices": "cell f { state S: cmat; S' = S * exp(complex(param:mat(), param:mat())) + "
     "outer(lin:key(x), lin(x)); out re(read(S', lin:key(x))) }",
     "unitary": "cell g { state h: cvec; h' = modrelu(lin:cvec(h, bias=no) + cis(lin(x)), param()); out re(h') }",
+    "largest": "cell t { state h: vec, k: key; k' = lin:key(x) + 0.5 * hmax(h) * k; h' = tanh(lin(h)) + hmax(k'); "
+    "out h' * hmax(x) }",
     "reflections": "cell h { state h: vec, z: cvec; z' = reflect(z + lin:cvec(x), lin:cvec(h)); "
     "h' = reflect(h + x, param(init=normal(1))) + re(z'); out reflect(h, x) + tanh(h') }",
     "initial states": "cell i { state h: vec = learned, c: vec = 0.5, m: vec = -inf; h' = c; c' = lin(x); "

@@ -164,6 +164,14 @@ def _hsum(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     return lambda a: heads(a).sum(-1)
 
 
+@_entry("hmax")
+def _hmax(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    if kinds[0] == "key":
+        return lambda a: a.amax(-1)
+    heads = _heads(sizes)
+    return lambda a: heads(a).amax(-1)
+
+
 @_entry("dot")
 def _dot(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     if kinds[0] == "key":
@@ -175,6 +183,11 @@ def _dot(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
 @_entry("tokey")
 def _tokey(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     return _heads(sizes)
+
+
+@_entry("toval")
+def _toval(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    return lambda a: a.flatten(-2)
 
 
 @_entry("outer")
