@@ -158,5 +158,5 @@ class GraphFacts:
         fixed: list[bool] = []
         for node in self.graph.nodes:
             inner = node.op == "num" or node.op in OPS
-            fixed.append(inner and node.op != "posemb" and all(fixed[a] for a in node.args))
+            fixed.append(inner and node.op not in ("posemb", "top") and all(fixed[a] for a in node.args))
         return tuple(fixed)

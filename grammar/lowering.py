@@ -291,7 +291,7 @@ class _Lowering:
         op = OPS[expr.op]
         if expr.op in ("shift", "conv") and self.tree.children:
             raise CellTypeError(f"`{expr.op}` looks back in time, and a tree cell has no steps", expr.span)
-        if expr.op in ("attn", "posemb") and not self.seq:
+        if expr.op in ("attn", "posemb", "top") and not self.seq:
             raise CellTypeError(f"`{expr.op}` works on a whole sequence: declare seq states", expr.span)
         attrs = dict(expr.attrs)
         try:

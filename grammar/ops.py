@@ -295,13 +295,26 @@ register(
 register(
     Op(
         "attn",
-        (1, 1),
-        rules.seq_only,
+        (1, 2),
+        rules.attn,
         rules.attn_cost,
-        "multi-head self-attention over a seq",
+        "multi-head self-attention over a seq; with a second operand to the positions where it is above 0, "
+        "and 0 where there is none",
         mixes="dense",
         weights=rules.attn_weights,
         options=("share", "causal"),
+    )
+)
+register(
+    Op(
+        "top",
+        (1, 1),
+        rules.top,
+        rules.each(2),
+        "1 at the part of all positions where a is highest (rounded down, at least one), else 0; no gradient",
+        mixes="dense",
+        options=("part",),
+        bounds=(0.0, 1.0),
     )
 )
 register(

@@ -310,6 +310,7 @@ DEFAULTS: Attrs = {
     "fixed": False,
     "causal": False,
     "ratio": 4,
+    "part": 0.5,
     "k": 4,
 }
 _INITS = {
@@ -328,6 +329,9 @@ def _option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
     if key in ("rank", "k", "ratio"):
         whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4096
         return None if whole else f"`{key}` is a whole number from 1 to 4096"
+    if key == "part":
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+        return None if number else "`part` is a number above 0, at most 1"
     if key == "share":
         return None if isinstance(value, str) else "`share` is a name"
     if key == "init":

@@ -278,7 +278,10 @@ def _conv(call: Call) -> Array:
 
 
 def _attn(call: Call) -> Array:
-    """Multi-head self-attention over T of a seq [.., B, T, H], scaled by 1/sqrt(V), without biases."""
+    """Multi-head self-attention over T of a seq [.., B, T, H], scaled by 1/sqrt(V), without biases.
+
+    With a second operand [.., B, T, N] only to the positions where it is above 0; 0 where no position is left.
+    """
     sizes = call.sizes
 
     def split(role: str) -> Array:
@@ -286,10 +289,25 @@ def _attn(call: Call) -> Array:
         return np.swapaxes(per_head(projected, sizes), -3, -2)  # [.., B, N, T, V]
 
     scores = split("q") @ np.swapaxes(split("k"), -1, -2) / np.sqrt(sizes.value_size).item()
-    if call.node.attr("causal", False):
-        scores = np.where(np.tri(scores.shape[-1], dtype=bool), scores, -np.inf)
-    mixed = np.swapaxes(softmax(scores) @ split("v"), -3, -2)
+    allowed = np.tri(scores.shape[-1], dtype=bool) if call.node.attr("causal", False) else np.array(True)
+    if len(call.args) == 2:
+        allowed = allowed & (np.swapaxes(call.arg(1), -1, -2) > 0)[..., None, :]
+    some = np.broadcast_to(allowed, scores.shape).any(axis=-1, keepdims=True)
+    weights = np.where(some, softmax(np.where(allowed | ~some, scores, -np.inf)), 0)
+    mixed = np.swapaxes(weights @ split("v"), -3, -2)
     return np.asarray(flatten(mixed, 2) @ np.swapaxes(call.matrix("o"), -1, -2))
+
+
+def _top(call: Call) -> Array:
+    """[.., B, T, N] of 1 and 0: of equal values the earlier come first."""
+    values = np.broadcast_to(call.arg(), np.broadcast_shapes(call.arg().shape, (call.length, 1)))
+    places = (-values).argsort(axis=-2, kind="stable").argsort(axis=-2)
+    return np.asarray(places < top_count(call.node, call.length)).astype(values.dtype)
+
+
+def top_count(node: Node, length: int) -> int:
+    """How many of `length` positions `top` chooses; a part such as 0.29 of 100 is whole in spite of rounding."""
+    return max(1, math.floor(float(node.attr("part", 0.5)) * length + 1e-9))  # type: ignore[arg-type]
 
 
 def _mlp(call: Call) -> Array:
@@ -390,6 +408,7 @@ _OTHERS: dict[str, Rendering] = {
     "conv": _conv,
     "shift": _shift,
     "attn": _attn,
+    "top": _top,
     "mlp": _mlp,
     "posemb": _posemb,
     "sum": lambda call: np.asarray(call.arg().sum(axis=0)),

@@ -196,10 +196,18 @@ def weighted(types: Sequence[Type], attrs: Attrs) -> Type:
     return types[0]
 
 
-def seq_only(types: Sequence[Type], attrs: Attrs) -> Type:
-    if types[0] != SEQ:
-        raise RuleError(f"the operand must be a seq; received {types[0]}")
+def attn(types: Sequence[Type], attrs: Attrs) -> Type:
+    if types[0] != SEQ or tuple(types[1:]) not in ((), (SCAL,)):
+        raise RuleError(
+            f"attn takes a seq, and a scal that says which positions are seen; received {show(types)}"
+        )
     return SEQ
+
+
+def top(types: Sequence[Type], attrs: Attrs) -> Type:
+    if types[0] != SCAL:
+        raise RuleError(f"the operand must be scal, one number for each position; received {types[0]}")
+    return SCAL
 
 
 # ---- weights ----------------------------------------------------------------------------------

@@ -95,6 +95,21 @@ def test_reflections() -> None:
         np.testing.assert_array_equal(apply("reflect", [z, 0 * v], [Type(kind)] * 2, Type(kind)), z)
 
 
+def test_the_highest_positions() -> None:
+    a = np.array([[[0.5, 3], [2, 3], [2, 1], [-1, 3], [7, 0]]])  # [B, T, N], with equal values
+
+    def chosen(**options: float) -> list[list[float]]:
+        node = Node("top", (), tuple(options.items()), SCAL)
+        found = RENDERINGS["top"](Call(node, [a], [SCAL], {}, SIZES, batch=2, length=5))
+        return [list(row) for row in found[0].T]
+
+    assert chosen(part=0.4) == [[0, 1, 0, 0, 1], [1, 1, 0, 0, 0]]
+    assert chosen() == chosen(part=0.5) == chosen(part=0.59)
+    assert chosen(part=0.6) == [[0, 1, 1, 0, 1], [1, 1, 0, 1, 0]]
+    assert chosen(part=0.01) == [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
+    assert chosen(part=1.0) == [[1] * 5, [1] * 5]
+
+
 def test_norms_are_over_each_head() -> None:
     a = np.arange(1.0, 7.0)
     np.testing.assert_allclose(np.linalg.norm(apply("l2norm", [a], [VEC], VEC).reshape(2, 3), axis=1), 1)

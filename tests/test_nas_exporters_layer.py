@@ -19,8 +19,8 @@ from nas.exporters.layer import layer_body
 from nas.exporters.operations import RENDER
 from nas.exporters.source import Sizes, cell_source
 
-# In no cell that runs over time: `attn` and `posemb` need a sequence, `sum` the children of a tree.
-ELSEWHERE = {"attn", "posemb", "sum"}
+# In no cell that runs over time: `attn`, `posemb` and `top` need a sequence, `sum` the children of a tree.
+ELSEWHERE = {"attn", "posemb", "sum", "top"}
 
 TEXTS = {
     "linear maps": "cell a { state h: vec; h' = tanh(lin(x, h, blocks=2) + lin(h, rank=3)); "

@@ -226,6 +226,7 @@ _RENDER: dict[str, Render] = {
     "shift": _statement,
     "mlp": _mlp,
     "attn": _elsewhere,
+    "top": _elsewhere,
     "posemb": _elsewhere,
     "sum": _elsewhere,
 }
