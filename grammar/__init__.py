@@ -24,9 +24,10 @@ from grammar.errors import suggest as suggest
 from grammar.evaluate import Evaluation as Evaluation
 from grammar.evaluate import buffer_nodes as buffer_nodes
 from grammar.evaluate import evaluate as evaluate
+from grammar.fingerprint import FINGERPRINT_VERSION as FINGERPRINT_VERSION
+from grammar.fingerprint import fingerprint as fingerprint
 from grammar.graph import GRAPH_LEAVES as GRAPH_LEAVES
 from grammar.graph import Graph as Graph
-from grammar.graph import GraphFacts as GraphFacts
 from grammar.graph import Node as Node
 from grammar.graph import Region as Region
 from grammar.graph import Weight as Weight
@@ -38,6 +39,9 @@ from grammar.importers import to_darts as to_darts
 from grammar.importers import to_nasbench_nlp as to_nasbench_nlp
 from grammar.labelling import Labelling as Labelling
 from grammar.labelling import label as label
+from grammar.lints import LINTS as LINTS
+from grammar.lints import Lint as Lint
+from grammar.lints import lint as lint
 from grammar.ops import OPS as OPS
 from grammar.ops import OPS_VERSION as OPS_VERSION
 from grammar.ops import Op as Op

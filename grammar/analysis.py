@@ -251,7 +251,8 @@ def _width(states: Sequence[State]) -> Poly:
 def _flops(graph: Graph) -> Poly:
     """Of the live values; what depends on weights alone is computed once and not counted."""
     live, _ = graph.live()
-    moving = dependent(graph, "x", "state", "child", "carry", "final", "shift", "conv", "posemb")
+    memory = [i for i in range(len(graph.nodes)) if memory_length(graph, i)]
+    moving = dependent(graph, "x", "state", "child", "carry", "final", "posemb", also=memory)
     turning = dependent(graph, "carry")
     total = Poly()
     per_child = _inside_sums(graph)

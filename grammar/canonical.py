@@ -131,7 +131,7 @@ class _Writer:
             if graph.region and graph.states[i].name in graph.region.states:
                 continue
             self._define_root(body, uses, following[i], f"{name}'", first_state)
-        out = self._emit(body, uses, graph.out, 0, first_state)
+        out = self._emit(body, uses, graph.out, first_state)
         children = tuple(f"k{i}" for i in range(len(graph.children)))
         statements = (
             *leaf,
@@ -149,7 +149,7 @@ class _Writer:
             if node not in block.names:
                 self._let(block, uses, node, name, first)
             return
-        block.statements.append(Let(name, self._emit(block, uses, node, 0, first)))
+        block.statements.append(Let(name, self._emit(block, uses, node, first)))
 
     def _leaf_block(self) -> tuple[Statement, ...]:
         graph = self.graph
@@ -184,7 +184,7 @@ class _Writer:
         block.names.update(body.names)
         for n in ordered:
             self._define_root(block, uses, following[n], f"{self.state_names[n]}'", first)
-        until = self._emit(block, uses, region.until, 0, first)
+        until = self._emit(block, uses, region.until, first)
         return len(body.statements), (Depth(region.times, until, tuple(block.statements)),)
 
     def _hoist(self, body: _Block, uses: Counter[int], roots: list[int]) -> None:
@@ -203,31 +203,55 @@ class _Writer:
                 self._let(body, uses, index, self._new_name(), {})
 
     def _let(self, block: _Block, uses: Counter[int], node: int, name: str, first: dict[int, str]) -> None:
-        expr = self._operation(block, uses, node, 0, first)
-        block.statements.append(Let(name, expr))
+        for _, arg in self._operands(node):
+            self._prepare(block, uses, arg, 1, first)
+        block.statements.append(Let(name, self._operation(block, node)))
         block.names[node] = name
 
     def _new_name(self) -> str:
         self.count += 1
         return f"v{self.count - 1}"
 
-    def _emit(self, block: _Block, uses: Counter[int], index: int, depth: int, first: dict[int, str]) -> Expr:
-        """The expression for a node: a name where it has or deserves one, else written out."""
-        if index in block.names:
-            return ref(block.names[index])
-        if not self._is_leaf(index) and index not in self.per_child:
-            if index in first:
-                self._let(block, uses, index, first[index], first)
-                return ref(first[index])
-            if uses[index] > 1 or depth >= _INLINE:
-                name = self._new_name()
-                self._let(block, uses, index, name, first)
-                return ref(name)
-        return self._operation(block, uses, index, depth, first)
+    def _emit(self, block: _Block, uses: Counter[int], index: int, first: dict[int, str]) -> Expr:
+        """The expression for a node, after the lets that it needs."""
+        self._prepare(block, uses, index, 0, first)
+        return self._expr(block, index)
 
-    def _operation(
+    def _prepare(
         self, block: _Block, uses: Counter[int], index: int, depth: int, first: dict[int, str]
-    ) -> Expr:
+    ) -> None:
+        """Write the lets below a node, and its own if it deserves one; a stack, because chains may be long."""
+        stack: list[tuple[int, str | None, Iterator[int], int]] = []
+
+        def enter(node: int, depth: int) -> None:
+            if node in block.names or self._is_leaf(node):
+                return
+            name: str | None = None
+            if node not in self.per_child:
+                if node in first:
+                    name = first[node]
+                elif uses[node] > 1 or depth >= _INLINE:
+                    name = self._new_name()
+            below = iter([arg for _, arg in self._operands(node)])
+            stack.append((node, name, below, 0 if name else depth))
+
+        enter(index, depth)
+        while stack:
+            node, name, below, at = stack[-1]
+            arg = next(below, None)
+            if arg is not None:
+                enter(arg, at + 1)
+                continue
+            stack.pop()
+            if name is not None:
+                block.statements.append(Let(name, self._operation(block, node)))
+                block.names[node] = name
+
+    def _expr(self, block: _Block, index: int) -> Expr:
+        """A name where the node has one, else written out."""
+        return ref(block.names[index]) if index in block.names else self._operation(block, index)
+
+    def _operation(self, block: _Block, index: int) -> Expr:
         node = self.graph.nodes[index]
         if node.op == "x":
             return X
@@ -241,7 +265,7 @@ class _Writer:
             k = self.graph.children.index(str(node.attr("child")))
             state = self.state_names[str(node.attr("state"))]
             return Expr("child", (), (("child", f"k{k}"), ("state", state)))
-        args = tuple(self._emit(block, uses, arg, depth + 1, first) for _, arg in self._operands(index))
+        args = tuple(self._expr(block, arg) for _, arg in self._operands(index))
         made = Expr(node.op, args, self._attrs(node))
         if node.weight >= 0:
             self.emitted.append((made, node.weight))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 from grammar.ops import OPS, Value, WeightSpec
 from grammar.syntax import State
@@ -135,28 +134,3 @@ class Graph:
         for root in self.roots():
             counts[root] += 1
         return counts
-
-
-@dataclass(frozen=True)
-class GraphFacts:
-    """Facts of a graph that are used together; computed once."""
-
-    graph: Graph
-
-    @cached_property
-    def state_free(self) -> tuple[bool, ...]:
-        """For each node, whether it depends on x and weights alone (no state, no child)."""
-        free: list[bool] = []
-        for node in self.graph.nodes:
-            leaf_of_state = node.op in ("state", "child", "carry", "final")
-            free.append(not leaf_of_state and all(free[a] for a in node.args))
-        return tuple(free)
-
-    @cached_property
-    def constant(self) -> tuple[bool, ...]:
-        """For each node, whether it depends on weights and numbers alone."""
-        fixed: list[bool] = []
-        for node in self.graph.nodes:
-            inner = node.op == "num" or node.op in OPS
-            fixed.append(inner and node.op not in ("posemb", "top") and all(fixed[a] for a in node.args))
-        return tuple(fixed)

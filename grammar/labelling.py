@@ -8,6 +8,7 @@ States make cycles, so a bottom-up hash would not do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,8 +88,24 @@ class _Structure:
         for index in self.weight_vertex:
             weight = graph.weights[index]
             keys.append(("6", weight.op, repr(weight.init), str(weight.fixed)))
-        keys.extend(("7",) for _ in self.slot_index)
+        keys.extend(("7", f"{place:03}") for place in self._places())
         return _ranks(keys)
+
+    def _places(self) -> list[int]:
+        """For each slot, which one it is among those of its weight that read the same value.
+
+        Where one node alone uses the weight these may be exchanged, so any order is as good as another;
+        saying so at once keeps `lin(h, h, ..., h)` from being searched. Other slots have place 0.
+        """
+        users = Counter(node.weight for node in self.graph.nodes)
+        places = dict.fromkeys(self.slot_index, 0)
+        for node in self.graph.nodes:
+            if node.op == "lin" and users[node.weight] == 1:
+                seen: Counter[int] = Counter()
+                for j, arg in enumerate(node.args):
+                    places[node.weight, j] = seen[arg]
+                    seen[arg] += 1
+        return list(places.values())
 
     def _relate(self) -> None:
         graph = self.graph

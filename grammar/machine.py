@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -212,11 +212,11 @@ def leaves(graph: Graph, op: str) -> dict[str, int]:
     return found
 
 
-def dependent(graph: Graph, *ops: str) -> frozenset[int]:
-    """The nodes that are one of `ops`, or depend on one."""
+def dependent(graph: Graph, *ops: str, also: Collection[int] = ()) -> frozenset[int]:
+    """The nodes that are one of `ops` or one of `also`, or depend on one."""
     found: set[int] = set()
     for index, node in enumerate(graph.nodes):
-        if node.op in ops or any(a in found for a in node.args):
+        if node.op in ops or index in also or any(a in found for a in node.args):
             found.add(index)
     return frozenset(found)
 

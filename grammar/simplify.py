@@ -159,10 +159,6 @@ def _lerp(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
     gate, a, other = args
     if a == other:
         return _same_type(b, a, type_)
-    if b.value(gate) == 0.0:
-        return _same_type(b, a, type_)
-    if b.value(gate) == 1.0:
-        return _same_type(b, other, type_)
     inner = b.one_minus(gate)
     return b.make("lerp", (inner, other, a), type_) if inner is not None else None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from grammar.errors import Span
+from grammar.errors import CellTypeError, Span
 from grammar.ops import Value
 from grammar.types import Type
 
@@ -107,7 +108,9 @@ Statement = Let | Out | Leaf | Repeat | Depth
 
 
 def num(value: float) -> Expr:
-    """A literal number."""
+    """A literal number. Raises CellTypeError unless it is finite."""
+    if not math.isfinite(value):
+        raise CellTypeError(f"a number must be finite; received {value}")
     return Expr("num", (), (("value", float(value)),))
 
 

@@ -208,6 +208,13 @@ TYPES: dict[str, tuple[str, ...]] = {
     "`conv` looks back in time, and a tree cell has no steps": (
         "cell a(l, r) { state h: vec; leaf { h' = ^conv(x) }; h' = l.h; out h' }",
     ),
+    "`shift` looks back in time, but its operand changes within a step, inside `depth n until(...)`": (
+        "depth 2 until(param:scal()) { h' = ^shift(h) }",
+        "depth 2 until(param:scal()) { u = tanh(lin(x, h)); h' = lin(x) * ^shift(2 * u) + h }",
+    ),
+    "`conv` looks back in time, but its operand changes within a step, inside `depth n until(...)`": (
+        "depth 2 until(hsum(^conv(h))) { h' = h }",
+    ),
     "a cell has one `depth n until(...)`, outside other blocks": (
         "repeat 2 { ^depth 2 until(param:scal()) { h' = h } }",
     ),

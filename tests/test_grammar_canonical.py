@@ -120,6 +120,17 @@ def test_symmetry_is_pruned(count: int) -> None:
         assert cell.digest == mirrored.digest
 
 
+def test_equal_operands_of_a_map_are_not_searched() -> None:
+    many = parse(f"cell a {{ state h: vec; h' = tanh(lin({', '.join(['h'] * 40)}, x)); out h' }}")
+    assert many.canonical().canonical() is many.canonical()
+
+
+def test_a_long_chain_of_lets_needs_no_deep_stack() -> None:
+    chain = "; ".join(f"a{i} = tanh(a{i + 1})" for i in range(400))
+    cell = parse(f"cell a {{ state h: vec; {chain}; a400 = lin(x, h); h' = a0; out h' }}")
+    assert cell.canonical().canonical() is cell.canonical()
+
+
 def test_a_ring_of_states_is_one_cell_wherever_it_starts() -> None:
     """Regular structures are what colour refinement alone cannot number."""
 
@@ -147,3 +158,11 @@ def test_golden_digests(request: pytest.FixtureRequest) -> None:
     kept = json.loads(GOLDEN.read_text())
     assert kept["version"] == DIGEST_VERSION
     assert {name: kept["digests"][name] for name in digests} == digests
+
+
+def test_a_tree_cell_without_live_states_keeps_its_leaf_block() -> None:
+    cell = parse("cell a(l, r) { state h: vec; leaf { h' = lin(x) }; h' = tanh(lin(l.h, r.h)); out param() }")
+    canonical = cell.canonical()
+    assert canonical.states == ()
+    assert parse(str(canonical)) is canonical
+    assert canonical.canonical() is canonical

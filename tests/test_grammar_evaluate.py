@@ -134,6 +134,11 @@ def test_shift_is_the_step_before() -> None:
     np.testing.assert_allclose(y, np.vstack([np.zeros(4), np.tile(weights["out.w"], (4, 1))]))
 
 
+def test_conv_over_one_step_of_a_constant_is_a_constant() -> None:
+    _, w, y = of("cell a { out x * 0 + conv(param(), k=1) }")
+    np.testing.assert_allclose(y, np.tile(w["out.w"] * w["out_2.w"][:, 0] + w["out_2.b"], (5, 1)))
+
+
 @pytest.mark.parametrize("taps", [1, 2, 4])
 @pytest.mark.parametrize("operand", ["x", "h'"])
 def test_conv_is_causal_with_the_oldest_tap_first(operand: str, taps: int) -> None:
@@ -408,9 +413,3 @@ def test_a_depth_cell_has_no_state_to_go_on_from() -> None:
     x, weights, sizes = example(zoo("ut"), np.random.default_rng(0))
     with pytest.raises(CellBuildError, match="a state is for time cells; ut is a depth cell"):
         evaluate(zoo("ut"), x, weights, state=[x], **sizes)
-
-
-def test_memory_of_what_changes_within_a_step_is_refused() -> None:
-    cell = parse("cell a { state h: vec; depth 2 until(param:scal()) { h' = shift(h) }; out h' }")
-    with pytest.raises(CellBuildError, match="`shift` looks one step back in time, but its operand changes"):
-        evaluate(cell, np.zeros((1, 1, 4)), {"until.w": np.zeros(1)}, hidden_size=4)

@@ -85,3 +85,12 @@ def test_sample_of_a_size_and_from_nowhere() -> None:
     assert space.size(parse(line)) == 9
     assert "received size=99" in refused("sample", "--size", 99)
     assert "unknown space 'gatedd'; did you mean 'gated'" in refused("sample", "--space", "gatedd")
+
+
+def test_show_warns_of_what_cannot_work() -> None:
+    doubtful = "cell a { state h: vec; h' = 2 * h + lin(x); out h' }"
+    said = recell("show", doubtful).out
+    assert "must-explode" in said
+    assert [w["name"] for w in recell("show", doubtful, "--json").json["lints"]] == ["must-explode"]
+    assert recell("show", "zoo:lstm", "--json").json["lints"] == []
+    assert "Warnings" not in recell("show", "zoo:lstm").out

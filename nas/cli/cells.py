@@ -94,6 +94,8 @@ def _difference(one: str, other: str, name: str, name_of_other: str) -> list[str
 
 
 def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, Any]:
+    from grammar import lint
+
     def cost(poly: Any) -> dict[str, Any]:
         value = poly.at(**sizes)
         return {"formula": str(poly), "value": value if isinstance(value, int) else float(value)}
@@ -107,6 +109,9 @@ def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, A
         "states": [
             {"name": s.name, "type": str(s.type), "shape": s.type.shape, "init": _start(s.init)}
             for s in cell.states
+        ],
+        "lints": [
+            {"name": w.name, "where": w.where, "message": w.message, "repair": w.repair} for w in lint(cell)
         ],
         "components": [
             {"states": list(c.states), "class": c.kind, "runs_as": c.route, "parallel": c.parallel}
@@ -126,6 +131,7 @@ def _start(init: float | str) -> str:
 
 
 def _page(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> None:
+    from grammar import lint
     from nas.cli.drawing import draw
 
     kinds = {"time": "runs over time", "tree": "runs over trees", "depth": "runs over a whole sequence"}
@@ -149,6 +155,12 @@ def _page(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> None:
         ("bytes of state", analysis.state_bytes),
     ]
     put(table(["", at, "in general"], [(n, f"{float(p.at(**sizes)):,.0f}", str(p)) for n, p in costs], [at]))
+    warnings = lint(cell)
+    if warnings:
+        _heading("Warnings")
+        for warning in warnings:
+            put(Text.assemble((warning.name, "bold yellow"), f"  {warning.where}"))
+            put(Text(f"  {warning.message} {warning.repair}"))
     trees = draw(cell)
     if trees:
         _heading("Graph")

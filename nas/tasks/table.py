@@ -107,7 +107,7 @@ _ROWS = (
         where="nas.tasks.language:Text",
         sizes={
             "smoke": TaskSize(Recipe(60, 8, 32, lr=1e-2), params=20_000, scored=2_000, vocabulary=1_000),
-            "search": TaskSize(Recipe(800, 16, 32, lr=1e-2), params=100_000, scored=32_000, vocabulary=1_000),
+            "search": TaskSize(Recipe(700, 16, 32, lr=1e-2), params=100_000, scored=32_000, vocabulary=1_000),
             "full": TaskSize(
                 Recipe(5_000, 32, 128, lr=2e-3), params=1_000_000, scored=1 << 30, vocabulary=1_000
             ),
