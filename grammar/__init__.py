@@ -62,6 +62,8 @@ from grammar.renderings import elementwise as elementwise
 from grammar.renderings import register_rendering as register_rendering
 from grammar.simplify import simplify as simplify
 from grammar.sizes import Sizes as Sizes
+from grammar.starts import KNOWN_MATRICES as KNOWN_MATRICES
+from grammar.starts import known_matrix as known_matrix
 from grammar.syntax import Depth as Depth
 from grammar.syntax import Expr as Expr
 from grammar.syntax import Leaf as Leaf

@@ -79,6 +79,7 @@ class _Step:
     ) -> None:
         self.cell, self.rng = cell, rng
         width = hidden_size if cell.graph.equal_width else hidden_size - 2
+        key_size = hidden_size // heads if cell.graph.k_is_v else key_size
         self.sizes = Sizes.of(width, hidden_size, heads, key_size)
         drawn = init_weights(
             cell, rng, input_size=width, hidden_size=hidden_size, heads=heads, key_size=key_size

@@ -91,7 +91,6 @@ def _run_time(machine: Machine, state: Sequence[Array] | None) -> Evaluation:
     batch, steps = machine.x.shape[-3:-1]
     nodes = buffer_nodes(graph)
     turning = dependent(graph, "carry")  # inside `depth ... until(p)`: run with it
-    _refuse_turning(graph, nodes, turning)
     states, held = _start(machine, nodes, state, batch)
     needed = [i for i in sorted(graph.reachable(graph.roots())) if i not in turning]
     bound = dependent(graph, "state", "final")
@@ -115,15 +114,6 @@ def _run_time(machine: Machine, state: Sequence[Array] | None) -> Evaluation:
     after = along.after | buffers.held
     last += [_stored(machine, index, after[index], batch) for index in nodes]
     return Evaluation(np.moveaxis(y, 0, -2), tuple(last))
-
-
-def _refuse_turning(graph: Graph, nodes: Sequence[int], turning: frozenset[int]) -> None:
-    for index in nodes:
-        if index in turning:
-            raise CellBuildError(
-                f"`{graph.nodes[index].op}` looks one step back in time, but its operand changes within a step, "
-                "inside depth ... until(...)"
-            )
 
 
 def _operand(graph: Graph, index: int) -> Type:

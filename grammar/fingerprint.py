@@ -162,15 +162,15 @@ def _rounded(y: Array, count: int) -> list[str]:
 
 
 def _sizes(graph: Graph) -> Sizes:
-    """Sizes that the cell can take, D = H and K = 2 V. Raises CellBuildError where none of a few fit."""
+    """Sizes that the cell can take, D = H and K = 2 V, or V where it must be. Raises CellBuildError where none fit."""
     counts = {int(b) for n in graph.nodes for b in (n.attr("blocks", 1),) if b != "heads"}  # type: ignore[arg-type]
     blocks = math.lcm(*counts)
     value = 4 if 8 % blocks == 0 else blocks
-    small = Sizes.of(2 * value, 2 * value, 2, 2 * value)
+    small = Sizes.of(2 * value, 2 * value, 2, value if graph.k_is_v else 2 * value)
     try:
         small.check(graph)
     except CellBuildError:
-        small = Sizes.of(4 * blocks, 4 * blocks, blocks, 8)
+        small = Sizes.of(4 * blocks, 4 * blocks, blocks, 4 if graph.k_is_v else 8)
         small.check(graph)
     return small
 

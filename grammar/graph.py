@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from grammar.ops import Value, WeightSpec
+from grammar.ops import OPS, Value, WeightSpec
 from grammar.syntax import State
 from grammar.types import Type
 
@@ -119,6 +119,11 @@ class Graph:
             if self.region and named & carried.keys():
                 roots += [self.region.until, *(self.region.next[carried[n]] for n in named & carried.keys())]
             nodes |= self.reachable(roots)
+
+    @property
+    def k_is_v(self) -> str:
+        """The first operation that needs K = V, because it sees a val as a key or the reverse; "" for none."""
+        return next((n.op for n in self.nodes if n.op in OPS and OPS[n.op].k_is_v), "")
 
     def uses(self) -> list[int]:
         """How many times each node is used, by nodes and as a root."""

@@ -458,7 +458,9 @@ _REAL_FUNCTIONS: dict[str, Callable[..., Interval]] = {
     "lnorm": lambda a: REALS,
     "softmax": lambda a: Interval(0.0, 1.0, open_low=True),
     "hsum": total,
+    "hmax": lambda a: a,
     "posemb": lambda: SYMMETRIC,
+    "top": lambda a: UNIT,
 }
 for _name, _function in _REAL_FUNCTIONS.items():
     register_range(_name, _on_reals(_function))
@@ -468,6 +470,8 @@ _OTHERS: dict[str, Rule] = {
     "sub": _by_parts(sub, _ring),
     "neg": _by_parts(lambda a: -a, lambda a: a),
     "stopgrad": lambda node, args, weight: args[0],
+    "tokey": lambda node, args, weight: args[0],
+    "toval": lambda node, args, weight: args[0],
     "mul": _product,
     "div": _quotient,
     "lerp": _lerp,
@@ -490,6 +494,7 @@ _OTHERS: dict[str, Rule] = {
     "conv": _unknown,
     "attn": _unknown,
     "mlp": _unknown,
+    "reflect": _unknown,
 }
 for _name, _rule in _OTHERS.items():
     register_range(_name, _rule)

@@ -61,7 +61,7 @@ def _constants(graph: Graph) -> tuple[bool, ...]:
     """For each node, whether it depends on weights and numbers alone, and on no time."""
     fixed: list[bool] = []
     for node in graph.nodes:
-        timeless = node.op == "num" or (node.op in OPS and node.op not in ("posemb", "shift", "conv"))
+        timeless = node.op == "num" or (node.op in OPS and node.op not in ("posemb", "top", "shift", "conv"))
         fixed.append(timeless and all(fixed[a] for a in node.args))
     return tuple(fixed)
 

@@ -289,9 +289,9 @@ class _Lowering:
         if expr.op == "choice":
             return self._choice(expr, args, types)
         op = OPS[expr.op]
-        if expr.op in ("shift", "conv") and self.tree.children:
-            raise CellTypeError(f"`{expr.op}` looks back in time, and a tree cell has no steps", expr.span)
-        if expr.op in ("attn", "posemb") and not self.seq:
+        if expr.op in ("shift", "conv"):
+            self._looks_back(expr, args)
+        if expr.op in ("attn", "posemb", "top") and not self.seq:
             raise CellTypeError(f"`{expr.op}` works on a whole sequence: declare seq states", expr.span)
         attrs = dict(expr.attrs)
         try:
@@ -307,6 +307,23 @@ class _Lowering:
         weight = self._weight(expr, types, result, path, site) if op.weights else -1
         kept = tuple((k, v) for k, v in expr.attrs if k not in ("share", "init", "fixed", "type", "size"))
         return self._add(Node(expr.op, args, kept, result, weight))
+
+    def _looks_back(self, expr: Expr, args: tuple[int, ...]) -> None:
+        """Refuse `shift` and `conv` of what has no value at the step before."""
+        if self.tree.children:
+            raise CellTypeError(f"`{expr.op}` looks back in time, and a tree cell has no steps", expr.span)
+        todo, seen = list(args), set(args)
+        alone = expr.op == "conv" and expr.attr("k", 4) == 1  # it sees the present alone
+        while todo and not self.seq and not alone:
+            node = self.nodes[todo.pop()]
+            if node.op == "carry":
+                raise CellTypeError(
+                    f"`{expr.op}` looks back in time, but its operand changes within a step, inside"
+                    " `depth n until(...)`",
+                    expr.span,
+                )
+            todo += [a for a in node.args if a not in seen]
+            seen.update(node.args)
 
     def _name(self, expr: Expr, scope: _Scope) -> int:
         name = str(expr.attr("name"))

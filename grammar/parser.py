@@ -310,9 +310,13 @@ DEFAULTS: Attrs = {
     "fixed": False,
     "causal": False,
     "ratio": 4,
+    "part": 0.5,
     "k": 4,
 }
-_INITS = {"zeros": 0, "ones": 0, "uniform": 2, "normal": 1, "orthogonal": 1, "log_uniform": 2}
+_INITS = {
+    "zeros": 0, "ones": 0, "uniform": 2, "normal": 1, "orthogonal": 1, "log_uniform": 2,
+    "permutation": 0, "fourier": 1, "legt_a": 1, "legt_b": 1,
+}  # fmt: skip
 
 
 def _option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
@@ -325,6 +329,9 @@ def _option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
     if key in ("rank", "k", "ratio"):
         whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4096
         return None if whole else f"`{key}` is a whole number from 1 to 4096"
+    if key == "part":
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+        return None if number else "`part` is a number above 0, at most 1"
     if key == "share":
         return None if isinstance(value, str) else "`share` is a name"
     if key == "init":
@@ -333,7 +340,10 @@ def _option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
         name, *numbers = value if isinstance(value, tuple) else (value,)
         if name in _INITS and len(numbers) == _INITS[str(name)]:
             return None
-        return "`init` is a number, zeros, ones, uniform(a, b), normal(sd), orthogonal(gain) or log_uniform(a, b)"
+        return (
+            "`init` is a number, zeros, ones, uniform(a, b), normal(sd), orthogonal(gain), log_uniform(a, b), "
+            "permutation, fourier(1), fourier(-1), legt_a(theta) or legt_b(theta)"
+        )
     return None
 
 

@@ -278,7 +278,10 @@ def _conv(call: Call) -> Array:
 
 
 def _attn(call: Call) -> Array:
-    """Multi-head self-attention over T of a seq [.., B, T, H], scaled by 1/sqrt(V), without biases."""
+    """Multi-head self-attention over T of a seq [.., B, T, H], scaled by 1/sqrt(V), without biases.
+
+    With a second operand [.., B, T, N] only to the positions where it is above 0; 0 where no position is left.
+    """
     sizes = call.sizes
 
     def split(role: str) -> Array:
@@ -286,10 +289,25 @@ def _attn(call: Call) -> Array:
         return np.swapaxes(per_head(projected, sizes), -3, -2)  # [.., B, N, T, V]
 
     scores = split("q") @ np.swapaxes(split("k"), -1, -2) / np.sqrt(sizes.value_size).item()
-    if call.node.attr("causal", False):
-        scores = np.where(np.tri(scores.shape[-1], dtype=bool), scores, -np.inf)
-    mixed = np.swapaxes(softmax(scores) @ split("v"), -3, -2)
+    allowed = np.tri(scores.shape[-1], dtype=bool) if call.node.attr("causal", False) else np.array(True)
+    if len(call.args) == 2:
+        allowed = allowed & (np.swapaxes(call.arg(1), -1, -2) > 0)[..., None, :]
+    some = np.broadcast_to(allowed, scores.shape).any(axis=-1, keepdims=True)
+    weights = np.where(some, softmax(np.where(allowed | ~some, scores, -np.inf)), 0)
+    mixed = np.swapaxes(weights @ split("v"), -3, -2)
     return np.asarray(flatten(mixed, 2) @ np.swapaxes(call.matrix("o"), -1, -2))
+
+
+def _top(call: Call) -> Array:
+    """[.., B, T, N] of 1 and 0: of equal values the earlier come first."""
+    values = np.broadcast_to(call.arg(), np.broadcast_shapes(call.arg().shape, (call.length, 1)))
+    places = (-values).argsort(axis=-2, kind="stable").argsort(axis=-2)
+    return np.asarray(places < top_count(call.node, call.length)).astype(values.dtype)
+
+
+def top_count(node: Node, length: int) -> int:
+    """How many of `length` positions `top` chooses; a part such as 0.29 of 100 is whole in spite of rounding."""
+    return max(1, math.floor(float(node.attr("part", 0.5)) * length + 1e-9))  # type: ignore[arg-type]
 
 
 def _mlp(call: Call) -> Array:
@@ -317,6 +335,14 @@ def _readt(call: Call) -> Array:
 
 def _outer(call: Call) -> Array:
     return np.asarray(call.arg(0)[..., None] * call.heads(1)[..., None, :])
+
+
+def _reflect(call: Call) -> Array:
+    """z - 2 v (v* z) / (v* v) per head."""
+    z, v = call.heads(0), call.heads(1)
+    size = (np.abs(v) ** 2).sum(axis=-1, keepdims=True)
+    along = (np.conj(v) * z).sum(axis=-1, keepdims=True) / np.where(size == 0, 1, size)
+    return flatten(z - 2 * v * along, 2)
 
 
 def _by_head(call: Call, index: int = 0) -> Array:
@@ -372,12 +398,17 @@ _OTHERS: dict[str, Rendering] = {
     "readt": _readt,
     "dot": lambda call: np.asarray((_by_head(call, 0) * _by_head(call, 1)).sum(axis=-1)),
     "hsum": lambda call: np.asarray(_by_head(call).sum(axis=-1)),
+    "hmax": lambda call: np.asarray(_by_head(call).max(axis=-1)),
+    "toval": lambda call: flatten(call.arg(), 2),
+    "reflect": _reflect,
+    "tokey": lambda call: call.heads(),
     "lin": _lin,
     "diag": lambda call: call.arg() * _own(call),
     "param": _own,
     "conv": _conv,
     "shift": _shift,
     "attn": _attn,
+    "top": _top,
     "mlp": _mlp,
     "posemb": _posemb,
     "sum": lambda call: np.asarray(call.arg().sum(axis=0)),

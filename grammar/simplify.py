@@ -167,6 +167,16 @@ def _equal(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
     return args[0] if args[0] == args[1] else None
 
 
+def _undo(op: str) -> Callable[[_Builder, tuple[int, ...], Type], int | None]:
+    """The value within, where the operand is `op` of one of the result's type."""
+
+    def rule(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+        inner = b.match(args[0], op)
+        return _same_type(b, inner[0], type_) if inner else None
+
+    return rule
+
+
 def _idempotent(op: str) -> Callable[[_Builder, tuple[int, ...], Type], int | None]:
     return lambda b, args, type_: args[0] if b.nodes[args[0]].op == op else None
 
@@ -183,6 +193,8 @@ _RULES: dict[str, Callable[[_Builder, tuple[int, ...], Type], int | None]] = {
     "relu": _idempotent("relu"),
     "abs": _idempotent("abs"),
     "stopgrad": _idempotent("stopgrad"),
+    "tokey": _undo("toval"),
+    "toval": _undo("tokey"),
 }
 
 

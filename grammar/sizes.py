@@ -64,6 +64,11 @@ class Sizes:
                 "this cell uses x elementwise where a vec stands, so input_size equals hidden_size; "
                 f"received input_size={self.input_size} and hidden_size={self.hidden_size}"
             )
+        if graph.k_is_v and self.key_size != self.value_size:
+            raise CellBuildError(
+                f"`{graph.k_is_v}` sees a val as a key or the reverse, so key_size equals hidden_size / heads; "
+                f"received key_size={self.key_size} and hidden_size / heads = {self.value_size}"
+            )
         for weight in graph.weights:
             for spec in weight.specs:
                 try:

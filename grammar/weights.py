@@ -24,6 +24,7 @@ from grammar.ops import Value, WeightSpec
 from grammar.renderings import Array
 from grammar.simplify import simplify
 from grammar.sizes import Sizes
+from grammar.starts import KNOWN_MATRICES, known_matrix
 from grammar.syntax import State
 
 
@@ -116,6 +117,11 @@ def _told(rng: np.random.Generator, slot: _Slot, init: Value, shape: tuple[int, 
         return np.full(shape, {"zeros": 0.0, "ones": 1.0}.get(str(name), name), dtype=np.float64)
     if name == "orthogonal":
         return first * _orthogonal(rng, slot, shape)
+    if name == "permutation":
+        return _permutation(rng, slot, shape)
+    if name in KNOWN_MATRICES:
+        matrix = known_matrix((str(name), first), slot.shape, slot.complex, slot.name)
+        return np.broadcast_to(matrix, shape)
     if name == "normal":
         return _parts(slot.complex, lambda: first * rng.standard_normal(shape))
     if name == "uniform":
@@ -138,6 +144,13 @@ def _orthogonal(rng: np.random.Generator, slot: _Slot, shape: tuple[int, ...]) -
     diagonal = np.diagonal(r, axis1=-2, axis2=-1)
     q = q * (diagonal / np.abs(diagonal))[..., None, :]
     return np.asarray(q if rows >= columns else np.swapaxes(q, -1, -2))
+
+
+def _permutation(rng: np.random.Generator, slot: _Slot, shape: tuple[int, ...]) -> Array:
+    """One 1 in each row and column of the last two axes."""
+    if len(slot.shape) < 2 or shape[-1] != shape[-2]:
+        raise CellBuildError(f"permutation is for a matrix [n, n]; {slot.name} has shape {slot.shape}")
+    return np.asarray(np.eye(shape[-1])[rng.random(shape[:-1]).argsort(-1)])
 
 
 # ---- canonical names --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import torch
-from strategies import HEADS, HIDDEN, KEYS, input_size
+from strategies import HEADS, HIDDEN, input_size, key_size
 from torch import Tensor
 
 from grammar import Cell, evaluate
@@ -28,7 +28,9 @@ def built(cell: Cell, backend: str = "reference", dtype: torch.dtype = torch.flo
     """The cell with every array some way from where it starts; the same numbers for every backend and dtype."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the output of cell")
-        module = build(cell, input_size(cell), HIDDEN, heads=HEADS, key_size=KEYS, backend=backend).double()
+        module = build(
+            cell, input_size(cell), HIDDEN, heads=HEADS, key_size=key_size(cell), backend=backend
+        ).double()
     module.reset_parameters(torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -56,7 +58,7 @@ def agrees_with_the_interpreter(cell: Cell, backend: str) -> None:
     module = built(cell, backend)
     x = drawn(module)
     arrays = {name.removeprefix("layers.0."): value.numpy() for name, value in module.state_dict().items()}
-    expected = evaluate(cell, x.numpy(), arrays, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS)
+    expected = evaluate(cell, x.numpy(), arrays, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(cell))
     with torch.no_grad():
         y, after = module(x)
         found = (y, *(part[0] for part in as_tuple(after)))

@@ -93,6 +93,8 @@ TYPES: dict[str, tuple[str, ...]] = {
         "h' = lin(x, ^init=foo)",
         "h' = lin(x, ^init=uniform(1))",
         "h' = lin(x, ^init=yes)",
+        "h' = lin(x, ^init=fourier)",
+        "h' = lin(x, ^init=permutation(2))",
     ),
     "lin takes rank= or blocks=, not both": ("h' = ^lin(x, rank=2, blocks=2)",),
     "transpose=yes goes with share=NAME, bias=no and one operand": (
@@ -129,6 +131,18 @@ TYPES: dict[str, tuple[str, ...]] = {
     "`out` is vec; received key": ("cell a { state k: key; k' = k; out ^k }",),
     "`until` is scal; received vec": ("depth 2 until(^h) { h' = h }",),
     "`attn` works on a whole sequence: declare seq states": ("h' = ^attn(h)",),
+    "`top` works on a whole sequence: declare seq states": ("h' = h * ^top(lin:scal(h))",),
+    "`part` is a number above 0, at most 1; received 0": ("h' = h * top(lin:scal(h), ^part=0)",),
+    "`part` is a number above 0, at most 1; received 1.5": ("h' = h * top(lin:scal(h), ^part=1.5)",),
+    "the operand must be scal, one number for each position; received seq": (
+        "cell a { state h: seq = x; h' = h * ^top(h); out h' }",
+    ),
+    "attn takes a seq, and a scal that says which positions are seen; received seq and seq": (
+        "cell a { state h: seq = x; h' = ^attn(h, h); out h' }",
+    ),
+    "tokey(val) is a key, where K = V; received mat": ("h' = lin(^tokey(lin:mat(x)))",),
+    "toval(key) is a val, where K = V; received vec": ("h' = ^toval(h)",),
+    "reflect takes two cvec, or two vec; received vec and cvec": ("h' = ^reflect(h, cis(h))",),
     "`posemb` works on a whole sequence: declare seq states": ("h' = h + ^posemb()",),
     "a state is declared once; 'h' is declared twice": ("cell a { state h: vec, ^h: key; h' = x; out h }",),
     "the state 'h' needs an equation `h' = ...`": ("cell a { state ^h: vec; out h }",),
@@ -193,6 +207,13 @@ TYPES: dict[str, tuple[str, ...]] = {
     ),
     "`conv` looks back in time, and a tree cell has no steps": (
         "cell a(l, r) { state h: vec; leaf { h' = ^conv(x) }; h' = l.h; out h' }",
+    ),
+    "`shift` looks back in time, but its operand changes within a step, inside `depth n until(...)`": (
+        "depth 2 until(param:scal()) { h' = ^shift(h) }",
+        "depth 2 until(param:scal()) { u = tanh(lin(x, h)); h' = lin(x) * ^shift(2 * u) + h }",
+    ),
+    "`conv` looks back in time, but its operand changes within a step, inside `depth n until(...)`": (
+        "depth 2 until(hsum(^conv(h))) { h' = h }",
     ),
     "a cell has one `depth n until(...)`, outside other blocks": (
         "repeat 2 { ^depth 2 until(param:scal()) { h' = h } }",

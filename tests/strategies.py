@@ -52,7 +52,8 @@ MEM = Type("mem", 4)
 _TIME_TYPES = (IN, VEC, KEY, SCAL, MAT, CVEC, CMAT, MEM)
 _STATE_TYPES = (VEC, VEC, VEC, KEY, SCAL, MAT, CVEC, CMAT, MEM)
 _STATE_NAMES = ("h", "c", "S", "m")
-_ELSEWHERE = ("attn", "posemb", "sum", "lin", "param")  # need a kind of cell or options: drawn apart
+# These need a kind of cell or options and are drawn apart, but for `top`, which jumps where rounding may differ.
+_ELSEWHERE = ("attn", "posemb", "sum", "lin", "param", "top")
 
 
 def input_size(cell: Cell) -> int:
@@ -60,14 +61,19 @@ def input_size(cell: Cell) -> int:
     return HIDDEN if cell.graph.equal_width else 6
 
 
+def key_size(cell: Cell) -> int:
+    """A key size at which the cell can be built with `HIDDEN` and `HEADS`: V where it sees a val as a key."""
+    return HIDDEN // HEADS if cell.graph.k_is_v else KEYS
+
+
 def example(
     cell: Cell, rng: np.random.Generator, sets: Sequence[int] = (), lead: Sequence[int] = (), steps: int = 5
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
     """x, weights and the other arguments of `evaluate` for a cell: two samples, in a tree four leaves."""
     width = input_size(cell)
-    sizes = {"hidden_size": HIDDEN, "heads": HEADS, "key_size": KEYS}
+    sizes = {"hidden_size": HIDDEN, "heads": HEADS, "key_size": key_size(cell)}
     drawn = init_weights(
-        cell, rng, input_size=width, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS, sets=sets
+        cell, rng, input_size=width, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(cell), sets=sets
     )
     # What starts as 0 or 1 would hide differences.
     weights = {name: array + 0.1 * rng.standard_normal(array.shape) for name, array in drawn.items()}
@@ -128,6 +134,7 @@ _VALUES: dict[str, st.SearchStrategy[Value]] = {
     "rank": st.integers(1, 64),
     "k": st.integers(1, 8),
     "ratio": st.integers(1, 8),
+    "part": st.floats(0.0009765625, 1),
     "share": st.sampled_from(("w", "embedding", "u_1")),
     "init": st.one_of(
         st.sampled_from(("zeros", "ones")),
@@ -154,6 +161,7 @@ class _Env:
     smooth: bool = False
     weights: bool = True
     linear: bool = False
+    k_is_v: bool = False  # operations that need K = V too; other cells are built with K and V that differ
 
     def add(self, type_: Type, expr: Expr) -> None:
         self.values.setdefault(type_, []).append(expr)
@@ -182,7 +190,7 @@ def _productions(kind: str) -> dict[Type, tuple[tuple[str, tuple[Type, ...]], ..
 
 
 # Wild values (poles, overflow, branch cuts) make comparisons of numbers empty.
-_WILD = ("div", "log", "sqrt", "exp", "square", "modrelu", "softmax")
+_WILD = ("div", "log", "sqrt", "exp", "square", "modrelu", "softmax", "reflect")
 
 
 # What recurrences are made of; drawn more often than the rest.
@@ -254,6 +262,8 @@ def _usable(production: tuple[str, tuple[Type, ...]], env: _Env) -> bool:
     name, operands = production
     if (env.smooth and name in _WILD) or (not env.weights and OPS[name].weights):
         return False
+    if OPS[name].k_is_v and not env.k_is_v:
+        return False
     return env.has_x or IN not in operands
 
 
@@ -275,7 +285,8 @@ def cells(
     """
     kind = draw(st.sampled_from(list(kinds)))
     drawn = {"time": _time_cell, "tree": _tree_cell, "depth": _depth_cell}[kind]
-    env = _Env(kind, _TIME_TYPES, smooth=smooth, weights=weights, linear=linear)
+    k_is_v = draw(st.integers(0, 3)) == 3
+    env = _Env(kind, _TIME_TYPES, smooth=smooth, weights=weights, linear=linear, k_is_v=k_is_v)
     return drawn(draw, env, fuel, states)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import HEADS, HIDDEN, KEYS, cells
+from strategies import HEADS, HIDDEN, cells, key_size
 
 from grammar import (
     CMAT,
@@ -318,7 +318,7 @@ def test_no_number_refutes_random_matrix_recurrences(cell: Cell) -> None:
 def test_every_cell_has_an_analysis(cell: Cell) -> None:
     analysis = analyse(cell)
     assert str(analysis)
-    sizes = {"input_size": HIDDEN, "hidden_size": HIDDEN, "heads": HEADS, "key_size": KEYS}
+    sizes = {"input_size": HIDDEN, "hidden_size": HIDDEN, "heads": HEADS, "key_size": key_size(cell)}
     assert analysis.flops.at(**sizes) >= 0
     assert analysis.state_bytes.at(**sizes) >= 4
     if cell.kind == "depth":

@@ -54,6 +54,7 @@ EQUAL = [
     ("h' = lerp(z, h, h) + lin(x)", "h' = h + lin(x)"),
     ("h' = 2 * 3 * h + lin(x)", "h' = 6 * h + lin(x)"),
     ("h' = h - -lin(x)", "h' = h + lin(x)"),
+    ("h' = toval(tokey(h)) * hmax(tokey(toval(lin:key(x))))", "h' = h * hmax(lin:key(x))"),
     ("h' = relu(relu(h)) + lin(x)", "h' = relu(h) + lin(x)"),
     ("l = lin(x); h' = h + l + tanh(l)", "l = lin(x); m = tanh(l); h' = h + l + m"),
     ("h' = tanh(h) * tanh(h) + lin(x)", "t = tanh(h); h' = t * t + lin(x)"),

@@ -413,9 +413,3 @@ def test_a_depth_cell_has_no_state_to_go_on_from() -> None:
     x, weights, sizes = example(zoo("ut"), np.random.default_rng(0))
     with pytest.raises(CellBuildError, match="a state is for time cells; ut is a depth cell"):
         evaluate(zoo("ut"), x, weights, state=[x], **sizes)
-
-
-def test_memory_of_what_changes_within_a_step_is_refused() -> None:
-    cell = parse("cell a { state h: vec; depth 2 until(param:scal()) { h' = shift(h) }; out h' }")
-    with pytest.raises(CellBuildError, match="`shift` looks one step back in time, but its operand changes"):
-        evaluate(cell, np.zeros((1, 1, 4)), {"until.w": np.zeros(1)}, hidden_size=4)

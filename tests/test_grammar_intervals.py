@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import HEADS, HIDDEN, KEYS, cells, input_size
+from strategies import HEADS, HIDDEN, cells, input_size, key_size
 
 from grammar import (
     NUM,
@@ -117,7 +117,9 @@ def _inside(found: Range, values: Any) -> bool:
 def test_no_state_and_no_output_leaves_its_range(cell: Cell, seed: int) -> None:
     rng = np.random.default_rng(seed)
     size = input_size(cell)
-    weights = init_weights(cell, rng, input_size=size, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS)
+    weights = init_weights(
+        cell, rng, input_size=size, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(cell)
+    )
     weights = {name: 3 * rng.standard_normal(w.shape) + 0 * w for name, w in weights.items()}
     positions, tree = 7, None
     if cell.kind == "tree":
@@ -125,7 +127,7 @@ def test_no_state_and_no_output_leaves_its_range(cell: Cell, seed: int) -> None:
         body = cell.graph.reachable([*cell.graph.next, cell.graph.out])
         positions = 4 + 3 * any(cell.graph.nodes[i].op == "x" for i in body)
     x = 2 * rng.standard_normal((1, positions, size))
-    found = evaluate(cell, x, weights, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS, tree=tree)
+    found = evaluate(cell, x, weights, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(cell), tree=tree)
     ranges = Ranges(cell.graph)
     assert _inside(ranges[cell.graph.out], found.y)
     for index, value in zip(cell.graph.next, found.state, strict=False):

@@ -74,6 +74,42 @@ def test_modrelu_keeps_the_direction() -> None:
     np.testing.assert_allclose(modrelu(z, np.array(-9.0)), 0)
 
 
+def test_a_val_seen_as_a_key() -> None:
+    v = np.arange(6.0)
+    sizes = Sizes.of(6, 6, 2)
+    key = RENDERINGS["tokey"](Call(Node("tokey", (), (), KEY), [v], [VEC], {}, sizes))
+    np.testing.assert_array_equal(key, [[0, 1, 2], [3, 4, 5]])
+    back = RENDERINGS["toval"](Call(Node("toval", (), (), VEC), [key], [KEY], {}, sizes))
+    np.testing.assert_array_equal(back, v)
+
+
+def test_reflections() -> None:
+    rng = np.random.default_rng(0)
+    for kind, imaginary in (("vec", 0), ("cvec", 1j)):
+        z, v = (rng.standard_normal(6) + imaginary * rng.standard_normal(6) for _ in range(2))
+        found = apply("reflect", [z, v], [Type(kind)] * 2, Type(kind)).reshape(2, 3)
+        for part, direction, wanted in zip(z.reshape(2, 3), v.reshape(2, 3), found, strict=True):
+            unit = direction / np.linalg.norm(direction)
+            householder = np.eye(3) - 2 * np.outer(unit, unit.conj())
+            np.testing.assert_allclose(wanted, householder @ part, atol=1e-12)
+        np.testing.assert_array_equal(apply("reflect", [z, 0 * v], [Type(kind)] * 2, Type(kind)), z)
+
+
+def test_the_highest_positions() -> None:
+    a = np.array([[[0.5, 3], [2, 3], [2, 1], [-1, 3], [7, 0]]])  # [B, T, N], with equal values
+
+    def chosen(**options: float) -> list[list[float]]:
+        node = Node("top", (), tuple(options.items()), SCAL)
+        found = RENDERINGS["top"](Call(node, [a], [SCAL], {}, SIZES, batch=2, length=5))
+        return [list(row) for row in found[0].T]
+
+    assert chosen(part=0.4) == [[0, 1, 0, 0, 1], [1, 1, 0, 0, 0]]
+    assert chosen() == chosen(part=0.5) == chosen(part=0.59)
+    assert chosen(part=0.6) == [[0, 1, 1, 0, 1], [1, 1, 0, 1, 0]]
+    assert chosen(part=0.01) == [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
+    assert chosen(part=1.0) == [[1] * 5, [1] * 5]
+
+
 def test_norms_are_over_each_head() -> None:
     a = np.arange(1.0, 7.0)
     np.testing.assert_allclose(np.linalg.norm(apply("l2norm", [a], [VEC], VEC).reshape(2, 3), axis=1), 1)
@@ -98,6 +134,8 @@ def test_matrices() -> None:
     np.testing.assert_allclose(apply("dot", [v, v], [VEC, VEC], SCAL), (heads**2).sum(1))
     np.testing.assert_allclose(apply("dot", [k, k], [KEY, KEY], SCAL), (k**2).sum(1))
     np.testing.assert_allclose(apply("hsum", [v], [VEC], SCAL), heads.sum(1))
+    np.testing.assert_array_equal(apply("hmax", [v], [VEC], SCAL), heads.max(1))
+    np.testing.assert_array_equal(apply("hmax", [k], [KEY], SCAL), k.max(1))
 
 
 @pytest.mark.parametrize(

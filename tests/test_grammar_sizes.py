@@ -46,3 +46,17 @@ def test_a_cell_says_what_it_cannot_take() -> None:
         Sizes.of(6, 8).check(parse("cell a { out lin(x, blocks=4) }").graph)
     with pytest.raises(CellBuildError, match="received input_size=6 and hidden_size=8"):
         Sizes.of(6, 8).check(parse("cell a { out x }").graph)
+
+
+def test_a_val_is_a_key_where_they_have_one_size() -> None:
+    graph = parse(
+        "cell a { state S: mat; S' = S + outer(tokey(lin(x)), lin(x)); out read(S', lin:key(x)) }"
+    ).graph
+    Sizes.of(6, 8, 2).check(graph)
+    Sizes.of(6, 8, 2, 4).check(graph)
+    with pytest.raises(
+        CellBuildError, match=r"`tokey` sees .* received key_size=3 and hidden_size / heads = 4"
+    ):
+        Sizes.of(6, 8, 2, 3).check(graph)
+    with pytest.raises(CellBuildError, match="received input_size=6 and hidden_size=8"):
+        Sizes.of(6, 8).check(parse("cell a { out lin(tokey(x)) }").graph)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import HEADS, HIDDEN, KEYS, cells, input_size
+from strategies import HEADS, HIDDEN, cells, input_size, key_size
 
 from grammar import (
     Cell,
@@ -23,6 +23,7 @@ from grammar import (
     written_arrays,
     zoo,
 )
+from grammar.starts import legendre_delay
 
 
 def drawn(text: str, seed: int = 0, sets: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
@@ -35,6 +36,11 @@ def drawn(text: str, seed: int = 0, sets: tuple[int, ...] = ()) -> dict[str, np.
         key_size=5,
         sets=sets,
     )
+
+
+def drawn_square(expr: str, sets: tuple[int, ...]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return init_weights(parse(f"cell a {{ out {expr} }}"), rng, input_size=40, hidden_size=40, sets=sets)
 
 
 def test_names_and_shapes() -> None:
@@ -59,11 +65,22 @@ def test_names_and_shapes() -> None:
 def test_drawn_arrays_have_the_shapes_and_count_as_the_analysis_says(
     cell: Cell, sets: tuple[int, ...]
 ) -> None:
-    sizes = {"input_size": input_size(cell), "hidden_size": HIDDEN, "heads": HEADS, "key_size": KEYS}
+    sizes = {
+        "input_size": input_size(cell),
+        "hidden_size": HIDDEN,
+        "heads": HEADS,
+        "key_size": key_size(cell),
+    }
     shapes = weight_shapes(cell, **sizes)
     rng = np.random.default_rng(0)
     arrays = init_weights(
-        cell, rng, input_size=input_size(cell), hidden_size=HIDDEN, heads=HEADS, key_size=KEYS, sets=sets
+        cell,
+        rng,
+        input_size=input_size(cell),
+        hidden_size=HIDDEN,
+        heads=HEADS,
+        key_size=key_size(cell),
+        sets=sets,
     )
     assert {name: a.shape for name, a in arrays.items()} == {name: (*sets, *s) for name, s in shapes.items()}
     count = sum(math.prod(shapes[n]) * (2 if np.iscomplexobj(a) else 1) for n, a in arrays.items())
@@ -112,6 +129,39 @@ def test_normal_and_orthogonal() -> None:
     np.testing.assert_allclose(w @ w.conj().T, np.eye(40), atol=1e-12)
 
 
+def test_known_matrices() -> None:
+    maps = "lin:cvec(x, bias=no, init=fourier(1)) + lin:cvec(x, bias=no, init=fourier(-1))"
+    first, second = (drawn_square(f"re({maps})", sets=(2,))[f"{site}.w0"] for site in ("out", "out_2"))
+    signal = np.random.default_rng(1).standard_normal(40)
+    wanted = np.broadcast_to(np.fft.fft(signal, norm="ortho"), (2, 40))
+    np.testing.assert_allclose(first @ signal, wanted, atol=1e-12)
+    np.testing.assert_allclose(first @ second, np.broadcast_to(np.eye(40), (2, 40, 40)), atol=1e-12)
+    places = drawn_square("lin(x, init=permutation)", sets=(3,))["out.w0"]
+    assert set(np.unique(places)) == {0, 1}
+    assert (places.sum(-1) == 1).all()
+    assert (places.sum(-2) == 1).all()
+    assert (places[0] != places[1]).any()
+
+
+@pytest.mark.parametrize(("order", "theta"), [(1, 3.0), (2, 0.5), (6, 4.0), (64, 128.0), (64, 2.0)])
+def test_the_legendre_delay_is_held_over_a_step(order: int, theta: float) -> None:
+    """Against Euler's method in many small steps, for a unit impulse and for a state of ones."""
+    A, B = legendre_delay(order, theta)
+    i = np.arange(order)
+    rates = (2 * i[:, None] + 1) / theta
+    a = rates * np.where(i[:, None] < i, -1.0, (-1.0) ** (i[:, None] - i + 1))
+    b = rates[:, 0] * (-1.0) ** i
+    count = 2**17  # squared, not stepped
+    whole = np.eye(order + 1)
+    whole[:order] += np.hstack([a, b[:, None]]) / count
+    whole = np.linalg.matrix_power(whole, count)
+    np.testing.assert_allclose(
+        whole[:order, :order] @ np.ones(order), A @ np.ones(order), rtol=2e-2, atol=2e-2
+    )
+    np.testing.assert_allclose(whole[:order, order], B[:, 0], rtol=2e-2, atol=2e-2)
+    assert np.abs(np.linalg.eigvals(A)).max() < 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -122,6 +172,18 @@ def test_normal_and_orthogonal() -> None:
         (
             "cell a { out lin(x, init=log_uniform(0, 1)) }",
             "positive a and b; received 0.0 and 1.0 for out.w0",
+        ),
+        (
+            "cell a { out lin(x, init=fourier(1)) }",
+            r"for complex maps; received fourier\(1\) for out.w0, which is real",
+        ),
+        (
+            "cell a { out lin(lin:mem(2)(x), init=legt_a(5)) }",
+            r"legt_a\(...\) is for a matrix \[n, n\]; out_2.w0 has shape \(60, 2\)",
+        ),
+        (
+            "cell a { out lin(lin:mem(2)(x), init=permutation) }",
+            r"permutation is for a matrix \[n, n\]; out_2.w0 has shape \(60, 2\)",
         ),
     ],
 )

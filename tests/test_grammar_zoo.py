@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from strategies import HEADS, HIDDEN, KEYS, input_size
+from strategies import HEADS, HIDDEN, input_size, key_size
 
 from grammar import UnknownNameError, evaluate, init_weights, parse, zoo, zoo_doc, zoo_names, zoo_text
 
@@ -34,10 +34,12 @@ def test_it_runs_and_stays_finite(name: str) -> None:
     cell = zoo(name)
     rng = np.random.default_rng(0)
     width = input_size(cell)
-    weights = init_weights(cell, rng, input_size=width, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS)
+    weights = init_weights(
+        cell, rng, input_size=width, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(cell)
+    )
     tree = np.array([[[0, 1], [2, 3], [4, 5]]]) if cell.kind == "tree" else None
     x = rng.standard_normal((1, 4 if cell.kind == "tree" else 50, width))
-    found = evaluate(cell, x, weights, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS, tree=tree)
+    found = evaluate(cell, x, weights, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(cell), tree=tree)
     assert np.isfinite(found.y).all()
     assert np.abs(found.y).max() > 1e-3
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_grammar_zoo_gated import CASES as GATED
 from test_grammar_zoo_linear import CASES as LINEAR
+from test_grammar_zoo_memories import CASES as MEMORIES
 from torch import Tensor
 from torch.nn import functional as F
 from zoo_suite import HIDDEN, TOLERANCE, Case, States, Weights, agree
@@ -97,6 +98,33 @@ def ut(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     return total, {"h": total}
 
 
+def mor(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
+    """Sequence by sequence: the chosen tokens are taken out, pass through the block among themselves, and are added."""
+
+    def norm(a: Tensor) -> Tensor:
+        return a / torch.sqrt(a.square().mean(-1, keepdim=True) + 1e-6)
+
+    def block(h: Tensor) -> Tensor:
+        q, k, v = (norm(h) @ w.arrays[f"W{role}"].T for role in "qkv")
+        scores = (q @ k.T / math.sqrt(HIDDEN)).masked_fill(
+            torch.ones(len(h), len(h)).triu(1).bool(), -math.inf
+        )
+        a = h + torch.softmax(scores, -1) @ v @ w.Wo.T
+        return a + w.lin(F.gelu(w.lin(norm(a), "W1", "b1")), "W2", "b2")
+
+    rows = []
+    for h in x + sinusoids(x):
+        chosen = torch.arange(len(h))
+        for turn in range(3):
+            gate = torch.sigmoid(w.lin(h[chosen], f"R{turn}", f"r{turn}"))
+            best = gate[:, 0].topk(len(h) * (3 - turn) // 3).indices.sort().values
+            chosen, gate = chosen[best], gate[best]
+            h = h.index_add(0, chosen, gate * block(h[chosen]))
+        rows.append(h)
+    y = torch.stack(rows)
+    return y, {"h": y}
+
+
 def trm(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     """T = 3 cycles of n = 6 updates; what the first two make is detached."""
     e = x + sinusoids(x)
@@ -127,6 +155,11 @@ CASES = {
     "ut": Case(
         "Wq=a.q Wk=a.k Wv=a.v Wo=a.o W1=h.w1 b1=h.b1 W2=h.w2 b2=h.b2 Wp=until.w0 bp=until.b",
         run=ut, states="", start=False, inputs=HIDDEN, heads=1, key=None,
+    ),
+    "mor": Case(
+        "Wq=t.q Wk=t.k Wv=t.v Wo=t.o W1=m.w1 b1=m.b1 W2=m.w2 b2=m.b2 "
+        "R0=f.w0 r0=f.b R1=g.w0 r1=g.b R2=p.w0 r2=p.b",
+        run=mor, states="", start=False, inputs=HIDDEN, heads=1, key=None,
     ),
     "trm": Case(
         " ".join(f"W{r}{j}=t{j}.{r}" for j in "12" for r in "qkvo") + " "
@@ -245,7 +278,7 @@ def test_trees_agree_with_their_equations(name: str) -> None:
 
 
 def test_every_cell_is_held_against_a_plain_form() -> None:
-    covered = [*GATED, *LINEAR, *CASES, *TREES]
+    covered = [*GATED, *LINEAR, *MEMORIES, *CASES, *TREES]
     assert sorted(covered) == list(zoo_names())
 
 

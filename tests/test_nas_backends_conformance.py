@@ -39,7 +39,15 @@ ODD = (
     " out s' + t' * sigmoid(lin:scal(x)) + shift(s)",
     "state s: seq = x, t: seq = learned; depth 3 until(sigmoid(lin:scal(s)))"
     " { s' = s + attn(s + posemb()) + t; t' = mlp(s') + shift(t) }; out s' + t' + lin(s)",
+    "state h: vec, z: cvec = learned; z' = reflect(z, lin:cvec(x)) + lin:cvec(h);"
+    " h' = reflect(tanh(lin(h)), x) + abs(z'); out reflect(h', param(init=normal(1)))",
     "state S: mat; S' = 0.9 * S + outer(lin:key(x), lin(x)); v = readt(S, lin(x)); out read(shift(S'), v)",
+    "state s: seq = x; g = lin:scal(s); k = top(g); l = top(g * k, part=0.21);"
+    " s' = s + attn(s, k) + attn(s, l, causal=yes) * k; out s' * top(param:scal()) + attn(s', min(g, 0))",
+    "state s: seq = x; depth 3 until(sigmoid(lin:scal(s))) { k = top(lin:scal(s), part=0.7); s' = s + k * attn(s, k) };"
+    " out s' + attn(param:seq(init=ones))",
+    "state h: vec; depth 3 until(sigmoid(lin:scal(conv(h, k=1)))) { h' = tanh(conv(h, k=1) + lin(x)) };"
+    " out h' + conv(h)",
     "state h: vec; depth 2 until(param:scal()) { h' = param:vec(init=ones) }; out h' + x",
     "state h: vec; h' = tanh(lin(x)) + lin(h, blocks=heads); out lin(lin(x, h'), h, x) + lin(outer(lin:key(x), h'))",
 )

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from grammar import Poly, State, Weight, WeightSpec, parse
+from grammar import Poly, State, Weight, WeightSpec, init_weights, parse
 from grammar.poly import D, H, K, N, V
 from grammar.types import SCAL, VEC
 from nas.errors import ExportError
 from nas.exporters.sizes import axes, fill_text, init_source, size_text
+from nas.exporters.text import HELPERS
 
 SIZES = {"D": 6, "H": 24, "N": 4, "K": 5}
 
@@ -29,6 +31,7 @@ def test_sizes_read_as_python_with_the_same_value(poly: Poly) -> None:
         ("init=uniform(2, 3)", 2.0, 3.0),
         ("init=ones", 1.0, 1.0),
         ("init=0.25", 0.25, 0.25),
+        ("init=-1", -1.0, -1.0),
         ("init=zeros", 0.0, 0.0),
         ("init=log_uniform(0.5, 2)", 0.5, 2.0),
         ("init=normal(0.001)", -0.1, 0.1),
@@ -52,6 +55,35 @@ def test_maps_begin_uniformly_by_fan_in_and_biases_at_0_beside_an_option() -> No
     torch.testing.assert_close(w.T @ w, 4 * torch.eye(6))
     assert not w.requires_grad
     assert not array(told, "b").any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cell a { out lin(lin:mem(6)(x, bias=no, init=legt_a(9)), bias=no) }",
+        "cell a { out lin(lin:mem(6)(lin:mem(1)(x), bias=no, init=legt_b(9)), bias=no) }",
+        "cell a { out re(lin:cvec(lin(x), bias=no, init=fourier(1), fixed=yes)) }",
+        "cell a { out re(lin:cvec(lin(x), bias=no, init=fourier(-1), blocks=2)) }",
+    ],
+)
+def test_known_matrices_are_those_of_the_language(text: str) -> None:
+    cell = parse(text)
+    wanted = init_weights(cell, np.random.default_rng(0), input_size=6, hidden_size=24, heads=4, key_size=5)
+    index, weight = next((i, w) for i, w in enumerate(cell.graph.weights) if w.init is not None)
+    made = array(weight, "w0").detach()
+    found = torch.view_as_complex(made) if weight.specs[0].complex else made
+    np.testing.assert_allclose(found, wanted[f"{cell.graph.weights[index].site}.w0"], atol=1e-6)
+
+
+@pytest.mark.parametrize("type_", ["vec", "cvec"])
+def test_permutations(type_: str) -> None:
+    weight = parse(f"cell a {{ out abs(lin:{type_}(lin(x), bias=no, init=permutation)) }}").graph.weights[0]
+    made = array(weight, "w0")
+    matrix = torch.view_as_complex(made).real if type_ == "cvec" else made
+    assert matrix.shape == (24, 24)
+    assert bool((matrix.sum(0) == 1).all())
+    assert bool((matrix.sum(1) == 1).all())
+    assert int((matrix == 0).sum()) == 24 * 23
 
 
 def test_unknown_initial_values_are_refused() -> None:
@@ -79,7 +111,17 @@ def array(weight: Weight, role: str) -> nn.Parameter:
         return nn.Parameter(torch.empty(*shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
 
     spec = next(s for s in weight.specs if s.role == role)
-    space = {**SIZES, "nn": nn, "torch": torch, "math": math, "uniform": uniform}
+    space = {
+        **SIZES,
+        "nn": nn,
+        "torch": torch,
+        "math": math,
+        "F": torch.nn.functional,
+        "Tensor": torch.Tensor,
+    }
+    for name in ("legt", "fourier", "permutation"):
+        exec(HELPERS[name], space)
+    space["uniform"] = uniform
     made = eval(init_source(spec, weight), space)  # noqa: S307
     assert isinstance(made, nn.Parameter)
     return made

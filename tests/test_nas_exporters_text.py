@@ -32,6 +32,14 @@ def test_wrapped_lines_mean_the_same(limit: int) -> None:
     assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(line))
 
 
+def test_a_group_is_no_tuple() -> None:
+    lines = wrapped("u = a + (bbbbbbbb(1) + cccccccc(2))", 20)
+    assert len(lines) > 1
+    space = {"a": 1, "bbbbbbbb": float, "cccccccc": float}
+    exec("\n".join(lines), space)
+    assert space["u"] == 4
+
+
 def test_a_loop_is_wrapped_with_its_colon() -> None:
     line = "for a, b in zip(first.unbind(1), second.unbind(1)):"
     lines = wrapped(line, 30)

@@ -7,7 +7,7 @@ from hypothesis import given
 from strategies import cells
 
 from grammar import Cell, parse, zoo, zoo_names
-from nas.errors import BuildError, NasError
+from nas.errors import NasError
 from nas.ir import Instr, Program, compile_program, passes, verify
 
 ALIGNED = passes().index("align")
@@ -151,8 +151,3 @@ def test_rounds_are_a_stage_of_their_own() -> None:
     assert {"lin", "tanh", "carry", "sigmoid"} <= {*stages(program)["round"]} | {"lin"}
     assert only(program, "final").stage == "loop"
     assert only(program, "carry").stage == "round"
-
-
-def test_what_changes_within_a_step_has_no_step_before() -> None:
-    with pytest.raises(BuildError, match="`shift` looks back in time, but its operand changes within a step"):
-        compiled("state h: vec; depth 2 until(param:scal()) { h' = shift(h) }; out h'")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scramble import scramble
-from strategies import HEADS, HIDDEN, KEYS, cells, input_size
+from strategies import HEADS, HIDDEN, cells, input_size, key_size
 from torch import nn
 
 from grammar import Cell, evaluate, parse, zoo
@@ -21,7 +21,7 @@ from nas.nn import CellModule, build, from_torch
 def built(cell: Cell, **options: object) -> CellModule:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the output of cell")
-        return build(cell, input_size(cell), HIDDEN, heads=HEADS, key_size=KEYS, **options).double()  # type: ignore[arg-type]
+        return build(cell, input_size(cell), HIDDEN, heads=HEADS, key_size=key_size(cell), **options).double()  # type: ignore[arg-type]
 
 
 def same_outputs(cell: Cell, other: Cell) -> None:
@@ -62,7 +62,9 @@ def test_the_interpreter_takes_the_same_names() -> None:
     module = built(zoo("gru"))
     x = torch.randn(2, 4, module.input_size, dtype=torch.float64)
     weights = {name: value.detach().numpy() for name, value in module.canonical_weights().items()}
-    expected = evaluate(zoo("gru"), x.numpy(), weights, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS)
+    expected = evaluate(
+        zoo("gru"), x.numpy(), weights, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(zoo("gru"))
+    )
     np.testing.assert_allclose(module(x)[0].detach().numpy(), expected.y, rtol=1e-9, atol=1e-9)
 
 

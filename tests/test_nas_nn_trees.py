@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from numpy.typing import NDArray
-from strategies import HEADS, HIDDEN, KEYS, cells, input_size
+from strategies import HEADS, HIDDEN, cells, input_size, key_size
 from torch import Tensor
 
 from grammar import Cell, evaluate, parse, zoo, zoo_names
@@ -30,7 +30,9 @@ def built(cell: Cell, policy: str | None = None) -> TreeModule:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the output of cell")
-        module = build(cell, input_size(cell), HIDDEN, heads=HEADS, key_size=KEYS, policy=policy).double()
+        module = build(
+            cell, input_size(cell), HIDDEN, heads=HEADS, key_size=key_size(cell), policy=policy
+        ).double()
     assert isinstance(module, TreeModule)
     return module
 
@@ -57,7 +59,7 @@ def agrees(cell: Cell) -> None:
     labels = trees.shape[1] if cell is LABELLED else 0
     x: NDArray[np.float64] = rng.standard_normal((BATCH, LEAVES + labels, module.input_size))
     arrays = {name.removeprefix("layers.0."): value.numpy() for name, value in module.state_dict().items()}
-    expected = evaluate(cell, x, arrays, hidden_size=HIDDEN, heads=HEADS, key_size=KEYS, tree=trees)
+    expected = evaluate(cell, x, arrays, hidden_size=HIDDEN, heads=HEADS, key_size=key_size(cell), tree=trees)
     with torch.no_grad():
         y, after = module(torch.tensor(x), tree=torch.tensor(trees))
     for ours, theirs in zip((y, *(p[0] for p in states(after))), (expected.y, *expected.state), strict=True):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grammar import parse, zoo
+from nas.errors import BuildError
 from nas.nn import CellModule, build
 
 
@@ -85,6 +86,88 @@ def test_orthogonal_start(type_: str, input_size: int) -> None:
     product = short @ short.mH if input_size > 8 else short @ weight
     expected = 4 * torch.eye(min(8, input_size), dtype=weight.dtype)
     torch.testing.assert_close(product, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_legendre_start() -> None:
+    """A delay of theta: the polynomial that the coefficients stand for is, at its end, the signal theta steps ago."""
+    text = "state m: mem(12), h: vec; h' = x + lin(m'); a = lin:mem(12)(m, bias=no, init=legt_a(40));"
+    module = built(
+        f"{text} m' = a + lin:mem(12)(lin:mem(1)(x, bias=no), bias=no, init=legt_b(40))", input_size=8
+    )
+    A, B = array(module, "a.w0").double(), array(module, "m_2.w0").double()
+    signal = torch.sin(torch.arange(400, dtype=torch.float64) / 50)
+    m = torch.zeros(12, dtype=torch.float64)
+    for u in signal:
+        m = A @ m + B[:, 0] * u
+    assert float(m.sum()) == pytest.approx(
+        float(signal[-1 - 40]), abs=0.03
+    )  # each polynomial is 1 at its end
+
+
+@pytest.mark.parametrize("option", ["", ", blocks=2"])
+def test_fourier_start(option: str) -> None:
+    text = "state z: cvec, h: vec; h' = x + re(z'); b = lin:cvec(z, bias=no, init=fourier(-1){0});"
+    module = built(f"{text} z' = b + lin:cvec(z, bias=no, init=fourier(1){{0}})".format(option), input_size=8)
+    forward, back = (torch.view_as_complex(array(module, f"{site}.w0")) for site in "zb")
+    size = forward.shape[-1]
+    signal = torch.randn(size, dtype=forward.dtype)
+    torch.testing.assert_close(
+        forward @ signal, torch.fft.fft(signal, norm="ortho").expand(forward.shape[:-1])
+    )
+    torch.testing.assert_close(forward @ back, torch.eye(size, dtype=forward.dtype).expand(forward.shape))
+
+
+@pytest.mark.parametrize("type_", ["vec", "cvec"])
+@pytest.mark.parametrize("option", ["", ", blocks=2"])
+def test_permutation_start(type_: str, option: str) -> None:
+    torch.manual_seed(0)
+    module = built(
+        f"state z: {type_}, h: vec; h' = x + abs(z'); z' = lin:{type_}(z, init=permutation{option})",
+        input_size=8,
+    )
+    drawn = []
+    for _ in range(2):
+        matrix = array(module, "z.w0").clone()
+        if type_ == "cvec":
+            matrix = torch.view_as_complex(matrix).real
+        assert bool(((matrix == 0) | (matrix == 1)).all())
+        assert bool((matrix.sum(-1) == 1).all())
+        assert bool((matrix.sum(-2) == 1).all())
+        drawn.append(matrix)
+        module.reset_parameters(torch.Generator().manual_seed(1))
+    assert not torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("equation", "message"),
+    [
+        (
+            "lin(x, init=legt_a(9))",
+            r"legt_a\(...\) is for a matrix \[n, n\]; the weight h has shape \(8, 6\)",
+        ),
+        (
+            "lin(h, init=legt_b(9))",
+            r"legt_b\(...\) is for a matrix \[n, 1\]; the weight h has shape \(8, 8\)",
+        ),
+        ("lin(h, init=legt_a(0))", r"with theta > 0; received legt_a\(0\) for the weight h, which is real"),
+        (
+            "lin(h, init=fourier(1))",
+            r"for complex maps; received fourier\(1\) for the weight h, which is real",
+        ),
+        ("re(lin:cvec(h, init=fourier(2)))", r"received fourier\(2\) for the weight h, which is complex"),
+        (
+            "diag(h, init=fourier(1))",
+            r"fourier\(...\) is for a matrix \[n, n\]; the weight h has shape \(8,\)",
+        ),
+        (
+            "lin(x, init=permutation)",
+            r"permutation is for a matrix \[n, n\]; the weight h has shape \(8, 6\)",
+        ),
+    ],
+)
+def test_starts_that_do_not_fit(equation: str, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        built(f"state h: vec; h' = {equation}")
 
 
 def test_orthogonal_blocks() -> None:

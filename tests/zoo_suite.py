@@ -50,7 +50,8 @@ class Case:
     """`step` takes x `[B, D]`, or `run` x `[B, T, D]`, and the states; both give the output and the new states.
 
     `arrays` pairs published names with `site.role` of the text; `ones` are its fixed vectors of ones, which no
-    equation has. `states` are the declared ones and the buffers, in order; those in `positive` start above 0.
+    equation has. Those in `kept` are not drawn anew: what they begin as is part of the equations. `states` are the
+    declared ones and the buffers, in order; those in `positive` start above 0.
     """
 
     arrays: str
@@ -59,6 +60,7 @@ class Case:
     states: str = "h"
     positive: str = ""
     ones: str = ""
+    kept: str = ""
     inputs: int = 5
     heads: int = 2
     key: int | None = 3
@@ -84,6 +86,7 @@ def agree(name: str, case: Case) -> None:
     module = build(
         cell, case.inputs, HIDDEN, heads=case.heads, key_size=case.key, backend="reference"
     ).double()
+    module.reset_parameters(generator)  # in double precision, which what begins as a known matrix needs
     arrays = _arrays(module, cell, case, generator)
     names = dict(pair.split("=") for pair in case.arrays.split())
     assert sorted(names.values()) == sorted(arrays), "each array of the text is named once"
@@ -93,9 +96,21 @@ def agree(name: str, case: Case) -> None:
     assert list(before) == case.states.split()
     named = {own: arrays[written] for own, written in names.items()}
     weights = Weights(copies, case.heads)
+    learned = {written.removeprefix("init."): own for own, written in names.items() if "init." in written}
+
+    def begins() -> States:
+        """The declared states, learned ones from the copies."""
+        found = {state: copies[own] for state, own in learned.items()}
+        return {
+            name: (torch.view_as_complex(found[name]) if value.is_complex() else found[name]).expand_as(value)
+            if name in found
+            else value
+            for name, value in before.items()
+        }
+
     compare(
         _results(lambda x, _: _call(module, x, None), x, {}, named),
-        _results(lambda x, _: case.plain(weights, x, before), x, {}, copies),
+        _results(lambda x, _: case.plain(weights, x, begins()), x, {}, copies),
     )
     if case.start:
         positive = case.positive.split()
@@ -120,13 +135,14 @@ def compare(ours: dict[str, Tensor], plain: dict[str, Tensor]) -> None:
 def _arrays(module: CellModule, cell: Cell, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
     """The module's arrays by `site.role`, drawn anew; those of ones are checked and left out."""
     found = {key.removeprefix("layers.0."): value for key, value in module.state_dict(keep_vars=True).items()}
-    assert set(found) == {f"{w.site}.{spec.role}" for w in cell.graph.weights for spec in w.specs}
+    expected = {f"{w.site}.{spec.role}" for w in cell.graph.weights for spec in w.specs}
+    assert set(found) == expected | {f"init.{s.name}" for s in cell.states if s.init == "learned"}
     for written in case.ones.split():
         ones = found.pop(written)
         assert not ones.requires_grad
         assert bool((ones == 1).all())
     with torch.no_grad():
-        for value in found.values():
+        for value in (value for written, value in found.items() if written not in case.kept.split()):
             value.copy_(case.spread * torch.randn(value.shape, dtype=value.dtype, generator=generator))
     return found
 
@@ -137,7 +153,9 @@ def _declared(module: CellModule, cell: Cell) -> States:
         return {}
     start = module.init_state(BATCH)
     values = (start,) if isinstance(start, Tensor) else start
-    own = [float(state.init) for state in cell.states] + [0.0] * (len(values) - len(cell.states))
+    own = [0.0 if state.init == "learned" else float(state.init) for state in cell.states] + [0.0] * (
+        len(values) - len(cell.states)
+    )
     return {
         name: torch.full_like(value[0], number)
         for name, value, number in zip(module.state_names, values, own, strict=True)

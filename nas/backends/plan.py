@@ -152,8 +152,8 @@ class Plan:
         extra: tuple[int, ...] = ()
         if instr.op == "posemb":
             extra = (self.x, self.steps)
-        elif instr.op == "attn":
-            extra = (self.steps,)
+        elif instr.op in ("attn", "top"):
+            args, extra = tuple(self._through_rows(a) for a in args), (self.steps,)
         if instr.weight >= 0:
             extra += (self.weights[instr.weight],)
         self.calls[instr.stage].append(Call(self.at[k], rendering(instr, kinds, self.sizes), args + extra))

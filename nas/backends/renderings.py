@@ -164,12 +164,30 @@ def _hsum(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     return lambda a: heads(a).sum(-1)
 
 
+@_entry("hmax")
+def _hmax(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    if kinds[0] == "key":
+        return lambda a: a.amax(-1)
+    heads = _heads(sizes)
+    return lambda a: heads(a).amax(-1)
+
+
 @_entry("dot")
 def _dot(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     if kinds[0] == "key":
         return lambda a, b: (a * b).sum(-1)
     heads = _heads(sizes)
     return lambda a, b: heads(a * b).sum(-1)
+
+
+@_entry("tokey")
+def _tokey(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    return _heads(sizes)
+
+
+@_entry("toval")
+def _toval(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    return lambda a: a.flatten(-2)
 
 
 @_entry("outer")
@@ -190,6 +208,19 @@ def _read(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
 def _readt(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     heads = _heads(sizes)
     return lambda s, v: torch.matmul(s, heads(v).unsqueeze(-1).to(s.dtype)).squeeze(-1)
+
+
+@_entry("reflect")
+def _reflect(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    heads = _heads(sizes)
+
+    def reflect(z: Tensor, v: Tensor) -> Tensor:
+        z, v = heads(z), heads(v)
+        size = (v * v.conj()).real.sum(-1, keepdim=True)
+        along = (v.conj() * z).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0)
+        return (z - 2 * v * along).flatten(-2)
+
+    return reflect
 
 
 def cast(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
@@ -248,21 +279,43 @@ def _mlp(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
 
 @_entry("attn")
 def _attn(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    """`attn(a, steps, w)`, or `attn(a, keep, steps, w)` with the positions that are seen."""
     heads, causal = _heads(sizes), bool(instr.attr("causal", False))
 
-    def attn(a: Tensor, steps: Steps, w: Arrays) -> Tensor:
+    def attn(a: Tensor, steps: Steps, w: Arrays, keep: Tensor | None = None) -> Tensor:
         q, k, v = (heads(steps.pad(F.linear(a, w[role]))).transpose(1, 2) for role in "qkv")
-        allowed = None
-        if not steps.even:
-            allowed = steps.running(a.device)[:, None, None, :]
-            if causal:
-                allowed = allowed & torch.ones(steps.count, steps.count, device=a.device).tril().bool()
+        allowed = None if steps.even else steps.running(a.device)[:, None, None, :]
+        if keep is not None:
+            seen = (steps.pad(keep) > 0).transpose(1, 2).unsqueeze(-2)
+            allowed = seen if allowed is None else allowed & seen
+        if allowed is not None and causal:
+            allowed = allowed & torch.ones(steps.count, steps.count, device=a.device).tril().bool()
+        some = None
+        if keep is not None and allowed is not None:  # where nothing is seen, see all, and then nothing
+            some = allowed.any(-1, keepdim=True)
+            allowed = allowed | ~some
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, is_causal=causal and allowed is None
         )
+        mixed = mixed if some is None else mixed.masked_fill(~some, 0.0)
         return F.linear(steps.unpad(mixed.transpose(1, 2).flatten(-2)), w["o"])
 
-    return attn
+    return attn if len(kinds) == 1 else lambda a, keep, steps, w: attn(a, steps, w, keep)
+
+
+@_entry("top")
+def _top(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
+    """Of equal values the earlier come first."""
+    part = float(instr.attr("part", 0.5))  # type: ignore[arg-type]
+
+    def top(a: Tensor, steps: Steps) -> Tensor:
+        running = steps.running(a.device)[..., None]
+        values = steps.pad(a.detach()).masked_fill(~running, -math.inf)
+        places = values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        lengths = running.sum(1, keepdim=True, dtype=torch.float64)
+        return steps.unpad((places < (part * lengths + 1e-9).floor().clamp(min=1)).to(a.dtype))
+
+    return top
 
 
 @_entry("posemb")

@@ -109,13 +109,18 @@ def _outer(place: Place, node: Node, args: Sequence[Code]) -> Code:
     return infix("*", args[0].method("unsqueeze", -1), value)
 
 
-def _head_sum(place: Place, node: Node, value: Code) -> Code:
+def _reflect(place: Place, node: Node, args: Sequence[Code]) -> Code:
+    return call("reflect", *(call("heads", a, "self.heads") for a in args)).method("flatten", -2)
+
+
+def _over_head(method: str, place: Place, node: Node, value: Code) -> Code:
+    """A method along the last axis of each head."""
     rows = value if place.types(node)[0].kind == "key" else call("heads", value, "self.heads")
-    return rows.method("sum", -1)
+    return rows.method(method, -1)
 
 
 def _dot(place: Place, node: Node, args: Sequence[Code]) -> Code:
-    return _head_sum(place, node, infix("*", args[0], args[1]))
+    return _over_head("sum", place, node, infix("*", args[0], args[1]))
 
 
 def _mlp(place: Place, node: Node, args: Sequence[Code]) -> Code:
@@ -209,7 +214,11 @@ _RENDER: dict[str, Render] = {
     "read": _read,
     "readt": _readt,
     "dot": _dot,
-    "hsum": lambda place, node, args: _head_sum(place, node, args[0]),
+    "hsum": lambda place, node, args: _over_head("sum", place, node, args[0]),
+    "hmax": lambda place, node, args: _over_head("amax", place, node, args[0]),
+    "toval": lambda place, node, args: args[0].method("flatten", -2),
+    "reflect": _reflect,
+    "tokey": lambda place, node, args: call("heads", args[0], "self.heads"),
     "lin": _statement,
     "diag": lambda place, node, args: infix("*", place.weight(node, "w"), args[0]),
     "param": lambda place, node, args: place.weight(node, "w"),
@@ -217,6 +226,7 @@ _RENDER: dict[str, Render] = {
     "shift": _statement,
     "mlp": _mlp,
     "attn": _elsewhere,
+    "top": _elsewhere,
     "posemb": _elsewhere,
     "sum": _elsewhere,
 }

@@ -55,12 +55,19 @@ def init_source(spec: WeightSpec, weight: Weight) -> str:
         made = f"uniform({', '.join(sizes)}, fan_in={size_text(spec.fan_in)})"
         return made if not weight.fixed else f"{made}.requires_grad_(False)"
     default: Value = ("uniform", -1, 1) if weight.op == "diag" else 0
-    return f"nn.Parameter({_initialised(', '.join(sizes), default if init is None else init)}{fixed})"
+    value = _initialised(", ".join(sizes), default if init is None else init, spec.complex)
+    return f"nn.Parameter({value}{fixed})"
 
 
-def _initialised(sizes: str, init: Value) -> str:
+def _initialised(sizes: str, init: Value, is_complex: bool) -> str:
     kind, *numbers = init if isinstance(init, tuple) else (init,)
     given = [show_number(float(n)) for n in numbers]
+    if isinstance(kind, str) and kind in ("legt_a", "legt_b"):
+        return f'legt("{kind[-1].upper()}", {sizes}, theta={given[0]})'
+    if kind == "fourier":
+        return f"fourier({sizes}, sign={given[0]})"
+    if kind == "permutation":
+        return f"permutation({sizes}, pairs={is_complex})"
     if kind == "zeros":
         return f"torch.zeros({sizes})"
     if kind == "ones":
@@ -74,7 +81,7 @@ def _initialised(sizes: str, init: Value) -> str:
     if kind == "log_uniform":
         return f"torch.empty({sizes}).uniform_(math.log({given[0]}), math.log({given[1]})).exp()"
     if isinstance(kind, int | float):
-        return f"torch.zeros({sizes})" if kind == 0 else f"torch.full(({sizes},), {show_number(float(kind))})"
+        return f"torch.zeros({sizes})" if kind == 0 else f"torch.full(({sizes},), {float(kind)!r})"
     raise ExportError(f"export does not know the initial value {init!r}")
 
 

@@ -80,6 +80,12 @@ def modrelu(z: Tensor, b: Tensor | float) -> Tensor:
     size = z.abs()
     return torch.where(size > 0, F.relu(size + b) / size.clamp(min=1e-30), 0.0) * z
 ''',
+    "reflect": '''
+def reflect(z: Tensor, v: Tensor) -> Tensor:
+    """z with its part along v turned round, along the last axis; z where v is 0."""
+    size = v.abs().square().sum(-1, keepdim=True)
+    return z - 2 * v * ((v.conj() * z).sum(-1, keepdim=True) / torch.where(size > 0, size, 1.0))
+''',
     "block_linear": '''
 def block_linear(a: Tensor, w: Tensor) -> Tensor:
     """A block-diagonal map: block i of `a` [..., n * in] by w[i] [out, in], joined again."""
@@ -99,6 +105,28 @@ def conv(a: Tensor, last: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     steps = torch.cat([last, a], 1)
     taps = w.unflatten(0, a.shape[2:])
     return (steps.unfold(1, w.shape[1], 1) * taps).sum(-1), steps[:, a.shape[1] :]
+''',
+    "legt": '''
+def legt(part: str, *shape: int, theta: float) -> Tensor:
+    """`A` or `B` of the Legendre delay system of a window of theta steps (Voelker et al., 2019), held over a step."""
+    i = torch.arange(shape[-2], dtype=torch.float64)[:, None]
+    a = torch.where(i < i.T, -1.0, (-1.0) ** (i - i.T + 1))
+    system = (2 * i + 1) / theta * torch.cat([a, (-1.0) ** i], 1)
+    held = torch.linalg.matrix_exp(F.pad(system, (0, 0, 0, 1)))[:-1]
+    return (held[:, :-1] if part == "A" else held[:, -1:]).float().expand(shape).clone()
+''',
+    "fourier": '''
+def fourier(*shape: int, sign: int) -> Tensor:
+    """The unitary discrete Fourier transform, or with sign -1 its inverse, as pairs of real numbers."""
+    transform = torch.fft.fft if sign > 0 else torch.fft.ifft
+    return torch.view_as_real(transform(torch.eye(shape[-2]), norm="ortho").resolve_conj()).expand(shape).clone()
+''',
+    "permutation": '''
+def permutation(*shape: int, pairs: bool) -> Tensor:
+    """Random permutation matrices; with `pairs` as complex numbers, pairs of real ones."""
+    places = torch.rand(shape[: -2 if pairs else -1]).argsort(-1)
+    matrix = F.one_hot(places, places.shape[-1]).float()
+    return torch.stack([matrix, torch.zeros_like(matrix)], -1) if pairs else matrix
 ''',
     "uniform": '''
 def uniform(*shape: int, fan_in: int) -> nn.Parameter:
@@ -125,8 +153,10 @@ def wrapped(line: str, limit: int = 100) -> list[str]:
     inner = line[start + 1 : len(line) - 1 - len(tail)]
     if not inner:
         return [line]
-    whole = f"{pad}    {inner}"
-    parts = [whole] if len(whole) <= limit else [f"{pad}    {part}," for part in split_commas(inner)]
+    whole, several = f"{pad}    {inner}", split_commas(inner)
+    # A comma behind a single part would make a tuple of what is only grouped.
+    one_line = len(whole) <= limit or len(several) == 1
+    parts = [whole] if one_line else [f"{pad}    {part}," for part in several]
     return [line[: start + 1], *(each for part in parts for each in wrapped(part, limit)), f"{pad}){tail}"]
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from grammar import Cell, Graph, Node
-from nas.errors import BuildError
 from nas.ir.program import Instr, Map, Program, Region, Slot
 
 
 def lower(cell: Cell) -> Program:
-    """The Program that says what the cell's graph says.
-
-    Raises BuildError for a `shift` or `conv` where there is no step before.
-    """
+    """The Program that says what the cell's graph says."""
     graph = cell.graph
-    _check_buffers(cell)
     position = {state.name: i for i, state in enumerate(graph.states)}
     slots = [
         Slot(s.name, s.type, graph.next[i], float(s.init) if not isinstance(s.init, str) else s.init)
@@ -83,20 +78,3 @@ def _instr(graph: Graph, node: Node, slot: int) -> Instr:
 
 def _count(slots: list[Slot], op: str) -> int:
     return 1 + sum(slot.name.startswith(op) for slot in slots)
-
-
-def _check_buffers(cell: Cell) -> None:
-    """Raise BuildError where a value of the step before is asked for, and there is none."""
-    if cell.kind == "tree" and cell.graph.region is not None:
-        raise BuildError(
-            f"cell {cell.name}: depth ... until(...) repeats over plain states, and a tree cell has none"
-        )
-    turning: set[int] = set()
-    for k, node in enumerate(cell.graph.nodes):
-        if node.op == "carry" or (node.op != "final" and any(a in turning for a in node.args)):
-            turning.add(k)
-        if node.op in ("shift", "conv") and cell.kind == "time" and k in turning:
-            raise BuildError(
-                f"cell {cell.name}: `{node.op}` looks back in time, but its operand changes within a step, "
-                "inside depth ... until(...)"
-            )

@@ -233,7 +233,7 @@ def _earliest(program: Program, instr: Instr, stages: Sequence[str]) -> str:
     elif instr.op == "carry":
         own = "round"
     else:
-        own = "before" if instr.op in ("x", "posemb", "shift", "conv") else "const"
+        own = "before" if instr.op in ("x", "posemb", "shift", "conv", "attn", "top") else "const"
     return max((own, *stages), key=STAGES.index)
 
 

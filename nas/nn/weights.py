@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from grammar import Sizes, Value, Weight, WeightSpec
+from grammar import KNOWN_MATRICES, CellBuildError, Sizes, Value, Weight, WeightSpec, known_matrix
 from nas.errors import BuildError
 from nas.ir import Program
 
@@ -116,6 +116,10 @@ def _as_told(value: Tensor, weight: Weight, spec: WeightSpec, generator: torch.G
                 f"log_uniform(a, b) of the weight {weight.site} has 0 < a, b; received {numbers}"
             )
         value.uniform_(math.log(numbers[0]), math.log(numbers[1]), generator=generator).exp_()
+    elif kind == "permutation":
+        _permutation(value, weight, spec, generator)
+    elif kind in KNOWN_MATRICES:
+        _known(value, weight, spec, kind, numbers[0])
     else:
         _orthogonal(value, weight, spec, numbers[0], generator)
 
@@ -127,6 +131,29 @@ def _reading(init: Value | None) -> tuple[str, list[float]]:
         return init, []
     assert init is not None
     return "number", [float(init)]
+
+
+def _known(value: Tensor, weight: Weight, spec: WeightSpec, kind: str, number: float) -> None:
+    """A matrix that its shape and one number determine, in the precision of `value`."""
+    shape = value.shape[:-1] if spec.complex else value.shape
+    try:
+        matrix = known_matrix((kind, number), shape, spec.complex, f"the weight {weight.site}")
+    except CellBuildError as error:
+        raise BuildError(str(error)) from None
+    made = torch.tensor(matrix)
+    value.copy_(torch.view_as_real(made) if spec.complex else made)
+
+
+def _permutation(value: Tensor, weight: Weight, spec: WeightSpec, generator: torch.Generator | None) -> None:
+    """One 1 in each row and column of a matrix; each block by itself."""
+    matrix = value[..., 0] if spec.complex else value
+    if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise BuildError(
+            f"permutation is for a matrix [n, n]; the weight {weight.site} has shape {tuple(matrix.shape)}"
+        )
+    places = torch.rand(matrix.shape[:-1], generator=generator, device=value.device).argsort(-1)
+    value.zero_()
+    matrix.scatter_(-1, places.unsqueeze(-1), 1.0)
 
 
 def _orthogonal(
