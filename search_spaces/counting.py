@@ -42,6 +42,10 @@ class Counter:
         self.one = self.zeros()  # the series of the empty derivation
         self.one[0] = 1
         self._with = {t: tuple(i for i, g in enumerate(rules.groups) if t in g) for t in rules.tags}
+        self._factors: dict[str, tuple[float | int, ...]] = {
+            name: tuple(p.weight / rule.total if self.weighted else 1 for p in rule.productions)
+            for name, rule in rules.rules.items()
+        }
         self._value: dict[tuple[Any, ...], Series] = {}
         self._holes: dict[tuple[Any, ...], Series] = {}
         self._using: dict[tuple[Any, ...], Series] = {}
@@ -83,8 +87,7 @@ class Counter:
 
     def factor(self, rule: str, number: int) -> float | int:
         """What one production weighs: its probability, or 1."""
-        found = self.rules.rules[rule]
-        return found.productions[number].weight / found.total if self.weighted else 1
+        return self._factors[rule][number]
 
     def holes(
         self, rule: str, number: int, start: int, depth: int, names: Signature, full: Signature

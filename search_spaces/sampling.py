@@ -57,7 +57,7 @@ class Sampler:
         self.plans = tuple(_plans(rules))
         self.elements = {plan: self._elements(plan) for plan in self.plans}
         self._rest = lru_cache(maxsize=None)(self._rest_uncached)
-        self._whole = lru_cache(maxsize=None)(self._whole_uncached)
+        self._wholes: dict[Plan, Series] = {}
         self._equation = lru_cache(maxsize=None)(self._equation_uncached)
         self._productions = lru_cache(maxsize=TABLES)(self._productions_uncached)
         self._fillings = lru_cache(maxsize=TABLES)(self._fillings_uncached)
@@ -162,15 +162,15 @@ class Sampler:
         plans, weights = self._plan_weights(size)
         for _ in range(ATTEMPTS):
             plan = plans[pick(rng, weights)]
-            n = size if size is not None else pick(rng, self._whole(plan).tolist())
-            made = self._derivation(rng, plan, n)
+            n = size if size is not None else pick(rng, self.whole(plan).tolist())
+            made = self.derivation(rng, plan, n)
             if dead(self.rules, made) is None:
                 return made
         return None
 
     def _plan_weights(self, size: int | None) -> tuple[list[Plan], list[float | int]]:
         """The plans that have cells and what each weighs: equal shares, or what it has of the size."""
-        series = {plan: self._whole(plan) for plan in self.plans}
+        series = {plan: self.whole(plan) for plan in self.plans}
         if size is None:
             plans = [p for p in self.plans if series[p].any()]
             return plans, [1] * len(plans)
@@ -191,13 +191,16 @@ class Sampler:
                 total = total - without.series(plan)
         return tuple(n for n in range(self.rules.limits.least_size, self.counter.length) if total[n] > 0)
 
-    def _whole_uncached(self, plan: Plan) -> Series:
+    def whole(self, plan: Plan) -> Series:
         """The series of a plan, cut at the least size."""
-        made = self.series(plan).copy()
-        made[: self.rules.limits.least_size] = 0
+        made = self._wholes.get(plan)
+        if made is None:
+            made = self._wholes[plan] = self.series(plan).copy()
+            made[: self.rules.limits.least_size] = 0
         return made
 
-    def _derivation(self, rng: np.random.Generator, plan: Plan, size: int) -> Derivation:
+    def derivation(self, rng: np.random.Generator, plan: Plan, size: int) -> Derivation:
+        """A derivation of a plan and a size in which every let is used."""
         lines = [i for i, n in enumerate(plan.states) for _ in range(n)]
         states = tuple(
             State(name, self.rules.states[i].type, self.rules.states[i].init)
