@@ -163,13 +163,14 @@ def _namings(rules: Rules, text: _Text) -> Iterator[dict[str, str]]:
     again what must have a name), and those without weights may be written out.
     """
     order = _ordered(text.lets)
+    fitting = {n: tuple(r for r in rules.let.rules if text.lets[n].op in rules.heads[r]) for n in order}
     if len(order) <= rules.let.most:
-        for chosen in product(rules.let.rules, repeat=len(order)):
+        for chosen in product(*(fitting[n] for n in order)):
             yield dict(zip(order, chosen, strict=True))
     repeated = [n for n in order if text.uses[n] > 1]
     bare = {n for n in repeated if not _weighted(text, text.lets[n])}
     options: list[tuple[str | None, ...]] = [
-        (*rules.let.rules, *((None,) if n in bare and len(bare) <= MAX_INLINE else ())) for n in repeated
+        (*fitting[n], *((None,) if n in bare and len(bare) <= MAX_INLINE else ())) for n in repeated
     ]
     for choice in product(*options):
         yield {n: c for n, c in zip(repeated, choice, strict=True) if c is not None}

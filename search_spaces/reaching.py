@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 
 from search_spaces.counting import Series, Signature
-from search_spaces.rules import INPUT
+from search_spaces.rules import INPUT, NEW
 from search_spaces.sampling import Element, Plan, Sampler
 
 WORK = 600_000  # products of series; a plan that takes more is not summed
@@ -41,7 +41,9 @@ class Reach:
         self.counter = sampler.counter
 
     def series(self, plan: Plan) -> Series | None:
-        """The sum over the alive derivations of a plan, by size; None if that takes too long."""
+        """The sum over the alive derivations of a plan, by size; None if that takes too long, or with `require new`."""
+        if NEW in self.rules.require:
+            return None
         names = plan.lets + 2 * sum(plan.states)
         if len(self.rules.let.rules) ** plan.lets * 3**plan.lets * 6 ** sum(plan.states) * 3 > WORK:
             return None

@@ -20,11 +20,16 @@ from search_spaces.likelihood import Likelihood
 from search_spaces.membership import derive
 from search_spaces.printer import show_rules
 from search_spaces.reaching import Reach
-from search_spaces.rules import Limits, Rules
+from search_spaces.rules import NEW, Limits, Rules
 from search_spaces.sampling import Sampler
 from search_spaces.variation import Variation, Varier
 
 WAYS = ("weights", "size")
+REQUIRED = {
+    "x": "the output depends on x",
+    "states": "the output depends on the past of every state",
+    NEW: "each new value is used in the same step",
+}
 
 
 class Space:
@@ -112,7 +117,8 @@ class Space:
         """For each size from 0 up, the number of derivations that use every let, within the limits; exact.
 
         With `alive`, of those in which all that the space requires, and every let, reaches the output. A cell may have
-        several derivations. Raises SpaceError where the alive ones of a space with many lets take too long to count.
+        several derivations. Raises SpaceError where the alive ones of a space with many lets take too long to count, or
+        where it has `require new`.
         """
         sampler = self._counting
         if alive:
@@ -120,7 +126,12 @@ class Space:
             found = [s for s in series if s is not None]
             if len(found) < len(series):
                 raise SpaceError(
-                    f"space {self.name}: with {self.rules.let.most} lets the alive derivations are too many to count"
+                    f"space {self.name}: its alive derivations cannot be counted"
+                    + (
+                        " with `require new`"
+                        if NEW in self.rules.require
+                        else f": up to {self.rules.let.most} lets"
+                    )
                 )
             return tuple(int(n) for n in sum(found, sampler.counter.zeros()))
         total = sum((sampler.series(plan) for plan in sampler.plans), sampler.counter.zeros())
@@ -223,7 +234,7 @@ class Space:
         if self.claims:
             yield f"  zoo cells in it: {', '.join(self.claims)}"
         if rules.require:
-            yield f"  the output always depends on {' and '.join(rules.require)}"
+            yield f"  always: {'; '.join(REQUIRED[r] for r in rules.require)}"
         yield from (f"  {s}" for s in rules.states)
         if rules.let.most:
             yield f"  {rules.let}"
