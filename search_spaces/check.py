@@ -13,6 +13,7 @@ from search_spaces.reader import OPERANDS, Alternative, Named, SpaceFile
 from search_spaces.rules import (
     HOLE,
     INPUT,
+    NEW,
     Hole,
     LetRule,
     Limits,
@@ -80,7 +81,7 @@ class _Check:
             self.text,
             self._limits(),
             self._known(self.file.claims, zoo_names(), "cell of the zoo"),
-            self._known(self.file.require, ("x", "states"), "requirement"),
+            self._known(self.file.require, ("x", "states", NEW), "requirement"),
             states,
             let,
             rules,

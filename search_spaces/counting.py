@@ -42,9 +42,57 @@ class Counter:
         self.one = self.zeros()  # the series of the empty derivation
         self.one[0] = 1
         self._with = {t: tuple(i for i, g in enumerate(rules.groups) if t in g) for t in rules.tags}
+        self._factors: dict[str, tuple[float | int, ...]] = {
+            name: tuple(p.weight / rule.total if self.weighted else 1 for p in rule.productions)
+            for name, rule in rules.rules.items()
+        }
+        self._sees = {name: self._seen_from(name) for name in rules.rules}
+        self._height = {name: self._highest(name, ()) for name in rules.rules}
+        self._own: dict[str, dict[Signature, Signature]] = {name: {} for name in rules.rules}
         self._value: dict[tuple[Any, ...], Series] = {}
         self._holes: dict[tuple[Any, ...], Series] = {}
         self._using: dict[tuple[Any, ...], Series] = {}
+
+    def _seen_from(self, rule: str) -> tuple[bool, ...]:
+        """Of which groups names can occur in what `rule` derives: sums over it depend on those alone."""
+        below, stack = {rule}, [rule]
+        tags: set[str] = set()
+        while stack:
+            for p in self.rules.rules[stack.pop()].productions:
+                tags.update(h.tag for h in p.holes if h.rule is None)
+                new = {h.rule for h in p.holes if h.rule is not None} - below
+                below |= new
+                stack += new
+        return tuple(bool(tags & group) for group in self.rules.groups)
+
+    def _highest(self, rule: str, above: tuple[str, ...]) -> int:
+        """How deep the deepest derivation from `rule` is, at most the limit: more depth changes nothing."""
+        most = self.rules.limits.nesting
+        if rule in above:
+            return most
+        found = 0
+        for p in self.rules.rules[rule].productions:
+            inner = [h.depth + self._highest(h.rule, (*above, rule)) for h in p.holes if h.rule is not None]
+            found = max(found, p.depth, *inner)
+        return min(found, most)
+
+    def own(self, rule: str, names: Signature) -> Signature:
+        """The names that can occur in what `rule` derives."""
+        known = self._own[rule]
+        found = known.get(names)
+        if found is None:
+            found = known[names] = tuple(
+                n if seen else 0 for n, seen in zip(names, self._sees[rule], strict=True)
+            )
+        return found
+
+    def _key(self, rule: str, depth: int, names: Signature, full: Signature) -> tuple[Any, ...]:
+        return (
+            rule,
+            min(depth, self._height[rule]),
+            self.own(rule, names),
+            self.own(rule, full) if self.weighted else self.none,
+        )
 
     def zeros(self) -> Series:
         """A series of zeros."""
@@ -70,7 +118,7 @@ class Counter:
 
     def value(self, rule: str, depth: int, names: Signature, full: Signature) -> Series:
         """The sum over derivations from `rule`, at most `depth` deep."""
-        key = (rule, depth, names, full if self.weighted else self.none)
+        key = self._key(rule, depth, names, full)
         made = self._value.get(key)
         if made is None:
             made = self.zeros()
@@ -83,8 +131,7 @@ class Counter:
 
     def factor(self, rule: str, number: int) -> float | int:
         """What one production weighs: its probability, or 1."""
-        found = self.rules.rules[rule]
-        return found.productions[number].weight / found.total if self.weighted else 1
+        return self._factors[rule][number]
 
     def holes(
         self, rule: str, number: int, start: int, depth: int, names: Signature, full: Signature
@@ -93,7 +140,7 @@ class Counter:
         p = self.rules.rules[rule].productions[number]
         if start == len(p.holes):
             return self.one
-        key = (rule, number, start, depth, names, full if self.weighted else self.none)
+        key = (number, start, *self._key(rule, depth, names, full))
         made = self._holes.get(key)
         if made is None:
             h = p.holes[start]
@@ -115,7 +162,9 @@ class Counter:
         """`value` of the derivations in which each of certain names, `must[g]` of group g, occurs."""
         if must == self.none:
             return self.value(rule, depth, names, full)
-        key = (rule, depth, names, must, full if self.weighted else self.none)
+        if self.own(rule, must) != must:
+            return self.zero
+        key = (must, *self._key(rule, depth, names, full))
         made = self._using.get(key)
         if made is None:
             exact = self.exact
@@ -137,7 +186,9 @@ class Counter:
         """`holes` of the derivations in which each of certain names occurs."""
         if must == self.none:
             return self.holes(rule, number, start, depth, names, full)
-        key = (rule, number, start, depth, names, must, full if self.weighted else self.none)
+        if self.own(rule, must) != must:
+            return self.zero
+        key = (number, start, must, *self._key(rule, depth, names, full))
         made = self._using.get(key)
         if made is None:
             exact, place = self.exact, (rule, number, start, depth, names, must, full)

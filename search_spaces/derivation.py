@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from grammar import Cell, Expr, Let, Out, State, X, make_cell, ref
-from search_spaces.rules import INPUT, Rules, StateRule, fill
+from search_spaces.rules import INPUT, NEW, Rules, StateRule, fill
 
 OUT = "out"  # the name of the equation of what a cell emits
 
@@ -142,6 +142,12 @@ def dead(rules: Rules, derivation: Derivation) -> str | None:
     for let in derivation.lets():
         if let.name not in seen:
             return f"the output does not depend on {let.name!r}"
+    if NEW in rules.require:
+        used: set[str] = set()
+        for e in reversed(derivation.equations):
+            if e.kind == "new" and e.name not in used:
+                return f"no equation after it uses {e.name}"
+            used.update(e.tree.names())
     if "x" in rules.require and INPUT not in seen:
         return "the output does not depend on x"
     if "states" in rules.require:

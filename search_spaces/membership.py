@@ -7,14 +7,15 @@ occurrence of an operation has its own weights; one without weights may also be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice, permutations, product
+from itertools import islice, product
 
 from grammar import OPS, Cell, Expr, Let, Out, State
 from search_spaces.derivation import OUT, Derivation, Equation, Tree, dead, state_lines
-from search_spaces.rules import HOLE, INPUT, Production, Rules, count, operations
+from search_spaces.rules import INPUT, Production, Rules, count, operations
 from search_spaces.sampling import let_name
+from search_spaces.shapes import Shapes
 
 _PLAIN, _INSIDE, _ROOT = range(
     3
@@ -162,13 +163,14 @@ def _namings(rules: Rules, text: _Text) -> Iterator[dict[str, str]]:
     again what must have a name), and those without weights may be written out.
     """
     order = _ordered(text.lets)
+    fitting = {n: tuple(r for r in rules.let.rules if text.lets[n].op in rules.heads[r]) for n in order}
     if len(order) <= rules.let.most:
-        for chosen in product(rules.let.rules, repeat=len(order)):
+        for chosen in product(*(fitting[n] for n in order)):
             yield dict(zip(order, chosen, strict=True))
     repeated = [n for n in order if text.uses[n] > 1]
     bare = {n for n in repeated if not _weighted(text, text.lets[n])}
     options: list[tuple[str | None, ...]] = [
-        (*rules.let.rules, *((None,) if n in bare and len(bare) <= MAX_INLINE else ())) for n in repeated
+        (*fitting[n], *((None,) if n in bare and len(bare) <= MAX_INLINE else ())) for n in repeated
     ]
     for choice in product(*options):
         yield {n: c for n, c in zip(repeated, choice, strict=True) if c is not None}
@@ -216,6 +218,7 @@ class _Attempt:
         self.scope: dict[str, tuple[str, ...]] = {}
         self.let_scope: dict[str, tuple[str, ...]] = {}
         self.equations: list[Equation] = []
+        self.shapes = Shapes(rules, self._deref)
 
     def run(self, name: str) -> Derivation | str:
         """The derivation, or the first equation for which there is none."""
@@ -301,7 +304,7 @@ class _Attempt:
         for number, p in enumerate(self.rules.rules[rule].productions):
             if p.depth > depth:
                 continue
-            for bound in self._bindings(p, exprs):
+            for bound in self.shapes.bindings(p, exprs):
                 parts = self._parts(p, bound, depth, mode)
                 if parts is None:
                     continue
@@ -342,67 +345,6 @@ class _Attempt:
             return None
         found = self.match(expr, tag, self.rules.limits.nesting, _ROOT)
         return None if found is None else _Named(found)
-
-    # -- shapes ---------------------------------------------------------------------------------
-
-    def _bindings(self, p: Production, exprs: tuple[Expr, ...]) -> Iterator[dict[int, tuple[Expr, ...]]]:
-        """Each way to read expressions as a production: what stands in each hole."""
-        if self.rules.rules and len(p.items) == 1 and len(exprs) == 1:
-            yield from self._unify(p, p.items, exprs, {}, ordered=True)
-        else:
-            yield from self._unify(p, p.items, exprs, {}, ordered=False)
-
-    def _unify(
-        self,
-        p: Production,
-        items: Sequence[Expr],
-        exprs: Sequence[Expr],
-        bound: dict[int, tuple[Expr, ...]],
-        ordered: bool,
-    ) -> Iterator[dict[int, tuple[Expr, ...]]]:
-        lists = [i for i, t in enumerate(items) if self._is_list(p, t)]
-        if lists:
-            single = [t for i, t in enumerate(items) if i != lists[0]]
-            at = int(items[lists[0]].attr("index"))  # type: ignore[arg-type]
-            for chosen in permutations(range(len(exprs)), len(single)):
-                rest = tuple(e for i, e in enumerate(exprs) if i not in chosen)
-                for found in self._each(p, single, [exprs[i] for i in chosen], bound):
-                    if rest:
-                        yield {**found, at: rest}
-        elif len(items) == len(exprs):
-            orders = [tuple(exprs)] if ordered else permutations(exprs)
-            for order in orders:
-                yield from self._each(p, items, order, bound)
-
-    def _each(
-        self, p: Production, items: Sequence[Expr], exprs: Sequence[Expr], bound: dict[int, tuple[Expr, ...]]
-    ) -> Iterator[dict[int, tuple[Expr, ...]]]:
-        """Each way to read expressions as templates, one by one."""
-        if not items:
-            yield bound
-            return
-        for found in self._one(p, items[0], exprs[0], bound):
-            yield from self._each(p, items[1:], exprs[1:], found)
-
-    def _one(
-        self, p: Production, item: Expr, expr: Expr, bound: dict[int, tuple[Expr, ...]]
-    ) -> Iterator[dict[int, tuple[Expr, ...]]]:
-        if item.op == HOLE:
-            at = int(item.attr("index"))  # type: ignore[arg-type]
-            if at not in bound or self._deref(bound[at][0]) == self._deref(expr):
-                yield {**bound, at: (expr,)}
-            return
-        expr = self._deref(expr)
-        if item.op != expr.op or item.attrs != expr.attrs:
-            return
-        symmetric = OPS[item.op].commutative or item.op == "lin" if item.op in OPS else False
-        yield from self._unify(p, item.args, expr.args, bound, ordered=not symmetric)
-
-    def _is_list(self, p: Production, item: Expr) -> bool:
-        if item.op != HOLE:
-            return False
-        rule = p.holes[int(item.attr("index"))].rule  # type: ignore[arg-type]
-        return rule is not None and self.rules.rules[rule].type is None
 
 
 def _pending(part: _Found | _Named | str) -> int:

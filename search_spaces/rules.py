@@ -10,6 +10,7 @@ from grammar import OPS, Expr, Span, State, Type, show_state
 
 HOLE = "hole"  # the leaf of a production's expression where a name or a derivation goes
 INPUT = "x"
+NEW = "new"  # the requirement that an equation after it uses each new value
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,27 @@ class Rules:
             found += [self.relevant(t) for t in (s.plain, s.own, s.renewed)]
         found += [self.relevant((r,)) for r in self.let.rules]
         return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def heads(self) -> dict[str, frozenset[str]]:
+        """For each nonterminal, the operations that can be outermost in what it derives."""
+        found: dict[str, frozenset[str]] = {}
+
+        def visit(name: str) -> frozenset[str]:
+            if name not in found:
+                ops: set[str] = set()
+                for p in self.rules[name].productions:
+                    ops |= {item.op for item in p.items if item.op != HOLE}
+                    # A derivation of itself without an operation around is refused, so this ends.
+                    for h in p.holes:
+                        if h.rule is not None and h.depth == 0:
+                            ops |= visit(h.rule)
+                found[name] = frozenset(ops)
+            return found[name]
+
+        for name in self.rules:
+            visit(name)
+        return found
 
     def relevant(self, tags: Sequence[str]) -> frozenset[str]:
         """Those of `tags` that some production refers to."""

@@ -14,7 +14,7 @@ from grammar import State
 from search_spaces.counting import Counter, Series, Signature, minus, plus, subsets, ways
 from search_spaces.derivation import OUT, Derivation, Equation, Tree, dead
 from search_spaces.errors import NoCellError
-from search_spaces.rules import INPUT, Rules
+from search_spaces.rules import INPUT, NEW, Rules
 
 Names = tuple[tuple[str, ...], ...]  # visible names by group
 
@@ -42,6 +42,7 @@ class Element:
     weights: tuple[float, ...]
     seen: Signature
     state: int = -1
+    line: int = -1
 
 
 class Sampler:
@@ -52,12 +53,16 @@ class Sampler:
         self.rules = rules = counter.rules
         self.weighted = counter.weighted
         self.depth = rules.limits.nesting
-        self.let_groups = tuple(rules.group((r,)) for r in rules.let.rules)
+        # The kinds of names that have to be used by a later equation: lets by their rule, new values by their line.
+        self.used_groups = tuple(rules.group((r,)) for r in rules.let.rules)
+        self.news = NEW in rules.require
+        if self.news:
+            self.used_groups += tuple(rules.group(s.renewed) for s in rules.states)
         self.x = x  # whether equations see the input
         self.plans = tuple(_plans(rules))
         self.elements = {plan: self._elements(plan) for plan in self.plans}
         self._rest = lru_cache(maxsize=None)(self._rest_uncached)
-        self._whole = lru_cache(maxsize=None)(self._whole_uncached)
+        self._wholes: dict[Plan, Series] = {}
         self._equation = lru_cache(maxsize=None)(self._equation_uncached)
         self._productions = lru_cache(maxsize=TABLES)(self._productions_uncached)
         self._fillings = lru_cache(maxsize=TABLES)(self._fillings_uncached)
@@ -65,8 +70,8 @@ class Sampler:
     # -- how much there is ----------------------------------------------------------------------
 
     def series(self, plan: Plan) -> Series:
-        """The sum over derivations of a plan in which every let is used, by size."""
-        none = (0,) * len(self.let_groups)
+        """The sum over derivations of a plan in which all is used that has to be, by size."""
+        none = (0,) * len(self.used_groups)
         return self._rest(plan, 0, none, none)
 
     def _elements(self, plan: Plan) -> tuple[Element, ...]:
@@ -79,8 +84,9 @@ class Sampler:
         for number, i in enumerate(lines):
             line = rules.states[i]
             own = minus(self._one(line.own), self._one(line.plain))
-            made.append(Element("new", (line.rule,), (1.0,), plus(seen, own), number))
-            seen = plus(seen, self._one(line.renewed))
+            made.append(Element("new", (line.rule,), (1.0,), plus(seen, own), number, i))
+            if not self.news:
+                seen = plus(seen, self._one(line.renewed))
         return (*made, Element(OUT, (OUT,), (1.0,), seen))
 
     def _one(self, tags: Sequence[str]) -> Signature:
@@ -90,7 +96,7 @@ class Sampler:
     def _lets(self, counts: Signature) -> Signature:
         """Counts of lets by their rule as counts by group."""
         made = [0] * len(self.rules.groups)
-        for group, n in zip(self.let_groups, counts, strict=True):
+        for group, n in zip(self.used_groups, counts, strict=True):
             made[group] += n
         return tuple(made)
 
@@ -131,10 +137,14 @@ class Sampler:
     def _after(
         self, plan: Plan, index: int, choice: int, unmet: Signature, met: Signature, now: Signature
     ) -> tuple[Signature, Signature]:
-        left = minus(unmet, now)
-        if self.elements[plan][index].kind == "let":
-            left = tuple(n + (i == choice) for i, n in enumerate(left))
-        return left, plus(met, now)
+        left, kind = minus(unmet, now), self._kind(self.elements[plan][index], choice)
+        return tuple(n + (i == kind) for i, n in enumerate(left)), plus(met, now)
+
+    def _kind(self, element: Element, choice: int) -> int:
+        """Of which kind of names to be used an equation defines one; -1 if of none."""
+        if element.kind == "let":
+            return choice
+        return len(self.rules.let.rules) + element.line if element.kind == "new" and self.news else -1
 
     # -- drawing --------------------------------------------------------------------------------
 
@@ -162,15 +172,15 @@ class Sampler:
         plans, weights = self._plan_weights(size)
         for _ in range(ATTEMPTS):
             plan = plans[pick(rng, weights)]
-            n = size if size is not None else pick(rng, self._whole(plan).tolist())
-            made = self._derivation(rng, plan, n)
+            n = size if size is not None else pick(rng, self.whole(plan).tolist())
+            made = self.derivation(rng, plan, n)
             if dead(self.rules, made) is None:
                 return made
         return None
 
     def _plan_weights(self, size: int | None) -> tuple[list[Plan], list[float | int]]:
         """The plans that have cells and what each weighs: equal shares, or what it has of the size."""
-        series = {plan: self._whole(plan) for plan in self.plans}
+        series = {plan: self.whole(plan) for plan in self.plans}
         if size is None:
             plans = [p for p in self.plans if series[p].any()]
             return plans, [1] * len(plans)
@@ -191,19 +201,22 @@ class Sampler:
                 total = total - without.series(plan)
         return tuple(n for n in range(self.rules.limits.least_size, self.counter.length) if total[n] > 0)
 
-    def _whole_uncached(self, plan: Plan) -> Series:
+    def whole(self, plan: Plan) -> Series:
         """The series of a plan, cut at the least size."""
-        made = self.series(plan).copy()
-        made[: self.rules.limits.least_size] = 0
+        made = self._wholes.get(plan)
+        if made is None:
+            made = self._wholes[plan] = self.series(plan).copy()
+            made[: self.rules.limits.least_size] = 0
         return made
 
-    def _derivation(self, rng: np.random.Generator, plan: Plan, size: int) -> Derivation:
+    def derivation(self, rng: np.random.Generator, plan: Plan, size: int) -> Derivation:
+        """A derivation of a plan and a size in which all is used that has to be."""
         lines = [i for i, n in enumerate(plan.states) for _ in range(n)]
         states = tuple(
             State(name, self.rules.states[i].type, self.rules.states[i].init)
             for name, i in zip(state_names(len(lines)), lines, strict=True)
         )
-        none: tuple[tuple[str, ...], ...] = ((),) * len(self.let_groups)
+        none: tuple[tuple[str, ...], ...] = ((),) * len(self.used_groups)
         unmet, met = none, none
         equations: list[Equation] = []
         for index, element in enumerate(self.elements[plan]):
@@ -221,16 +234,14 @@ class Sampler:
             unmet = tuple(tuple(m for m in names if m not in u) for names, u in zip(unmet, used, strict=True))
             met = tuple(m + u for m, u in zip(met, used, strict=True))
             if element.kind == "let":
-                name = self._let_name(element.rules[choice], choice, unmet, met)
-                unmet = tuple((*m, name) if i == choice else m for i, m in enumerate(unmet))
+                name = let_name(element.rules[choice], [n for names in (*unmet, *met) for n in names])
             else:
                 name = OUT if element.kind == OUT else f"{states[element.state].name}'"
+            kind = self._kind(element, choice)
+            unmet = tuple((*m, name) if i == kind else m for i, m in enumerate(unmet))
             equations.append(Equation(name, tree))
             size -= n
         return Derivation(self.rules.name, states, tuple(equations))
-
-    def _let_name(self, rule: str, choice: int, unmet: Names, met: Names) -> str:
-        return let_name(rule, [n for names in (*unmet, *met) for n in names])
 
     def _equation_uncached(
         self, plan: Plan, index: int, size: int, unmet: Signature, met: Signature
@@ -259,13 +270,13 @@ class Sampler:
         for number, (state, at) in enumerate(zip(states, lines, strict=True)):
             line = self.rules.states[at]
             made[self.rules.group(line.own if number == element.state else line.plain)].append(state.name)
-            if any(e.name == f"{state.name}'" for e in equations):
+            if not self.news and any(e.name == f"{state.name}'" for e in equations):
                 made[self.rules.group(line.renewed)].append(f"{state.name}'")
         return tuple(map(tuple, made))
 
     def _grouped(self, lets: Names) -> Names:
         made: list[tuple[str, ...]] = [()] * len(self.rules.groups)
-        for group, names in zip(self.let_groups, lets, strict=True):
+        for group, names in zip(self.used_groups, lets, strict=True):
             made[group] += names
         return tuple(made)
 

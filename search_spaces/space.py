@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -14,12 +15,21 @@ from search_spaces.check import parse_space
 from search_spaces.counting import Counter
 from search_spaces.derivation import Derivation
 from search_spaces.errors import NoCellError, NotAMemberError, SpaceError
+from search_spaces.fitting import fit
+from search_spaces.likelihood import Likelihood
 from search_spaces.membership import derive
-from search_spaces.rules import Limits, Rules
+from search_spaces.printer import show_rules
+from search_spaces.reaching import Reach
+from search_spaces.rules import NEW, Limits, Rules
 from search_spaces.sampling import Sampler
 from search_spaces.variation import Variation, Varier
 
 WAYS = ("weights", "size")
+REQUIRED = {
+    "x": "the output depends on x",
+    "states": "the output depends on the past of every state",
+    NEW: "each new value is used in the same step",
+}
 
 
 class Space:
@@ -73,6 +83,10 @@ class Space:
         return Sampler(Counter(self.rules, exact=self._counting.counter))
 
     @cached_property
+    def _likelihood(self) -> Likelihood:
+        return Likelihood(self._weighted)
+
+    @cached_property
     def _counting(self) -> Sampler:
         return Sampler(Counter(self.rules))
 
@@ -99,15 +113,56 @@ class Space:
             )
         return sampler.draw(rng, size).cell(self.rules)
 
-    def count(self) -> tuple[int, ...]:
-        """For each size from 0 up, the number of derivations that use every let, within the limits.
+    def count(self, alive: bool = False) -> tuple[int, ...]:
+        """For each size from 0 up, the number of derivations that use every let, within the limits; exact.
 
-        A cell may have several derivations; those in which the output depends on x and on every state are fewer.
+        With `alive`, of those in which all that the space requires, and every let, reaches the output. A cell may have
+        several derivations. Raises SpaceError where the alive ones of a space with many lets take too long to count, or
+        where it has `require new`.
         """
         sampler = self._counting
+        if alive:
+            series = [Reach(sampler).series(plan) for plan in sampler.plans]
+            found = [s for s in series if s is not None]
+            if len(found) < len(series):
+                raise SpaceError(
+                    f"space {self.name}: its alive derivations cannot be counted"
+                    + (
+                        " with `require new`"
+                        if NEW in self.rules.require
+                        else f": up to {self.rules.let.most} lets"
+                    )
+                )
+            return tuple(int(n) for n in sum(found, sampler.counter.zeros()))
         total = sum((sampler.series(plan) for plan in sampler.plans), sampler.counter.zeros())
         least = self.limits.least_size
         return tuple(int(n) if i >= least else 0 for i, n in enumerate(total))
+
+    # -- probability ----------------------------------------------------------------------------
+
+    def log_prob(self, cell: Cell) -> float:
+        """The natural logarithm of the probability that `sample` by weights gives this cell; -inf for no member.
+
+        The sum over all derivations of the cell as written: names, the order of statements and of commutative operands
+        do not count, but a let is a let (where the text has lets that no derivation has, those of the derivation by
+        which it is a member). Samples that miss what the space requires are drawn again, and the probability is
+        conditioned on that: exactly where the derivations in which all is reached can be summed, otherwise (many lets)
+        by an estimate that is the same constant for all cells.
+        """
+        found = self._derive(cell)
+        return -math.inf if isinstance(found, str) else self._likelihood.log_prob(found)
+
+    def fit(self, cells: Iterable[Cell], strength: float = 10.0) -> Space:
+        """This space with weights from how often derivations of `cells` use each production.
+
+        A cell with several derivations counts by their mean. `strength` > 0 is how many uses of each nonterminal the
+        weights until now are worth, so that nothing becomes impossible. Members, limits and claims stay. Cells drawn
+        under a limit of size favour small productions, which `fit` does not undo. Raises NotAMemberError.
+        """
+        if not (math.isfinite(strength) and strength > 0):
+            raise SpaceError(f"strength is a number greater than 0; received {strength!r}")
+        shares = [self._likelihood.share(self._member(c)) for c in cells]
+        return Space(show_rules(fit(self.rules, shares, strength)), f"{self.name} fitted")
 
     # -- membership -----------------------------------------------------------------------------
 
@@ -179,7 +234,7 @@ class Space:
         if self.claims:
             yield f"  zoo cells in it: {', '.join(self.claims)}"
         if rules.require:
-            yield f"  the output always depends on {' and '.join(rules.require)}"
+            yield f"  always: {'; '.join(REQUIRED[r] for r in rules.require)}"
         yield from (f"  {s}" for s in rules.states)
         if rules.let.most:
             yield f"  {rules.let}"

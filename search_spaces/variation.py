@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import ndiff
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from search_spaces.sampling import STATE_NAMES, Sampler, below, let_name, pick
 Scope = Mapping[str, tuple[str, ...]]
 _T = TypeVar("_T")
 
-ATTEMPTS = 200  # tries until a child is found
+ATTEMPTS = 1_000  # tries until a child is found
 NEUTRAL = 20  # of these, tries that gave a child of the parent's digest before one is taken
 GROWTH = 4  # operations by which a part may grow when it is drawn anew
 
@@ -36,6 +37,16 @@ class Variation:
     operator: str
     parents: tuple[Cell, ...]
     neutral: bool = False
+
+    @property
+    def diff(self) -> str:
+        """The equations of the (first) parent and of the child, line by line: `- ` gone, `+ ` new, others unchanged."""
+        before, after = (str(c).splitlines()[1:-1] for c in (self.parents[0], self.cell))
+        return "".join(f"{line}\n" for line in ndiff(before, after) if not line.startswith("?"))
+
+    def __str__(self) -> str:
+        parents = " and ".join(f"{p.name} {p.digest[:8]}" for p in self.parents)
+        return f"{self.operator} of {parents}{', neutral' if self.neutral else ''}\n{self.diff}"
 
 
 class Varier:

@@ -13,6 +13,7 @@ import numpy as np
 
 from grammar import Cell, parse
 from nas.searchers import Observation, Proposal, Searcher, make_searcher
+from search_spaces import Variation
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
@@ -62,6 +63,12 @@ class ToySpace:
         """Each gene from one of the two."""
         pairs = zip(self.genes(a), self.genes(b), strict=True)
         return self.cell([pair[int(rng.integers(2))] for pair in pairs])
+
+    def vary(self, cell: Cell, rng: np.random.Generator, other: Cell | None = None) -> Variation:
+        """A mutation, or a crossover with another cell."""
+        if other is None:
+            return Variation(self.mutate(cell, rng), "mutate", (cell,))
+        return Variation(self.crossover(cell, other, rng), "crossover", (cell, other))
 
     def __contains__(self, cell: Cell) -> bool:
         try:

@@ -27,6 +27,8 @@ space tiny {
   OPS: operands -> x, $vec [2] | x
 }
 """
+# The same, every new value being used.
+NEW = TINY.replace("space tiny", "space news").replace("require x, states", "require x, states, new")
 # References to the state itself, to new values, and to one name twice; states of two types; a least size.
 SELF = """space self {
   limits size <= 7, size >= 2, states <= 2
@@ -58,7 +60,8 @@ def check_member(space: Space, cell: Cell) -> None:
     }
     graph = cell.graph
     nodes, states = graph.live()
-    assert states == {s.name for s in cell.states}, f"a state does not reach the output\n{text}"
+    if "states" in space.rules.require:
+        assert states == {s.name for s in cell.states}, f"a state does not reach the output\n{text}"
     assert any(graph.nodes[i].op == "x" for i in nodes), f"x does not reach the output\n{text}"
 
 
@@ -90,9 +93,17 @@ def _derivations(space: Space) -> Iterator[tuple[Derivation, float]]:
                     used = {n for e in equations for n in e.tree.names()}
                     if (
                         all(e.name in used for e in made.lets())
+                        and ("new" not in rules.require or news_used(made))
                         and made.size(rules) >= rules.limits.least_size
                     ):
                         yield made, weight * w
+
+
+def news_used(made: Derivation) -> bool:
+    """Whether an equation after it uses each new value."""
+    names = [e.name for e in made.equations]
+    later = [{n for e in made.equations[i + 1 :] for n in e.tree.names()} for i in range(len(names))]
+    return all(name in used for name, used in zip(names, later, strict=True) if name.endswith("'"))
 
 
 def _equations(

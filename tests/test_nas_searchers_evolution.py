@@ -5,6 +5,7 @@ from searcher_suite import ToySpace, drive
 
 from grammar import Cell
 from nas.searchers import Observation, make_searcher
+from search_spaces import load_space
 
 SPACE = ToySpace(shifts=40)
 GOAL = (2, 3, 33)
@@ -28,6 +29,20 @@ def test_starts_with_samples_then_varies_what_scored() -> None:
     assert set(operators[5:]) >= {"mutate", "crossover"}
     for proposal in proposals:
         assert len(proposal.parents) == {"sample": 0, "mutate": 1, "crossover": 2}[proposal.operator]
+
+
+def test_proposals_name_the_operator_of_the_space() -> None:
+    space = load_space("gated")
+    searcher = make_searcher("evolution", space, {"samples": 4, "crossover": 0.4})
+    rng = np.random.default_rng(0)
+    for trial in range(4):
+        cell = space.sample(rng)
+        searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))
+    proposals = [p for i in range(30) if (p := searcher.ask(np.random.default_rng([0, i]))) is not None]
+    operators = {p.operator for p in proposals}
+    assert operators <= {*space.operators, "crossover"}
+    assert len(operators) > 4
+    assert all(len(p.parents) == (2 if p.operator == "crossover" else 1) for p in proposals)
 
 
 def test_failures_do_not_count_as_samples() -> None:

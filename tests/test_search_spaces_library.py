@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from source_tree import ROOT
 from space_suite import TINY
 
-from grammar import zoo
+from grammar import from_nasbench_nlp, to_nasbench_nlp, zoo
 from search_spaces import (
     Space,
     SpaceError,
@@ -22,7 +23,7 @@ from search_spaces import (
 
 
 def test_shipped_spaces_are_listed() -> None:
-    assert {"gated", "diagonal"} <= set(space_names())
+    assert {"gated", "diagonal", "matrix", "mixed", "nasbench_nlp"} == set(space_names())
     assert list(space_names()) == sorted(space_names())
 
 
@@ -97,3 +98,27 @@ def test_descriptions_name_every_production(name: str) -> None:
     for rule in space.rules.rules.values():
         for p in rule.productions:
             assert f"{100 * p.weight / rule.total:5.1f} %  {p.text}\n" in shown
+
+
+def test_the_matrix_family_is_claimed() -> None:
+    family = "linear_attention retnet gla hgrn2 deltanet deltanet_negative gated_deltanet mamba2 mlstm titans"
+    assert set(load_space("matrix").claims) == set(family.split())
+
+
+@pytest.mark.parametrize(("table", "step"), [("wikitext2", 1), ("ptb", 12)])
+def test_published_recipes_are_members(shared_data: Path, table: str, step: int) -> None:
+    space = load_space("nasbench_nlp")
+    lines = (shared_data / f"nas-bench-nlp-{table}" / "cells.jsonl").read_text(encoding="utf-8").splitlines()
+    cells = [from_nasbench_nlp(json.loads(line)["recipe"]) for line in lines[::step]]
+    reasons = [why for cell in cells if (why := space.why_not(cell)) is not None]
+    assert len(cells) > 200
+    assert len(reasons) < 0.04 * len(cells)
+    # A linear map of a new value that is used twice, or a named value that only a state without effect uses.
+    assert all("does not derive from node" in why or "does not depend on" in why for why in reasons)
+
+
+def test_members_of_nasbench_nlp_are_recipes() -> None:
+    space, rng = load_space("nasbench_nlp"), np.random.default_rng(0)
+    for i in range(200):
+        cell = space.sample(rng, by=("weights", "size")[i % 2])
+        assert from_nasbench_nlp(to_nasbench_nlp(cell)).digest == cell.digest

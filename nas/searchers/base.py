@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from grammar import Cell
+from search_spaces import Variation
 
 
 class SpaceLike(Protocol):
@@ -23,18 +24,14 @@ class SpaceLike(Protocol):
         """A cell of the space."""
         ...
 
-    def mutate(self, cell: Cell, rng: np.random.Generator) -> Cell:
-        """A cell of the space that differs from `cell` in one place."""
-        ...
-
-    def crossover(self, a: Cell, b: Cell, rng: np.random.Generator) -> Cell:
-        """`a` with a part of the same type from `b`; a cell of the space."""
+    def vary(self, cell: Cell, rng: np.random.Generator, other: Cell | None = None) -> Variation:
+        """A cell of the space that differs from `cell` in one place, or has a part of `other`, and how it was made."""
         ...
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A cell to try, the operator that made it ("sample", "mutate", ...) and the digests of what it was made from."""
+    """A cell to try, the operator that made it ("sample", "insert", ...) and the digests of what it was made from."""
 
     cell: Cell
     operator: str

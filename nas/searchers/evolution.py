@@ -19,7 +19,8 @@ class Evolution(Searcher):
     Until `samples` cells have a score, cells are sampled. From then on a child is the mutation of the winner of a
     tournament among `tournament` members drawn at random or, with probability `crossover`, the winner's crossover with
     the winner of a second tournament. A child that was tried before is dropped and another one made, `tries` times;
-    then the space is sampled. Cells without a score do not enter.
+    then the space is sampled. Cells without a score do not enter. A proposal's operator is that of the space ("insert",
+    "rewire", ...); a crossover that gave nothing new is the mutation that the space made instead.
 
     The paper has a population of 100 and tournaments of 25 for 20,000 trials; the defaults suit tens to hundreds.
     """
@@ -69,13 +70,11 @@ class Evolution(Searcher):
             self._population.append(observation)
 
     def _child(self, rng: np.random.Generator) -> Proposal:
-        parent = self._select(rng)
+        parent = other = self._select(rng)
         if rng.random() < self.crossover:
             other = self._select(rng)
-            if other is not parent:
-                cell = self.space.crossover(parent.cell, other.cell, rng)
-                return Proposal(cell, "crossover", (parent.digest, other.digest))
-        return Proposal(self.space.mutate(parent.cell, rng), "mutate", (parent.digest,))
+        made = self.space.vary(parent.cell, rng, None if other is parent else other.cell)
+        return Proposal(made.cell, made.operator, tuple(p.digest for p in made.parents))
 
     def _select(self, rng: np.random.Generator) -> Observation:
         size = min(self.tournament, len(self._population))
