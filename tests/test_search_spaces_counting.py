@@ -13,7 +13,7 @@ from search_spaces.reaching import Reach
 from search_spaces.sampling import below, pick, some
 
 SMALL = {"tiny": Space(TINY), "self": Space(SELF), "new": Space(NEW)}
-SLOW = {n: pytest.mark.slow for n in ("matrix", "mixed")}
+SLOW = dict.fromkeys(("matrix", "mixed"), pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -18,7 +18,7 @@ from search_spaces import NoCellError, Space, SpaceError, load_space, space_name
 
 SPACES = [*space_names()]
 WAYS = ["weights", "size"]
-SLOW = {n: pytest.mark.slow for n in ("matrix", "mixed")}  # their tables take seconds to make
+SLOW = dict.fromkeys(("matrix", "mixed"), pytest.mark.slow)  # their tables take seconds to make
 
 
 def drawn(space: Space, seed: int, n: int, by: str) -> list[str]:
