@@ -86,7 +86,10 @@ class Counter:
             )
         return found
 
-    def _key(self, rule: str, depth: int, names: Signature, full: Signature) -> tuple[Any, ...]:
+    def place(
+        self, rule: str, depth: int, names: Signature, full: Signature
+    ) -> tuple[str, int, Signature, Signature]:
+        """What sums over derivations from `rule` depend on: places of the same have the same sums."""
         return (
             rule,
             min(depth, self._height[rule]),
@@ -118,7 +121,7 @@ class Counter:
 
     def value(self, rule: str, depth: int, names: Signature, full: Signature) -> Series:
         """The sum over derivations from `rule`, at most `depth` deep."""
-        key = self._key(rule, depth, names, full)
+        key = self.place(rule, depth, names, full)
         made = self._value.get(key)
         if made is None:
             made = self.zeros()
@@ -140,7 +143,7 @@ class Counter:
         p = self.rules.rules[rule].productions[number]
         if start == len(p.holes):
             return self.one
-        key = (number, start, *self._key(rule, depth, names, full))
+        key = (number, start, *self.place(rule, depth, names, full))
         made = self._holes.get(key)
         if made is None:
             h = p.holes[start]
@@ -164,7 +167,7 @@ class Counter:
             return self.value(rule, depth, names, full)
         if self.own(rule, must) != must:
             return self.zero
-        key = (must, *self._key(rule, depth, names, full))
+        key = (must, *self.place(rule, depth, names, full))
         made = self._using.get(key)
         if made is None:
             exact = self.exact
@@ -188,7 +191,7 @@ class Counter:
             return self.holes(rule, number, start, depth, names, full)
         if self.own(rule, must) != must:
             return self.zero
-        key = (number, start, must, *self._key(rule, depth, names, full))
+        key = (number, start, must, *self.place(rule, depth, names, full))
         made = self._using.get(key)
         if made is None:
             exact, place = self.exact, (rule, number, start, depth, names, must, full)

@@ -294,13 +294,15 @@ class Sampler:
 
         `must` is part of `may`; `full` counts the names that were visible to begin with.
         """
-        names, need = lengths(may), lengths(must)
-        number = draw(rng, self._productions(rule, depth, names, need, full, size))
+        need = lengths(must)
+        # Places that differ in what cannot occur here have one table.
+        _, height, names, seen = self.counter.place(rule, depth, lengths(may), full)
+        number = draw(rng, self._productions(rule, height, names, need, seen, size))
         p = self.rules.rules[rule].productions[number]
         left = size - p.ops
         parts: list[Tree | str] = []
         for i, h in enumerate(p.holes):
-            options, shares = self._fillings(rule, number, i, depth, names, need, full, left)
+            options, shares = self._fillings(rule, number, i, height, names, need, seen, left)
             at, n = divmod(draw(rng, shares), left + 1)
             used = must if options[at] == need else tuple(map(partial(some, rng), must, options[at]))
             if h.rule is None:

