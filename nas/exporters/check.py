@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,20 +17,24 @@ from nas.exporters.errors import ExportMismatchError
 from nas.exporters.subject import Subject
 
 TOLERANCE = 1e-5
-"""Largest difference in float32, relative to the largest expected number if that is above 1."""
+"""Largest difference in float64, relative to the largest expected number if that is above 1.
+
+In float32 a chaotic cell makes any other order of the same sums visible: what differs there is told, not judged.
+"""
 _BATCH, _STEPS, _FIRST = 3, 19, 11
 _SECONDS = 300
 
 
 def check_export(folder: Path, subject: Subject, seed: int = 0) -> dict[str, float]:
-    """Compare the files in `folder` with `subject` and return the largest difference of each thing compared.
+    """Compare the files in `folder` with `subject` and return the largest difference, in float32, of each thing.
 
     Outputs, final states, a second call that carries the state on, step by step, and initial states. Raises
-    ExportMismatchError if the files cannot be loaded alone or differ by more than TOLERANCE.
+    ExportMismatchError if the files cannot be loaded alone, or differ in float64 by more than TOLERANCE.
     """
     with tempfile.TemporaryDirectory(prefix="recell-check-") as elsewhere:
         place = Path(elsewhere)
-        save_file(_expected(subject, seed), place / "expected.safetensors")
+        for dtype in (torch.float32, torch.float64):
+            save_file(_expected(subject, seed, dtype), place / f"{dtype}.safetensors")
         command = [
             sys.executable,
             "-I",
@@ -37,7 +42,7 @@ def check_export(folder: Path, subject: Subject, seed: int = 0) -> dict[str, flo
             "-c",
             _SCRIPT,
             str(folder.resolve()),
-            str(place / "expected.safetensors"),
+            str(place),
         ]
         try:
             done = subprocess.run(
@@ -48,22 +53,25 @@ def check_export(folder: Path, subject: Subject, seed: int = 0) -> dict[str, flo
     if done.returncode != 0:
         last = done.stderr.strip().splitlines() or ["no message"]
         raise ExportMismatchError(f"the exported file does not load by itself: {last[-1]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
+    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    wrong = {name: value for name, value in found["torch.float64"].items() if not value <= TOLERANCE}
     if wrong:
         name, value = max(wrong.items(), key=lambda item: item[1])
         raise ExportMismatchError(
             f"the exported module differs from the original: {name} by {value:.2g}, more than {TOLERANCE:g}"
         )
-    return found
+    single = found["torch.float32"]
+    # A trained cell is made for what its model feeds it; on noise its float32 differences say little.
+    return {name: value for name, value in single.items() if name.startswith("model")} or single
 
 
 @torch.no_grad()
-def _expected(subject: Subject, seed: int) -> dict[str, Tensor]:
-    """Inputs, and what the original makes of them."""
+def _expected(subject: Subject, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Inputs, and what the original makes of them in this precision."""
     generator = torch.Generator().manual_seed(seed)
-    module = subject.module
-    tensors = {"cell.x": torch.randn(_BATCH, _STEPS, module.input_size, generator=generator)}
+    module = copy.deepcopy(subject.module).to(dtype)
+    inputs = torch.randn(_BATCH, _STEPS, module.input_size, generator=generator)
+    tensors = {"cell.x": inputs.to(dtype)}
     y, state = module(tensors["cell.x"][:, :_FIRST])
     rest, last = module(tensors["cell.x"][:, _FIRST:], state)
     tensors |= {"cell.y": y, "cell.rest": rest} | _parts("cell.state", state) | _parts("cell.last", last)
@@ -73,10 +81,11 @@ def _expected(subject: Subject, seed: int) -> dict[str, Tensor]:
         assert sizes is not None
         shape = (_BATCH, _STEPS)
         tokens = torch.randint(sizes.inputs, shape, generator=generator)
-        features = torch.randn(*shape, sizes.inputs, generator=generator)
+        features = torch.randn(*shape, sizes.inputs, generator=generator).to(dtype)
+        stack = copy.deepcopy(subject.stack).to(dtype)
         tensors["model.x"] = tokens if sizes.embed else features
-        y, state = subject.stack(tensors["model.x"][:, :_FIRST])
-        rest, last = subject.stack(tensors["model.x"][:, _FIRST:], state=state)
+        y, state = stack(tensors["model.x"][:, :_FIRST])
+        rest, last = stack(tensors["model.x"][:, _FIRST:], state=state)
         tensors |= (
             {"model.y": y, "model.rest": rest} | _parts("model.state", state) | _parts("model.last", last)
         )
@@ -114,12 +123,10 @@ import torch
 from safetensors.torch import load_file
 
 folder = pathlib.Path(sys.argv[1])
-expected = load_file(sys.argv[2])
 spec = importlib.util.spec_from_file_location("cell", folder / "cell.py")
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-loaded = module.load()
-found = {}
+everything = {}
 
 
 def compare(name, value, key):
@@ -160,14 +167,18 @@ def run(name, part):
     compare_state(f"{name} state, step by step", state, name + ".last")
 
 
-with torch.no_grad():
-    cell = getattr(loaded, "cell", loaded)
-    compare_state("cell initial state", cell.init_state(expected["cell.x"].shape[0]), "cell.init")
-    run("cell", cell)
-    if "model.x" in expected:
-        run("model", loaded)
+for dtype in (torch.float32, torch.float64):
+    loaded = module.load().to(dtype)
+    expected = load_file(pathlib.Path(sys.argv[2]) / f"{dtype}.safetensors")
+    found = everything[str(dtype)] = {}
+    with torch.no_grad():
+        cell = getattr(loaded, "cell", loaded)
+        compare_state("cell initial state", cell.init_state(expected["cell.x"].shape[0]), "cell.init")
+        run("cell", cell)
+        if "model.x" in expected:
+            run("model", loaded)
 ours = [name for name in OURS if name in sys.modules]
 if ours:
     sys.exit(f"the exported file imported {ours}")
-print(json.dumps(found))
+print(json.dumps(everything))
 """
