@@ -15,7 +15,7 @@
 /* Pack columns 0..n-1 of a matrix with the entry (row, column) at w[row * sr + column * sc]. */
 static __attribute__((unused)) void pack(float *p, const float *w, long k, long n, long sr, long sc) {
   for (long j = 0; j < n; j += NR) {
-    const long wide = PAD(n - j) < NR ? PAD(n - j) : NR, used = n - j < wide ? n - j : wide;
+    const long wide = PAD(n - j) < NR ? PAD(n - j) : NR, used = n - j < wide ? n - j : wide; /* as in product() */
     if (sc == 1) {
       for (long i = 0; i < k; i++, p += wide) {
         memcpy(p, w + i * sr + j, used * 4);
@@ -74,9 +74,14 @@ static __attribute__((noinline, unused)) void panel_full(long m, long k, const f
   else panel(NV, m, k, a, sa, p, c, sc, 0, VL);
 }
 
-static __attribute__((noinline, unused)) void panel_last(long m, long k, const float *a, long sa, const float *p,
-                                                         float *c, long sc, int add, int last) {
-  for (long i = 0; i < m; i++) tile(1, 1, k, a + i * sa, sa, p, c + i * sc, sc, add, last);
+static __attribute__((noinline, unused)) void panel_two(long m, long k, const float *a, long sa, const float *p,
+                                                        float *c, long sc, int add, int last) {
+  panel(2, m, k, a, sa, p, c, sc, add, last);
+}
+
+static __attribute__((noinline, unused)) void panel_one(long m, long k, const float *a, long sa, const float *p,
+                                                        float *c, long sc, int add, int last) {
+  panel(1, m, k, a, sa, p, c, sc, add, last);
 }
 
 /* C [m, n] = A [m, k] W, or += where add; W packed. Rows of A and C are sa and sc apart. */
@@ -84,5 +89,7 @@ static __attribute__((unused)) void product(long m, long n, long k, const float 
                                             long sc, int add) {
   long j = 0;
   for (; j + NR <= n; j += NR, w += k * NR) panel_full(m, k, a, sa, w, c + j, sc, add);
-  for (; j < n; j += VL, w += k * VL) panel_last(m, k, a, sa, w, c + j, sc, add, n - j < VL ? n - j : VL);
+  const long rest = n - j;
+  if (rest > VL) panel_two(m, k, a, sa, w, c + j, sc, add, rest - VL);
+  else if (rest) panel_one(m, k, a, sa, w, c + j, sc, add, rest);
 }

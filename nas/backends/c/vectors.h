@@ -89,10 +89,18 @@ INLINE V vsel(I mask, V a, V b) { return (V)((mask & (I)a) | (~mask & (I)b)); }
 
 INLINE V vmax(V a, V b) { return vsel((a > b) | (a != a), a, b); }
 INLINE V vmin(V a, V b) { return vsel((a < b) | (a != a), a, b); }
+INLINE V vrelu(V a) { return vsel((a > 0) | (a != a), a, vset(0)); }
 INLINE V vge(V a, V b) { return vsel(a >= b, vset(1), vset(0)); }
 INLINE V vstep(V a) { return vsel(a > 0, vset(1), vset(0)); }
 INLINE V vsign(V a) { return vstep(a) - vstep(-a); }
 INLINE V vabs(V a) { return (V)((I)a & 0x7fffffff); }
+
+/* The first n lanes; -inf in the others. */
+INLINE V vfill(V a, int n) {
+  if (n == VL) return a;
+  for (int i = n; i < VL; i++) a[i] = -INFINITY;
+  return a;
+}
 
 /* Between two numbers; NaN stays. */
 #if defined(__AVX512F__)
@@ -256,3 +264,11 @@ INLINE int vany_(I a) {
 
 INLINE V vsin(V x) { return __builtin_expect(vany_(vabs(x) > 8000.0f), 0) ? vfar_(x, 0) : vcircle_(x, 0); }
 INLINE V vcos(V x) { return __builtin_expect(vany_(vabs(x) > 8000.0f), 0) ? vfar_(x, 1) : vcircle_(x, 1); }
+
+/* Sums over rows: n that are new at p are added to those at p + n, and begin again. */
+static __attribute__((unused)) void flush(float *p, long n) {
+  for (long j = 0; j < n; j += VL) {
+    vstore(p + n + j, vload(p + n + j) + vload(p + j));
+    vstore(p + j, (V){0});
+  }
+}
