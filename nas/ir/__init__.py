@@ -32,3 +32,11 @@ from nas.ir.show import show as show
 from nas.ir.verify import RULES as RULES
 from nas.ir.verify import Rule as Rule
 from nas.ir.verify import verify as verify
+from nas.ir.schedule import ROWS as ROWS
+from nas.ir.schedule import Node as Node
+from nas.ir.schedule import Product as Product
+from nas.ir.schedule import Schedule as Schedule
+from nas.ir.schedule import Sweep as Sweep
+from nas.ir.schedule import Use as Use
+from nas.ir.schedule import schedule as schedule
+from nas.ir.schedule import width as width
