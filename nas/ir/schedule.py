@@ -85,10 +85,9 @@ class Schedule:
 
 
 def schedule(program: Program, sizes: Sizes, keep: Sequence[int] = ()) -> Schedule:
-    """The schedule of a normal program; the rows of the instructions in `keep` are stored beside those of its output."""
+    """The schedule of a normal program; the rows of the instructions in `keep` are stored, be they used or not."""
     sums = _Sums(program, keep)
-    kept = {sums.at[k] for k in keep} | {sums.at[program.out]}
-    return _Scheduling(program, sums.nodes, sums.at, kept, sizes).done()
+    return _Scheduling(program, sums.nodes, sums.at, {sums.at[k] for k in keep}, sizes).done()
 
 
 def width(type_: Type, sizes: Sizes) -> int:

@@ -24,7 +24,7 @@ from nas.errors import BuildError
 _FLAGS = ("-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-w")
 _SECONDS = 120.0  # a compiler that takes longer hangs
 _HEADERS = ("vectors.h", "matrices.h")
-_PROBE = "int recell_probe(void) { return 42; }\n"
+_PROBE = "int recell_probe(void) { return VL; }\n"
 
 
 class CompilerError(BuildError):
@@ -55,9 +55,15 @@ def load(text: str) -> ctypes.CDLL:
 def problem() -> str | None:
     """None where C can be compiled and loaded here, otherwise the reason why not."""
     try:
-        return None if load(_PROBE).recell_probe() == 42 else "the C compiler builds libraries that do not work"
+        return None if lanes() else "the C compiler builds libraries that do not work"
     except (CompilerError, OSError) as error:
         return str(error)
+
+
+@cache
+def lanes() -> int:
+    """How many floats a vector has here. Raises CompilerError like `load`."""
+    return int(load(_PROBE).recell_probe())
 
 
 @cache

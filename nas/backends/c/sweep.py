@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grammar import Sizes
 from nas.backends.c.fuse import MATRIX, WHOLE, Fusion, Group
 from nas.backends.c.loops import Frame, Item, Loop, Place, literal
-from nas.ir import Node, Schedule, Sweep, Use, shape_in, width
+from nas.ir import Node, Schedule, Sweep, Use, width
 
 Key = tuple[str, int]  # what a port of a sweep is connected to
 LEAVES = ("x", "num", "param", "state", "child", "saved", "past", "next", "dy")
@@ -67,32 +67,27 @@ class World:
         return value / over[str(node.attr("over", ""))]
 
 
-class SweepText:
-    """The function `name`: its text, and its ports in the order of its pointers (after those of the steps)."""
+class Text:
+    """What C functions of one half have in common: pointers by port, scratch memory, values without rows."""
 
-    def __init__(self, world: World, sweep: Sweep, name: str) -> None:
-        self.w, self.sweep, self.name = world, sweep, name
+    def __init__(self, world: World, name: str) -> None:
+        self.w, self.name = world, name
         self.nodes = world.schedule.nodes
         self.ports: list[Key] = []
         self.floats = 0  # of scratch memory, without what each row takes
-        self.per_row = 0
         self.numbers = {k: world.number(n) for k, n in enumerate(self.nodes) if n.op == "num"}
         self.widths = {k: self._space_of(k) for k in range(len(self.nodes))}
         self.kinds = {k: self._kind(n) for k, n in enumerate(self.nodes)}
         self.places: dict[int, Place] = {}
+        self.stores: dict[int, list[Place]] = {}
         self.prologue: list[str] = []
-        self.steps: list[str] = []
-        self._const()
-        self.groups = self._fused()
-        self._plan_slots()
-        self._plan_places()
-        self._emit_groups()
-        self.text = self._function()
 
     # -- small facts ------------------------------------------------------------------------
 
     def _space_of(self, k: int) -> int:
         node = self.nodes[k]
+        if node.op == "gram":
+            return 0
         return MATRIX if node.type.kind == "mat" else self.w.size(k)
 
     @staticmethod
@@ -119,17 +114,15 @@ class SweepText:
             self.w.lanes, s.heads, s.key_size, s.value_size, self.places, self.numbers, self.widths, self.kinds
         )
 
-    # -- before the steps: values without rows ----------------------------------------------
+    # -- values without rows ----------------------------------------------
 
-    def _const(self) -> None:
-        """Values that weights alone determine, as far as the body needs them."""
-        roots = {a for k in self.sweep.body for a in self.nodes[k].args}
-        roots |= set(self.sweep.stored) | {self.w.schedule.following[s] for s in self.sweep.slots}
+    def _fixed_values(self, roots: Iterable[int], stage: str = "const") -> None:
+        """Values of a stage without rows and all that they are made of, as far as `roots` need them."""
         needed: set[int] = set()
-        todo = [k for k in roots if self.nodes[k].stage == "const"]
+        todo = [k for k in roots if self.nodes[k].stage in ("const", stage)]
         while todo:
             k = todo.pop()
-            if k not in needed:
+            if k not in needed and k not in self.places:
                 needed.add(k)
                 todo.extend(self.nodes[k].args)
         inner = sorted(k for k in needed if self.nodes[k].args)
@@ -158,6 +151,65 @@ class SweepText:
             f"for (long j = 0; j < {count}; j++) {place}[j] = {pointer}[j * {shape[-1]} + {column}];"
         )
         return Place(place)
+
+    def _product(self, k: int, rows: str, place: str | None) -> list[str]:
+        """One matrix product inside a sweep, its weights packed before."""
+        node, lines = self.nodes[k], list[str]()
+        stores = self.stores[k] if place is None else [self.places[k]]
+        target = next(p for p in stores if not p.unless)
+        for n, (a, use) in enumerate(zip(node.args, node.uses, strict=True)):
+            source, blocks = self.places[a], self._blocks(use)
+            inner, outer = self.w.size(a) // blocks, self.w.size(k) // blocks
+            index, _ = self.w.arrays[use.weight, use.role]
+            pointer, each = self._port(("w", index)), 2 if use.column >= 0 else 1
+            packed = self._fixed(blocks * inner * self._pad(outer))
+            across, down = (outer, 1) if use.transpose else (1, inner)
+            for b in range(blocks):
+                first = f"{pointer} + {b * inner * outer * each + max(use.column, 0)}"
+                here = f"{packed} + {b * inner * self._pad(outer)}"
+                self.prologue.append(f"pack({here}, {first}, {inner}, {outer}, {across * each}, {down * each});")
+                lines.append(
+                    f"product({rows}, {outer}, {inner}, {source.base} + {b * inner}, {source.row}, {here}, "
+                    f"{target.base} + {b * outer}, {target.row}, {int(n > 0)});"
+                )
+        for other in stores:
+            if other is not target:
+                guard = f"if ({other.unless}) " if other.unless else ""
+                lines.append(
+                    f"{guard}for (long i = 0; i < {rows}; i++) "
+                    f"memcpy({other.at('i')}, {target.at('i')}, {4 * self.w.size(k)});"
+                )
+        return lines
+
+    def _blocks(self, use: Use) -> int:
+        return self.w.sizes.heads if use.blocks == "heads" else int(use.blocks)
+
+    def _opening(self, floats: int) -> list[str]:
+        """The head of the function, which has so many floats of scratch memory."""
+        return [
+            f"int {self.name}(const long *g, void *const *p) {{",
+            *(f"float *p{n + 2} = p[{n + 2}];" for n in range(len(self.ports))),
+            f"float *S = aligned_alloc(64, {4 * floats + 256} / 64 * 64);",
+            "if (!S) return 1;",
+        ]
+
+
+class SweepText(Text):
+    """The function `name`: its text, and its ports in the order of its pointers (after those of the steps)."""
+
+    def __init__(self, world: World, sweep: Sweep, name: str) -> None:
+        super().__init__(world, name)
+        self.sweep = sweep
+        self.per_row = 0
+        self.buffers: list[tuple[str, int]] = []  # scratch memory for the rows of a block, by name
+        self.steps: list[str] = []
+        roots = {a for k in sweep.body for a in self.nodes[k].args} | set(sweep.stored)
+        self._fixed_values(roots | {world.schedule.following[s] for s in sweep.slots})
+        self.groups = self._fused()
+        self._plan_slots()
+        self._plan_places()
+        self._emit_groups()
+        self.text = self._function()
 
     # -- groups -----------------------------------------------------------------------------
 
@@ -250,7 +302,6 @@ class SweepText:
                 self.places[k] = Place(f"st{node.slot}", str(self._pad(self.w.size(k))))
             elif k in used and k in self.w.rows and (k not in inside or node.op in LEAVES):
                 self.places[k] = self._in_rows(self.w.rows[k])
-        self.stores: dict[int, list[Place]] = {}
         for group in self.groups:
             for k in group.nodes:
                 self._plan_value(k, group)
@@ -267,7 +318,6 @@ class SweepText:
 
     def _per_row(self, name: str, size: int) -> None:
         """Scratch memory for all rows of a block, under a name."""
-        self.buffers = getattr(self, "buffers", [])
         self.buffers.append((name, size))
         self.per_row += size
 
@@ -336,38 +386,6 @@ class SweepText:
             return []
         return [f"for (long i = 0; i < m; i++) memcpy({to}, {self.places[k].at('i')}, {4 * size});"]
 
-    def _product(self, k: int, rows: str, place: str | None) -> list[str]:
-        """One matrix product inside a sweep, its weights packed before."""
-        node, lines = self.nodes[k], list[str]()
-        stores = self.stores[k] if place is None else [self.places[k]]
-        target = next(p for p in stores if not p.unless)
-        for n, (a, use) in enumerate(zip(node.args, node.uses, strict=True)):
-            source, blocks = self.places[a], self._blocks(use)
-            inner, outer = self.w.size(a) // blocks, self.w.size(k) // blocks
-            index, shape = self.w.arrays[use.weight, use.role]
-            pointer, each = self._port(("w", index)), 2 if use.column >= 0 else 1
-            packed = self._fixed(blocks * inner * self._pad(outer))
-            across, down = (outer, 1) if use.transpose else (1, inner)
-            for b in range(blocks):
-                first = f"{pointer} + {b * inner * outer * each + max(use.column, 0)}"
-                here = f"{packed} + {b * inner * self._pad(outer)}"
-                self.prologue.append(f"pack({here}, {first}, {inner}, {outer}, {across * each}, {down * each});")
-                lines.append(
-                    f"product({rows}, {outer}, {inner}, {source.base} + {b * inner}, {source.row}, {here}, "
-                    f"{target.base} + {b * outer}, {target.row}, {int(n > 0)});"
-                )
-        for other in stores:
-            if other is not target:
-                guard = f"if ({other.unless}) " if other.unless else ""
-                lines.append(
-                    f"{guard}for (long i = 0; i < {rows}; i++) "
-                    f"memcpy({other.at('i')}, {target.at('i')}, {4 * self.w.size(k)});"
-                )
-        return lines
-
-    def _blocks(self, use: Use) -> int:
-        return self.w.sizes.heads if use.blocks == "heads" else int(use.blocks)
-
     # -- the function -----------------------------------------------------------------------
 
     def _function(self) -> str:
@@ -384,7 +402,7 @@ class SweepText:
             *self.steps,
         ]
         start, names = self.floats, []
-        for name, size in getattr(self, "buffers", []):
+        for name, size in self.buffers:
             names.append(f"float *{name} = S + {start};")
             start += size * block
         ends = [f"flush({place}, {self._pad(self._total_width(k))});" for k, place in self.totals.items()]
@@ -414,12 +432,8 @@ class SweepText:
         head = [
             "const long B = g[0], T = g[1], ts = g[2], bs = g[3], rev = g[4];",
             "const long *off = p[0], *size = p[1];",
-            *(f"float *p{n + 2} = p[{n + 2}];" for n in range(len(self.ports))),
-            f"float *S = aligned_alloc(64, {4 * start + 256} / 64 * 64);",
-            "if (!S) return 1;",
         ]
-        lines = [f"int {self.name}(const long *g, void *const *p) {{", *head, *body, "free(S);", "return 0;", "}"]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*self._opening(start), *head, *body, "free(S);", "return 0;", "}\n"])
 
     def _total_width(self, k: int) -> int:
         return self.w.size(self.nodes[k].args[0])
@@ -470,9 +484,19 @@ class SweepText:
         ]
 
 
-def shape_of(node: Node, sizes: Sizes) -> tuple[int, ...]:
-    """The shape of a node's value, without rows."""
-    return shape_in(node.type, sizes)
+class EndText(Text):
+    """The function `name` that computes `results` of the stage `end` from sums over rows."""
+
+    def __init__(self, world: World, results: Sequence[int], name: str) -> None:
+        super().__init__(world, name)
+        for k, node in enumerate(self.nodes):
+            if node.op == "total":
+                self.places[k] = Place(self._port(("total", k)))
+        self._fixed_values([k for k in results if k not in self.places], "end")
+        lines = [
+            f"memcpy({self._port(('end', k))}, {self.places[k].base}, {4 * world.size(k)});" for k in results
+        ]
+        self.text = "\n".join([*self._opening(self.floats), *self.prologue, *lines, "free(S);", "return 0;", "}\n"])
 
 
 def arrays_of(schedule: Schedule, sizes: Sizes) -> dict[tuple[int, str], tuple[int, tuple[int, ...]]]:
