@@ -1,8 +1,16 @@
 """The intermediate representation: cells as Programs, passes over them, and the rules of a legal one. No torch."""
 
+from nas.ir.adjoint import Adjoint as Adjoint
+from nas.ir.adjoint import ChildGradient as ChildGradient
+from nas.ir.adjoint import Replay as Replay
+from nas.ir.adjoint import WeightGradient as WeightGradient
+from nas.ir.adjoint import adjoint as adjoint
+from nas.ir.adjoint import adjoint_cell as adjoint_cell
 from nas.ir.builder import Builder as Builder
 from nas.ir.builder import shape_in as shape_in
 from nas.ir.builder import width_of as width_of
+from nas.ir.derivatives import DERIVATIVES as DERIVATIVES
+from nas.ir.derivatives import NO_DERIVATIVE as NO_DERIVATIVE
 from nas.ir.expansions import EXPANSIONS as EXPANSIONS
 from nas.ir.expansions import register_expansion as register_expansion
 from nas.ir.lowering import taps as taps
