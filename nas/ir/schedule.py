@@ -84,10 +84,13 @@ class Schedule:
     following: tuple[int, ...]  # of each slot: the node of its next value
 
 
-def schedule(program: Program, sizes: Sizes, keep: Sequence[int] = ()) -> Schedule:
-    """The schedule of a normal program; the rows of the instructions in `keep` are stored, be they used or not."""
+def schedule(program: Program, sizes: Sizes, keep: Sequence[int] = (), whole: bool = False) -> Schedule:
+    """The schedule of a normal program; the rows of the instructions in `keep` are stored, be they used or not.
+
+    `whole`: as one sweep that computes every product step by step.
+    """
     sums = _Sums(program, keep)
-    return _Scheduling(program, sums.nodes, sums.at, {sums.at[k] for k in keep}, sizes).done()
+    return _Scheduling(program, sums, {sums.at[k] for k in keep}, sizes, whole).done()
 
 
 def width(type_: Type, sizes: Sizes) -> int:
@@ -210,9 +213,8 @@ GIVEN = ("x", "saved", "past", "dy", "next")  # leaves whose rows are there from
 class _Scheduling:
     """Phases of nodes, and the steps that follow from them."""
 
-    def __init__(
-        self, program: Program, nodes: Sequence[Node], at: dict[int, int], kept: set[int], sizes: Sizes
-    ) -> None:
+    def __init__(self, program: Program, sums: _Sums, kept: set[int], sizes: Sizes, whole: bool) -> None:
+        nodes, at = sums.nodes, sums.at
         self.program, self.nodes, self.at, self.kept, self.sizes = program, nodes, at, kept, sizes
         self.following = [at[slot.next] for slot in program.slots]
         self.rows = [k for k, node in enumerate(nodes) if node.stage in ROWS]
@@ -226,7 +228,7 @@ class _Scheduling:
         self.circle: dict[int, frozenset[int]] = {}
         for circle in _circles(len(nodes), self._edges()):
             self.circle |= dict.fromkeys(circle, frozenset(circle))
-        self.big = {k for k in self.rows if self._can_be_big(k)}
+        self.big = set() if whole else {k for k in self.rows if self._can_be_big(k)}
 
     def done(self) -> Schedule:
         """Phases, the later ones for what can wait, and the steps."""

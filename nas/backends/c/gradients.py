@@ -11,7 +11,7 @@ from torch import Tensor
 from grammar import Sizes
 from nas.backends.c.half import Half
 from nas.backends.c.running import Buffers, column_of, side_by_side
-from nas.backends.c.sweep import Column
+from nas.backends.c.world import Column
 from nas.ir import Adjoint
 
 

@@ -14,8 +14,21 @@ from nas.backends.c.compiler import lanes, load
 from nas.backends.c.gradients import Gradients
 from nas.backends.c.half import Half
 from nas.backends.c.running import Buffers, Geometry, Running
-from nas.backends.c.sweep import Column, Held, Key
-from nas.ir import Adjoint, Normal, adjoint_cell, compile_program, normal_cell, schedule
+from nas.backends.c.world import Column, Held, Key, Recomputed, World, arrays_of
+from nas.ir import (
+    Adjoint,
+    Normal,
+    Replay,
+    Schedule,
+    Sweep,
+    adjoint_cell,
+    compile_program,
+    normal_cell,
+    schedule,
+    width,
+)
+
+_HELD = 512 * 1024  # bytes of matrices that a chunk of steps may take for each sequence
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,25 @@ class Layer:
             if node.op == "x"
         }
         outputs: dict[int, Key] = {plan.at[program.out]: ("y", 0)}
-        half = Half(plan, self.sizes, lanes(), "f", given, outputs, held, keep=[plan.at[k] for k in keep])
+        slots = adjoint.replay.slots if adjoint.replay else ()
+        self.checkpoints = {s: width(program.slots[s].type, self.sizes) for s in slots}
+        self.every = max(4, min(16, _HELD // (4 * max(sum(self.checkpoints.values()), 1))))
+        half = Half(
+            plan,
+            self.sizes,
+            lanes(),
+            "f",
+            given,
+            outputs,
+            held,
+            keep=[plan.at[k] for k in keep],
+            checkpoints=dict.fromkeys(slots, self.every),
+        )
         self.saved = {("saved", k): half.column(plan.at[k]) for k in adjoint.saved}
         self.saved |= {("past", s): half.column(plan.at[states[s]]) for s in adjoint.past}
         # what the backward half reads beside x and the weights
         self.keys = sorted({c.key for c in self.saved.values()} - {("x", 0)})
+        self.keys += [("checkpoint", s) for s in self.checkpoints]
         return half
 
     def _backward(self, adjoint: Adjoint, held: Sequence[Held]) -> Half:
@@ -70,6 +97,14 @@ class Layer:
         plan = schedule(program, self.sizes, wanted)
         if adjoint.dx is not None:
             outputs[plan.at[adjoint.dx]] = ("dx", 0)
+        ends = [plan.at[w.value] for w in adjoint.weights]
+        replay = self._replay(adjoint.replay) if adjoint.replay else None
+        return Half(
+            plan, self.sizes, lanes(), "b", self._given(plan), outputs, held, ends=ends, replay=replay
+        )
+
+    def _given(self, plan: Schedule) -> dict[int, Column]:
+        """The rows that a backward half has from the forward one and from the caller."""
         given = {}
         for k, node in enumerate(plan.nodes):
             if node.op == "x":
@@ -78,10 +113,18 @@ class Layer:
                 given[k] = Column(("dy", 0), 0, self.sizes.hidden_size)
             elif node.op == "saved":
                 given[k] = self.saved["saved", int(node.attr("of"))]  # type: ignore[call-overload]
-            elif node.op == "past":
+            elif node.op == "past" and node.slot not in self.checkpoints:
                 given[k] = self.saved["past", node.slot]
-        ends = [plan.at[w.value] for w in adjoint.weights]
-        return Half(plan, self.sizes, lanes(), "b", given, outputs, held, ends=ends)
+        return given
+
+    def _replay(self, replay: Replay) -> Recomputed:
+        plan = schedule(replay.program, self.sizes, whole=True)
+        (sweep,) = plan.steps
+        assert isinstance(sweep, Sweep)
+        world = World(
+            plan, self.sizes, lanes(), self._given(plan), arrays=arrays_of(replay.program, self.sizes)
+        )
+        return Recomputed(world, sweep, replay.slots, self.every)
 
     def forward(
         self,
@@ -100,6 +143,10 @@ class Layer:
             kind = torch.complex64 if slot.complex else torch.float32
             finals.append(torch.empty((geometry.batch, *slot.shape), dtype=kind))
             buffers["final", s] = finals[-1]
+        if keep:
+            chunks = -(-geometry.count // self.every)
+            for s, size in self.checkpoints.items():
+                buffers["checkpoint", s] = torch.empty((geometry.batch, chunks, size))
         self.forward_half(buffers, weights, geometry, keep)
         return buffers["y", 0], finals, [buffers[key] for key in self.keys] if keep else []
 

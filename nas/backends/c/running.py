@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas.backends.c.half import Half
-from nas.backends.c.sweep import Column, Key
+from nas.backends.c.world import Column, Key
 from nas.ir import Product, Sweep, Use
 
 Buffers = dict[Key, Tensor]
