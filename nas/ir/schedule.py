@@ -64,13 +64,14 @@ class Product:
 class Sweep:
     """One pass over the steps: what it computes per row, and of that what it stores as rows; the slots it carries.
 
-    `totals` are the nodes that sum a value of its body over all rows.
+    `totals` are the nodes that sum a value of its body over all rows, `grams` those that sum products with a matrix.
     """
 
     body: tuple[int, ...]
     stored: tuple[int, ...]
     slots: tuple[int, ...]
     totals: tuple[int, ...] = ()
+    grams: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +349,9 @@ class _Scheduling:
         body = [k for k in self.rows if self.phase[k] == phase and k not in self.big]
         slots = [s for s in range(len(self.following)) if self._home(s) == phase]
         inside = set(body)
-        outside = [k for k in range(len(self.nodes)) if k not in inside and self.nodes[k].op != "total"]
+        grams = [k for k in self._matrix_grams() if self._gram_phase(k) == phase]
+        outside = [k for k in range(len(self.nodes)) if k not in inside and k not in grams]
+        outside = [k for k in outside if self.nodes[k].op != "total"]
         needed = {a for k in outside for a in self.nodes[k].args} | self.kept
         needed |= {self.following[s] for s in range(len(self.following)) if s not in slots}
         stored = [k for k in body if self.nodes[k].op not in GIVEN and k in needed]
@@ -359,9 +362,21 @@ class _Scheduling:
             for k, node in enumerate(self.nodes)
             if node.op == "total" and node.args[0] in inside - self.given
         ]
-        if not slots and not stored and not totals:
+        if not slots and not stored and not totals and not grams:
             return []
-        return [Sweep(tuple(body), tuple(stored), tuple(slots), tuple(totals))]
+        return [Sweep(tuple(body), tuple(stored), tuple(slots), tuple(totals), tuple(grams))]
+
+    def _matrix_grams(self) -> list[int]:
+        """The sums of products with a matrix that there are no rows of."""
+        grams = [k for k, node in enumerate(self.nodes) if node.op == "gram"]
+        return [k for k in grams if any(self._rowless_matrix(a) for a in self.nodes[k].args)]
+
+    def _rowless_matrix(self, a: int) -> bool:
+        return self.nodes[a].type.kind == "mat" and self.nodes[a].op != "saved"
+
+    def _gram_phase(self, k: int) -> int:
+        """The phase whose sweep has both operands of a gram."""
+        return max(self.phase[a] + (a in self.big) for a in self.nodes[k].args)
 
     def _products(self, phase: int) -> list[Product]:
         """The big products of a phase, those of the same operands as one."""

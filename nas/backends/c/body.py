@@ -11,6 +11,7 @@ from nas.backends.c.world import Column, Key, World
 from nas.ir import Sweep, width
 
 LEAVES = ("x", "num", "param", "state", "child", "saved", "past", "next", "dy")
+HOARD = 64  # rows that are put by for a product over rows
 FLUSH = 16  # steps after which sums over rows are added to those of before: keeps their rounding small
 
 
@@ -136,6 +137,7 @@ class Body(Text):
         inside = set(self.sweep.body)
         used = {a for group in self.groups for k in group.nodes for a in (self.nodes[k].args or (k,))}
         used |= {self.w.schedule.following[s] for s in self.copied}
+        used |= {a for k in self.sweep.grams for a in self.nodes[k].args}
         for s in self.sweep.slots if not self.names.apart else ():
             for name in (self.names.now, self.names.new) if s in self.double else (self.names.now,):
                 self.f.buffers.append((f"{name}{s}", self._pad(self.slot_width(s))))
@@ -152,6 +154,10 @@ class Body(Text):
         for k in self.sweep.totals:
             self.totals[k] = self._fixed(2 * self._pad(self.total_width(k)))
             self.adds[k] = [Place(self.totals[k])]
+
+        self.grams: dict[int, str] = {}
+        for k in self.sweep.grams:
+            self.grams[k] = self._fixed(HOARD * sum(self.w.size(a) for a in self.nodes[k].args))
 
     def total_width(self, k: int) -> int:
         """Numbers in a sum over rows."""
@@ -188,6 +194,7 @@ class Body(Text):
         """Whether something outside of its group reads a value in this step."""
         others = (b for other in self.groups if other is not group for b in other.nodes)
         sources = {self.w.schedule.following[s] for s in self.copied}
+        sources |= {a for g in self.sweep.grams for a in self.nodes[g].args}
         return k in sources or any(k in self.nodes[b].args for b in others)
 
     # -- text -------------------------------------------------------------------------------
@@ -207,6 +214,27 @@ class Body(Text):
         for k, place in self.totals.items():
             flush = f"flush({place}, {self._pad(self.total_width(k))});"
             self.lines.append(f"if (step % {FLUSH} == {FLUSH - 1}) {flush}")
+        for k in self.grams:
+            self.lines += self._hoard(k)
+
+    def _hoard(self, k: int) -> list[str]:
+        """Rows of both operands of a gram put by; when there are enough of them, they are multiplied."""
+        a, b = self.nodes[k].args
+        n, w, place = self.w.size(a), self.w.size(b), self.grams[k]
+        return [
+            f"if (g{k} + m > {HOARD}) {{ {self.multiplied(k)} }}",
+            f"for (long i = 0; i < m; i++, g{k}++) {{",
+            f"memcpy({place} + g{k} * {n}, {self.places[a].at('i')}, {4 * n});",
+            f"memcpy({place} + {HOARD * n} + g{k} * {w}, {self.places[b].at('i')}, {4 * w});",
+            "}",
+        ]
+
+    def multiplied(self, k: int) -> str:
+        """The statements that add what was put by to a gram."""
+        a, b = self.nodes[k].args
+        n, w, place = self.w.size(a), self.w.size(b), self.grams[k]
+        port = self.f.port(("gram", k))
+        return f"gram(g{k}, {n}, {w}, {place}, {place} + {HOARD * n}, {port}); g{k} = 0;"
 
     def _copy(self, s: int) -> list[str]:
         """A slot's next value from where it is."""

@@ -29,7 +29,9 @@ class Gradients:
         self.loose = [
             k for k in self.totals if not any(k in sweep.sweep.totals for sweep in half.sweeps.values())
         ]
-        self.grams = self._grouped([k for k, node in enumerate(plan.nodes) if node.op == "gram"])
+        self.swept = [k for sweep in half.sweeps.values() for k in sweep.sweep.grams]
+        grams = (k for k, node in enumerate(plan.nodes) if node.op == "gram")
+        self.grams = self._grouped([k for k in grams if k not in self.swept])
 
     def _grouped(
         self, grams: Sequence[int]
@@ -70,6 +72,9 @@ class Gradients:
             parts = torch.empty(sum(n for _, _, n in wanted)).split([n for _, _, n in wanted])
             for (kind, k, _), part in zip(wanted, parts, strict=True):
                 buffers[kind, k] = part
+        for k in self.swept:
+            a, b = plan.nodes[k].args
+            buffers["gram", k] = torch.zeros(size(a), size(b))
 
     def sum_given(self, buffers: Buffers) -> None:
         """Sums of rows that no sweep computes."""
@@ -94,6 +99,8 @@ class Gradients:
                 found[parts[0][0]] = product
             else:
                 found |= zip([k for k, _ in parts], product.split([w for _, w in parts]), strict=True)
+        for k in self.swept:
+            found[k] = buffers["gram", k]
         for k in self.totals:
             found[k] = buffers["total", k]
         for k in self.half.ends:

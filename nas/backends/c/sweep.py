@@ -110,14 +110,15 @@ class SweepText:
         ]
 
     def _clear(self) -> list[str]:
-        return [
+        counts = [f"long g{k} = 0;" for k in self.body.grams]
+        return counts + [
             f"memset({place}, 0, {8 * self._pad(self.body.total_width(k))});"
             for k, place in self.body.totals.items()
         ]
 
     def _ends(self) -> list[str]:
         """Sums over rows to where the caller wants them."""
-        lines = []
+        lines = [self.body.multiplied(k) for k in self.body.grams]
         for k, place in self.body.totals.items():
             size, port = self.body.total_width(k), self.f.port(("total", k))
             lines.append(f"flush({place}, {self._pad(size)});")
