@@ -24,12 +24,8 @@ class SweepText:
         self.w, self.sweep, self.name = world, sweep, name
         self.f = Function()
         nodes = world.schedule.nodes
-        read = {
-            k
-            for b in sweep.body
-            for k in nodes[b].args
-            if nodes[k].op in ("past", "next") and nodes[k].type.kind == "mat"
-        }
+        args = {a for k in (*sweep.body, *sweep.grams) for a in nodes[k].args}
+        read = {a for a in args if nodes[a].op in ("past", "next") and nodes[a].type.kind == "mat"}
         self.replay = replay if read else None
         given = {}
         if self.replay:
