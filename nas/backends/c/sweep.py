@@ -171,7 +171,7 @@ class SweepText:
         for s, every in self.w.checkpoints.items():
             if s in self.sweep.slots:
                 size, pointer = self.body.slot_width(s), self.f.port(("checkpoint", s))
-                to = f"{pointer} + ((b0 + i) * ((T + {every - 1}) / {every}) + step / {every}) * {size}"
+                to = f"{pointer} + ((b0 + i) * (T / {every} + 2) + step / {every}) * {size}"
                 copy = f"memcpy({to}, st{s} + i * {self._pad(size)}, {4 * size});"
                 lines.append(f"if ({pointer} && step % {every} == 0) for (long i = 0; i < m; i++) {copy}")
         return lines
@@ -184,7 +184,7 @@ class SweepText:
         for r, slot in enumerate(self.replay.slots):
             size = self.again.slot_width(r)
             pad, checkpoint = self._pad(size), self.f.port(("checkpoint", slot))
-            source = f"{checkpoint} + ((b0 + i) * ((T + {every - 1}) / {every}) + s / {every}) * {size}"
+            source = f"{checkpoint} + ((b0 + i) * (T / {every} + 2) + s / {every}) * {size}"
             load.append(f"for (long i = 0; i < most; i++) memcpy(H{r} + i * {pad}, {source}, {4 * size});")
             pointers.append(
                 f"float *hc{r} = H{r} + u % {every} * {self.block * pad}, *hn{r} = hc{r} + {self.block * pad};"
