@@ -81,7 +81,9 @@ def _cell(
     start = [next(values).contiguous() if one else None for one in given]
     y, finals, saved = layer.forward(x.contiguous(), [w.contiguous() for w in weights], start, where, keep)
     for checkpoints in saved[len(saved) - len(layer.checkpoints) :] if keep else ():
-        checkpoints[:, -(-count // layer.every) :] = 0  # room that is never read; operators give no chance values
+        checkpoints[:, -(-count // layer.every) :] = (
+            0  # room that is never read; operators give no chance values
+        )
     return [y, *finals, *saved[layer.keeps_y :]]
 
 
