@@ -267,7 +267,7 @@ def main() -> None:
     plan = Plan(read_sizes(given.sizes), (), ("eager", "torch"), ("training",), given.repeats)
     print("median ms, forward + backward\neager, its matrix products alone, torch's own layer")
     for cell in cells:
-        for row in bench([cell], plan):
+        for row in bench({cell.name: cell}, plan):
             taken = [row.ms(name) for name in ("eager", "products", "torch")]
             shown = "".join(f"{'-' if ms is None else f'{ms:.2f}':>9}" for ms in taken)
             print(f"{cell.name:<16}{row.size.name:<4}{shown}", flush=True)

@@ -97,7 +97,7 @@ class Counted(TorchDispatchMode):
     """Counts the calls of torch's kernels that are made inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -119,7 +119,8 @@ def counts(cell: Cell, backward: bool = True) -> Counter[str]:
 def _counted(cell: Cell, steps: int, backward: bool) -> Counter[str]:
     module = built(cell)
     eager, x = eager_loop(module), drawn(module, steps)
-    with Counted() as counted:
+    counted = Counted()
+    with counted:
         y, _ = eager(x)
         if backward:
             torch.autograd.grad(

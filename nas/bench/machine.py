@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine_facts(device: str) -> dict[str, Any]:
     """Processor, GPU, versions, threads, and how busy the machine is."""
     found: dict[str, Any] = {
         "processor": _processor(),

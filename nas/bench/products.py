@@ -13,7 +13,6 @@ import torch
 from grammar import OPS, Cell, Graph, Node, Sizes
 from nas.bench.sizes import BenchSize
 from nas.bench.timing import Subject
-from nas.errors import BenchError
 
 NANOSECONDS = 2.5  # of one transcendental function of one number, forward and backward together
 FACTOR, EXTRA = 1.5, 0.3  # the aim: time <= FACTOR * bound + EXTRA ms
@@ -35,7 +34,7 @@ class Product:
 
 
 @lru_cache(maxsize=512)
-def products(cell: Cell, sizes: Sizes) -> tuple[Product, ...]:
+def products_of(cell: Cell, sizes: Sizes) -> tuple[Product, ...]:
     """The matrix products of one step of a time cell; those of one operand are one product.
 
     A product is part of a recurrence where its result and that operand depend on each other, over any number of
@@ -88,12 +87,10 @@ def products_alone(cell: Cell, sizes: Sizes, size: BenchSize, device: str, backw
     """The matrix products of a cell and nothing else, with torch's own kernels into memory that is there already.
 
     With `backward` also those of the gradients: for each product one of the same size for its operand, and one for its
-    weights over all rows at once. Raises BenchError for cells that do not run over time.
+    weights over all rows at once.
     """
-    if cell.kind != "time":
-        raise BenchError(f"a benchmark times cells over time; {cell.name} is a {cell.kind} cell")
     calls: list[tuple[Callable[[], object], int]] = []
-    for product in products(cell, sizes):
+    for product in products_of(cell, sizes):
         make = _plain_calls if product.plain else _own_calls
         calls += make(product, size, device, backward)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from grammar import Cell, CellBuildError, analyse
+from grammar import Cell, analyse
 from nas.bench.products import EXTRA, FACTOR, products_alone, transcendental_ms
 from nas.bench.sizes import BenchSize
 from nas.bench.subjects import cell_module, eager_loop, forward, sizes_of, torch_layer, training
 from nas.bench.timing import Subject, Times, interleaved
-from nas.errors import BuildError
+from nas.errors import BenchError, BuildError
 
 PRODUCTS = "products"  # the matrix products alone, among the subjects
 PASSES = ("forward", "training")  # a forward pass; forward + backward
@@ -35,12 +35,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """One cell at one size. `times` holds the subjects of each pass: backends, baselines, `products`.
+    """One cell at one size, under the name it was given.
 
-    `refused` says why a backend or baseline has none. `transcendental` are the milliseconds of the transcendental
-    functions by the aim's rate, forward and backward.
+    `times` holds the subjects of each pass: backends, baselines, `products`. `refused` says why a backend or baseline
+    has none. `transcendental` are the milliseconds of the transcendental functions by the aim's rate, forward and
+    backward.
     """
 
+    name: str
     cell: Cell
     group: str
     size: BenchSize
@@ -71,7 +73,7 @@ class Row:
             for which, subjects in self.times.items()
         }
         return {
-            "cell": self.cell.name,
+            "cell": self.name,
             "text": self.cell.one_line,
             "digest": self.cell.digest,
             "group": self.group,
@@ -92,16 +94,16 @@ def group_of(cell: Cell) -> str:
     return "elementwise" if mixings <= {"none", "elementwise"} else "dense"
 
 
-def bench(cells: Sequence[Cell], plan: Plan, tell: Callable[[Row], None] | None = None) -> list[Row]:
-    """Time every cell at every size, on one thread; `tell` hears of each row as it is there.
+def bench(cells: Mapping[str, Cell], plan: Plan, tell: Callable[[Row], None] | None = None) -> list[Row]:
+    """Time every cell, by name, at every size, on one thread; `tell` hears of each row as it is there.
 
-    Raises BenchError for cells that do not run over time, and BuildError where no backend can run a cell.
+    Raises BenchError for cells that do not run over time, and CellBuildError where a size does not fit a cell.
     """
     rows = []
     with one_thread():
-        for cell in cells:
+        for name, cell in cells.items():
             for size in plan.sizes:
-                row = _row(cell, size, plan)
+                row = _row(name, cell, size, plan)
                 rows.append(row)
                 if tell is not None:
                     tell(row)
@@ -119,18 +121,21 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _row(cell: Cell, size: BenchSize, plan: Plan) -> Row:
+def _row(name: str, cell: Cell, size: BenchSize, plan: Plan) -> Row:
+    if cell.kind != "time":
+        raise BenchError(f"a benchmark times cells over time; {cell.name} is a {cell.kind} cell")
     sizes = sizes_of(cell, size)
+    sizes.check(cell.graph)
     modules, refused = _modules(cell, size, plan)
     times = {}
     for which in plan.passes:
         make = forward if which == "forward" else training
         subjects: dict[str, Subject] = {
-            name: make(module, size, plan.device) for name, module in modules.items()
+            subject: make(module, size, plan.device) for subject, module in modules.items()
         }
         subjects[PRODUCTS] = products_alone(cell, sizes, size, plan.device, which == "training")
         times[which] = interleaved(subjects, plan.repeats, plan.seconds, plan.device)
-    return Row(cell, group_of(cell), size, times, transcendental_ms(cell, sizes, size), refused)
+    return Row(name, cell, group_of(cell), size, times, transcendental_ms(cell, sizes, size), refused)
 
 
 def _modules(cell: Cell, size: BenchSize, plan: Plan) -> tuple[dict[str, torch.nn.Module], dict[str, str]]:
@@ -140,7 +145,7 @@ def _modules(cell: Cell, size: BenchSize, plan: Plan) -> tuple[dict[str, torch.n
     for name in plan.backends:
         try:
             modules[name] = cell_module(cell, size, name, plan.device)
-        except (BuildError, CellBuildError) as error:
+        except BuildError as error:
             refused[name] = str(error)
     for name in plan.against:
         if name == "torch":
