@@ -66,6 +66,8 @@ ODD = (
     "state S: mat; S' = 0.9 * S + outer(lin:key(x), lin(x)); v = readt(S, lin(x)); out read(shift(S'), v)",
     "state h: vec; h' = tanh(lin(x)) + lin(h, blocks=heads); out lin(lin(x, h'), h, x) + lin(outer(lin:key(x), h'))",
     "state h: vec, g: vec; h' = relu(lin(x) + diag(h)); g' = tanh(lin(g, h')); out g' * hmax(h) - softmax(g)",
+    "state h: vec, g: vec; depth 4 until(sigmoid(lin:scal(h, x))) { h' = tanh(lin(h, g, x)); g' = lin(h) + g };"
+    " out h' * g'",
     "state h: vec; h' = 0.9 * h + stopgrad(lin(h)) * 0.1 + sin(lin(x)) * cos(h); out h' / (1 + square(h'))",
 )
 

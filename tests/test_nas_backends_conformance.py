@@ -30,8 +30,8 @@ ODD = (
         " { s' = s + attn(s + posemb()) + t; t' = mlp(s') + shift(t) }; out s' + t' + lin(s)",
         "state s: seq = x; g = lin:scal(s); k = top(g); l = top(g * k, part=0.21);"
         " s' = s + attn(s, k) + attn(s, l, causal=yes) * k; out s' * top(param:scal()) + attn(s', min(g, 0))",
-        "state s: seq = x; depth 3 until(sigmoid(lin:scal(s))) { k = top(lin:scal(s), part=0.7); s' = s + k * attn(s, k)"
-        " }; out s' + attn(param:seq(init=ones))",
+        "state s: seq = x; depth 3 until(sigmoid(lin:scal(s)))"
+        " { k = top(lin:scal(s), part=0.7); s' = s + k * attn(s, k) }; out s' + attn(param:seq(init=ones))",
         "state h: vec; depth 3 until(sigmoid(lin:scal(conv(h, k=1)))) { h' = tanh(conv(h, k=1) + lin(x)) };"
         " out h' + conv(h)",
         "state h: vec; depth 2 until(param:scal()) { h' = param:vec(init=ones) }; out h' + x",
