@@ -44,8 +44,10 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Array IR_OPS Instr Map Program RULES Region Rule STACK STAGES Slot compile_program
-        describe is_plain joins passes same_axes show taps tree_parts verify
+        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NO_DERIVATIVE Normal
+        PRIMITIVES Place Program RULES Region Replay Rule STACK STAGES Slot WeightGradient adjoint adjoint_cell
+        compile_program describe is_plain joins normal normal_cell passes register_expansion same_axes shape_in show
+        taps tree_parts verify width_of
     """,
     "nas.nn": """
         CellModule Stack State TreeModule build detach_state from_torch
