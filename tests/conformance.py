@@ -15,10 +15,12 @@ four times what the reference itself errs in float32 on that array, whichever is
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,7 +117,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: `ok`, `failed`, `refused` by the backend, or `wild` (numbers too large to compare).
+    """What came of a case: `ok`, `failed`, `crashed`, `refused` by the backend, `wild` (numbers too large to compare).
 
     `worst` is the largest error of an array relative to what it may err: the case failed where it is above 1. `error`
     is that array's RMS ratio, `own` that of the reference in float32 where it was needed.
@@ -359,7 +361,12 @@ def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> 
             on = given(calmer, dtype)
             truth = results(calmer, "reference", torch.float64, on)
             if all(_is_tame(value) for value in truth.values()):
-                found = results(calmer, backend, dtype, on, device)
+                try:
+                    found = results(calmer, backend, dtype, on, device)
+                except Exception as error:
+                    place = traceback.extract_tb(error.__traceback__)[-1]
+                    where = f"{Path(place.filename).name}:{place.lineno}"
+                    return Outcome(calmer, "crashed", message=f"{type(error).__name__} in {where}: {error}")
                 return _compare(calmer, found, truth, on, TOLERANCES[backend, dtype])
     return Outcome(case, "wild")
 

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grammar import Sizes
+from grammar import Cell, Sizes
 from nas.backends import Backend, Runner, Steps
 from nas.backends.reference import Reference
-from nas.ir import Program
 
 Values = tuple[Tensor, tuple[Tensor, ...]]
 Change = Callable[[Runner, Tensor, Sequence[Tensor], Sequence[Tensor], Steps], Values]
@@ -29,13 +28,13 @@ class Mutant(Backend):
         """Always."""
         return None
 
-    def refuses(self, program: Program) -> str | None:
+    def refuses(self, cell: Cell) -> str | None:
         """Nothing."""
         return None
 
-    def compile(self, program: Program, sizes: Sizes) -> Runner:
+    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
         """The reference's runner with the change around it."""
-        inner = Reference().compile(program, sizes)
+        inner = Reference().compile(cell, sizes)
 
         def run(x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps) -> Values:
             return self.change(inner, x, weights, state, steps)

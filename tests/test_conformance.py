@@ -110,7 +110,7 @@ def test_a_wrong_backend_fails(change: Change, mutant: Callable[[Change], None])
 
 
 def test_a_refusal_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reference, "refuses", lambda self, program: "it will not")
+    monkeypatch.setattr(Reference, "refuses", lambda self, cell: "it will not")
     (outcome, *_) = run("gru", zoo("gru"), 0, "reference", torch.float32)
     assert (outcome.status, outcome.message) == (
         "refused",

@@ -207,13 +207,14 @@ def _page(rows: list[Row], made: list[Build], plan: Plan, over: bool) -> None:
     from nas.bench import outcomes, over_limit
 
     if over:
-        late = {id(row) for name in plan.backends for row in over_limit(rows, name)}
-        shown = [row for row in rows if id(row) in late]
-        show(f"{len(shown)} of {len(rows)} miss their limit (by the least of the times)")
+        late = {id(row): row for name in plan.backends for row in over_limit(rows, name)}
+        shown = list(late.values())
+        show(f"{len(shown)} of {len(rows)} miss their limit; the least times in ms, the worst first")
     else:
         shown = rows
+        show("medians in ms")
     if shown:
-        show(_times(shown, plan))
+        show(_times(shown, plan, "min" if over else "median"))
     for row in shown:
         for name, reason in row.refused.items():
             show(Text(f"{row.name} at {row.size.name}: no {name}: {reason}", style="yellow"))
@@ -224,8 +225,8 @@ def _page(rows: list[Row], made: list[Build], plan: Plan, over: bool) -> None:
         show("", _builds(made))
 
 
-def _times(rows: list[Row], plan: Plan) -> Any:
-    """Milliseconds: forward, then forward + backward, and how often the baselines' time goes into the backend's."""
+def _times(rows: list[Row], plan: Plan, statistic: str) -> Any:
+    """Forward, forward + backward (f+b), how often the baselines take as long, and the part of the limit."""
     from nas.bench import excess
 
     columns, numbers = ["cell", "kind", "size"], ["limit"]
@@ -240,14 +241,14 @@ def _times(rows: list[Row], plan: Plan) -> Any:
     for row in rows:
         line: list[object] = [row.name, row.group, row.size.name]
         for name in (*plan.backends, *plan.against):
-            line += [_ms(row.ms(name, "forward")), _ms(row.ms(name))]
-        line.append(_ms(row.limit()))
+            line += [_ms(row.ms(name, which, statistic)) for which in ("forward", "training")]
+        line.append(_ms(row.limit(statistic)))
         for name in plan.backends:
-            own = row.ms(name)
+            own = row.ms(name, "training", statistic)
             for base in plan.against:
-                other = row.ms(base)
+                other = row.ms(base, "training", statistic)
                 line.append(_times_text(other / own if own and other else None))
-            part = excess(row, name)
+            part = excess(row, name, statistic)
             style = "" if part is None else "green" if part <= 1 else "red"
             line.append(Text("" if part is None else f"{part:.2f}", style=style))
         lines.append(line)
