@@ -202,6 +202,24 @@ def test_a_loss_may_see_the_final_state_alone(name: str, backend: str) -> None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("name", MANNERS)
+def test_float64_is_the_reference_to_the_last_bits(name: str, backend: str) -> None:
+    """A backend of float32 hands other types on."""
+    skip_without(backend)
+    (module, x), (plain, _) = (module_and_input(name, b) for b in (backend, "reference"))
+    x = x.double()
+    found, expected = (m.double()(x, lengths=[9, 2, 5]) for m in (module, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    ours, theirs = (
+        torch.autograd.grad(y.sum(), list(m.parameters()), allow_unused=True)
+        for m, (y, _) in ((module, found), (plain, expected))
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        if other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def real(state: Tensor | tuple[Tensor, ...]) -> Tensor:
     last = state if isinstance(state, Tensor) else state[-1]
     return (torch.view_as_real(last) if last.is_complex() else last).square().sum()

@@ -1,13 +1,14 @@
 """How long a cell takes from its text to its first step: never seen before, and in a process that finds it cached.
 
-Measured in a process of its own that has imported everything and has built another cell. `python -m nas.bench.builds`
-is that process.
+By the same clock as `interleaved`, in a process of its own that has imported everything and has built another cell:
+`python -m nas.bench.builds` is that process.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -91,26 +92,33 @@ def _in_own_process(task: dict[str, Any], folder: str) -> list[dict[str, float]]
 
 
 def first_step(text: str, size: BenchSize, backend: str, device: str) -> dict[str, float]:
-    """Milliseconds of parsing, of building the module, of its first step, and of all; empty where it is refused."""
-    started = time.perf_counter()
+    """Milliseconds of parsing, of building the module, of its first step, and of all; empty where it is refused.
+
+    On a CPU they are those of the processor, the compiler's included, and `wall` is all by the wall's clock.
+    """
+    wall, started = time.perf_counter(), _now(device)
     cell = parse(text)
-    parsed = time.perf_counter()
+    parsed = _now(device)
     try:
         module = cell_module(cell, size, backend, device)
     except BuildError:
         return {}
-    built = time.perf_counter()
+    built = _now(device)
     training(module, size, device)()
     if device == "cuda":
         torch.cuda.synchronize()
-    ended = time.perf_counter()
-    times = {
-        "parse": parsed - started,
-        "build": built - parsed,
-        "step": ended - built,
-        "all": ended - started,
-    }
+    ended = _now(device)
+    times = {"parse": parsed - started, "build": built - parsed, "step": ended - built}
+    times |= {"all": ended - started, "wall": time.perf_counter() - wall}
     return {name: 1e3 * seconds for name, seconds in times.items()}
+
+
+def _now(device: str) -> float:
+    """Seconds by the clock of `interleaved`; the processor's with that of the compiler's processes."""
+    if device == "cuda":
+        return time.perf_counter()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def main() -> None:

@@ -27,9 +27,11 @@ class Aim:
 
 
 AIMS = (
-    Aim("zoo:lstm against nn.LSTM", "torch", {"S": 1.0, "M": 1.0, "L": 1.0}, False, cell="lstm"),
+    Aim(
+        "zoo:lstm against nn.LSTM", "torch", {"S": 1.0, "M": 1.0, "L": 1.0, "dense": 1.2}, False, cell="lstm"
+    ),
     Aim("zoo:gru against nn.GRU", "torch", {"S": 0.3, "M": 0.5, "L": 0.6}, False, cell="gru"),
-    Aim("eager over {}, all cells", "eager", {"S": 8.0, "M": 4.0, "L": 2.5}, True),
+    Aim("eager over {}, all cells", "eager", {"S": 8.0, "M": 4.0, "L": 2.5, "G": 50.0}, True),
     Aim("eager over {}, dense cells", "eager", {}, True, group="dense"),
     Aim(
         "eager over {}, elementwise cells", "eager", {"S": 8.0, "M": 4.0, "L": 3.0}, True, group="elementwise"
