@@ -11,7 +11,7 @@ from torch import Tensor
 from grammar import Sizes
 from nas.backends.c.half import Half
 from nas.backends.c.running import Buffers, column_of, side_by_side
-from nas.backends.c.sweep import Column
+from nas.backends.c.world import Column
 from nas.ir import Adjoint
 
 
@@ -26,10 +26,16 @@ class Gradients:
             self.summands.setdefault(w.array, []).append((w.column, plan.at[w.value]))
         self.count = len(adjoint.forward.arrays)
         self.totals = [k for k, node in enumerate(plan.nodes) if node.op == "total"]
-        self.loose = [k for k in self.totals if not any(k in sweep.sweep.totals for sweep in half.sweeps.values())]
-        self.grams = self._grouped([k for k, node in enumerate(plan.nodes) if node.op == "gram"])
+        self.loose = [
+            k for k in self.totals if not any(k in sweep.sweep.totals for sweep in half.sweeps.values())
+        ]
+        self.swept = [k for sweep in half.sweeps.values() for k in sweep.sweep.grams]
+        grams = (k for k, node in enumerate(plan.nodes) if node.op == "gram")
+        self.grams = self._grouped([k for k in grams if k not in self.swept])
 
-    def _grouped(self, grams: Sequence[int]) -> list[tuple[Column, int, Column, int, list[tuple[int, int]], int]]:
+    def _grouped(
+        self, grams: Sequence[int]
+    ) -> list[tuple[Column, int, Column, int, list[tuple[int, int]], int]]:
         """Products of rows, those with the same second operand and first ones side by side as one.
 
         Of each: both operands' columns and sizes, the nodes with their parts of the first operand, and the blocks.
@@ -42,7 +48,12 @@ class Gradients:
         for (b, blocks), members in by_second.items():
             count = self.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload]
             second = self.half.column(b)
-            members.sort(key=lambda k: (self.half.column(nodes[k].args[0]).key, self.half.column(nodes[k].args[0]).first))
+            members.sort(
+                key=lambda k: (
+                    self.half.column(nodes[k].args[0]).key,
+                    self.half.column(nodes[k].args[0]).first,
+                )
+            )
             firsts = [self.half.column(nodes[k].args[0]) for k in members]
             widths = [size(nodes[k].args[0]) for k in members]
             for run, places in side_by_side(firsts, widths):
@@ -61,12 +72,17 @@ class Gradients:
             parts = torch.empty(sum(n for _, _, n in wanted)).split([n for _, _, n in wanted])
             for (kind, k, _), part in zip(wanted, parts, strict=True):
                 buffers[kind, k] = part
+        for k in self.swept:
+            a, b = plan.nodes[k].args
+            buffers["gram", k] = torch.zeros(size(a), size(b))
 
     def sum_given(self, buffers: Buffers) -> None:
         """Sums of rows that no sweep computes."""
         for k in self.loose:
             (a,) = self.half.schedule.nodes[k].args
-            torch.sum(column_of(buffers, self.half.column(a), self.half.world.size(a)), 0, out=buffers["total", k])
+            torch.sum(
+                column_of(buffers, self.half.column(a), self.half.world.size(a)), 0, out=buffers["total", k]
+            )
 
     def __call__(self, buffers: Buffers, weights: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradient of each array; None where it has none."""
@@ -83,6 +99,8 @@ class Gradients:
                 found[parts[0][0]] = product
             else:
                 found |= zip([k for k, _ in parts], product.split([w for _, w in parts]), strict=True)
+        for k in self.swept:
+            found[k] = buffers["gram", k]
         for k in self.totals:
             found[k] = buffers["total", k]
         for k in self.half.ends:

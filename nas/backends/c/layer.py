@@ -14,8 +14,21 @@ from nas.backends.c.compiler import lanes, load
 from nas.backends.c.gradients import Gradients
 from nas.backends.c.half import Half
 from nas.backends.c.running import Buffers, Geometry, Running
-from nas.backends.c.sweep import Column, Held, Key
-from nas.ir import Adjoint, Normal, Program, adjoint_cell, compile_program, normal_cell, schedule
+from nas.backends.c.world import Column, Held, Key, Recomputed, World, arrays_of
+from nas.ir import (
+    Adjoint,
+    Normal,
+    Replay,
+    Schedule,
+    Sweep,
+    adjoint_cell,
+    compile_program,
+    normal_cell,
+    schedule,
+    width,
+)
+
+_HELD = 512 * 1024  # bytes of matrices that a chunk of steps may take for each sequence
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Layer:
     def __init__(self, cell: Cell, sizes: Sizes) -> None:
         self.cell, self.sizes = cell, sizes
         normal, adjoint = normal_cell(cell), adjoint_cell(cell)
-        self.slots = _slots(compile_program(cell), sizes)
+        self.slots = slots_of(cell, sizes)
         held = _held(normal, self.slots, sizes)
         self.half = self._forward(normal, adjoint, held)
         self.back = self._backward(adjoint, [Held(h.slot, h.row, h.first, h.step) for h in held])
@@ -41,6 +54,8 @@ class Layer:
         self.forward_half = Running(self.half, library)
         self.backward_half = Running(self.back, library, backward=True)
         self.gradients = Gradients(adjoint, self.back, sizes)
+        self.seen = _seen(normal)
+        self.seen_by_all = all(found == self.seen[0] for found in self.seen)
         self.backward_half.before_end = self.gradients.sum_given
 
     def _forward(self, normal: Normal, adjoint: Adjoint, held: Sequence[Held]) -> Half:
@@ -49,14 +64,30 @@ class Layer:
         keep = [*adjoint.saved, *(states[s] for s in adjoint.past)]
         plan = schedule(program, self.sizes, [program.out, *keep])
         given = {
-            k: Column(("x", 0), 0, self.sizes.input_size) for k, node in enumerate(plan.nodes) if node.op == "x"
+            k: Column(("x", 0), 0, self.sizes.input_size)
+            for k, node in enumerate(plan.nodes)
+            if node.op == "x"
         }
         outputs: dict[int, Key] = {plan.at[program.out]: ("y", 0)}
-        half = Half(plan, self.sizes, lanes(), "f", given, outputs, held, keep=[plan.at[k] for k in keep])
+        slots = adjoint.replay.slots if adjoint.replay else ()
+        self.checkpoints = {s: width(program.slots[s].type, self.sizes) for s in slots}
+        self.every = max(4, min(16, _HELD // (4 * max(sum(self.checkpoints.values()), 1))))
+        half = Half(
+            plan,
+            self.sizes,
+            lanes(),
+            "f",
+            given,
+            outputs,
+            held,
+            keep=[plan.at[k] for k in keep],
+            checkpoints=dict.fromkeys(slots, self.every),
+        )
         self.saved = {("saved", k): half.column(plan.at[k]) for k in adjoint.saved}
         self.saved |= {("past", s): half.column(plan.at[states[s]]) for s in adjoint.past}
         # what the backward half reads beside x and the weights
         self.keys = sorted({c.key for c in self.saved.values()} - {("x", 0)})
+        self.keys += [("checkpoint", s) for s in self.checkpoints]
         return half
 
     def _backward(self, adjoint: Adjoint, held: Sequence[Held]) -> Half:
@@ -66,6 +97,14 @@ class Layer:
         plan = schedule(program, self.sizes, wanted)
         if adjoint.dx is not None:
             outputs[plan.at[adjoint.dx]] = ("dx", 0)
+        ends = [plan.at[w.value] for w in adjoint.weights]
+        replay = self._replay(adjoint.replay) if adjoint.replay else None
+        return Half(
+            plan, self.sizes, lanes(), "b", self._given(plan), outputs, held, ends=ends, replay=replay
+        )
+
+    def _given(self, plan: Schedule) -> dict[int, Column]:
+        """The rows that a backward half has from the forward one and from the caller."""
         given = {}
         for k, node in enumerate(plan.nodes):
             if node.op == "x":
@@ -74,10 +113,18 @@ class Layer:
                 given[k] = Column(("dy", 0), 0, self.sizes.hidden_size)
             elif node.op == "saved":
                 given[k] = self.saved["saved", int(node.attr("of"))]  # type: ignore[call-overload]
-            elif node.op == "past":
+            elif node.op == "past" and node.slot not in self.checkpoints:
                 given[k] = self.saved["past", node.slot]
-        ends = [plan.at[w.value] for w in adjoint.weights]
-        return Half(plan, self.sizes, lanes(), "b", given, outputs, held, ends=ends)
+        return given
+
+    def _replay(self, replay: Replay) -> Recomputed:
+        plan = schedule(replay.program, self.sizes, whole=True)
+        (sweep,) = plan.steps
+        assert isinstance(sweep, Sweep)
+        world = World(
+            plan, self.sizes, lanes(), self._given(plan), arrays=arrays_of(replay.program, self.sizes)
+        )
+        return Recomputed(world, sweep, replay.slots, self.every)
 
     def forward(
         self,
@@ -96,6 +143,10 @@ class Layer:
             kind = torch.complex64 if slot.complex else torch.float32
             finals.append(torch.empty((geometry.batch, *slot.shape), dtype=kind))
             buffers["final", s] = finals[-1]
+        if keep:
+            chunks = -(-geometry.count // self.every)
+            for s, size in self.checkpoints.items():
+                buffers["checkpoint", s] = torch.empty((geometry.batch, chunks, size))
         self.forward_half(buffers, weights, geometry, keep)
         return buffers["y", 0], finals, [buffers[key] for key in self.keys] if keep else []
 
@@ -113,7 +164,10 @@ class Layer:
 
         `wanted` says for each state whether its gradient is.
         """
-        buffers: Buffers = {("x", 0): x, ("dy", 0): torch.zeros(geometry.rows, self.sizes.hidden_size) if dy is None else dy}
+        buffers: Buffers = {
+            ("x", 0): x,
+            ("dy", 0): torch.zeros(geometry.rows, self.sizes.hidden_size) if dy is None else dy,
+        }
         buffers |= zip(self.keys, saved, strict=True)
         starts: list[Tensor | None] = []
         for s, (slot, gradient, want) in enumerate(zip(self.slots, dfinal, wanted, strict=True)):
@@ -126,13 +180,18 @@ class Layer:
                 starts[-1] = buffers["final", s] = made
         self.gradients.prepare(buffers)
         self.backward_half(buffers, weights, geometry)
-        return buffers.get(("dx", 0)), self.gradients(buffers, weights), starts
+        found = self.gradients(buffers, weights)
+        if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
+            asked = [dy is not None, *(gradient is not None for gradient in dfinal)]
+            seen = frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
+            found = [value if k in seen else None for k, value in enumerate(found)]
+        return buffers.get(("dx", 0)), found, starts
 
 
-def _slots(program: Program, sizes: Sizes) -> list[Slotted]:
+def slots_of(cell: Cell, sizes: Sizes) -> list[Slotted]:
     """The states of a cell as callers give them."""
     found = []
-    for slot in program.slots:
+    for slot in compile_program(cell).slots:
         shape = ((slot.steps,) if slot.steps else ()) + sizes.shape(slot.type)
         start = None if isinstance(slot.init, str) else float(slot.init)
         found.append(Slotted(shape, slot.type.is_complex, start))
@@ -148,8 +207,42 @@ def _held(normal: Normal, slots: Sequence[Slotted], sizes: Sizes) -> list[Held]:
         start = None if own.start is None else float(own.start)
         if own.complex:
             imaginary = place.part == "im"
-            found.append(Held(place.slot, 2 * count, int(imaginary), 2, 0.0 if imaginary and start is not None else start))
+            found.append(
+                Held(
+                    place.slot,
+                    2 * count,
+                    int(imaginary),
+                    2,
+                    0.0 if imaginary and start is not None else start,
+                )
+            )
         else:
             first = max(place.step, 0) * math.prod(sizes.shape(slot.type))
             found.append(Held(place.slot, count, first, 1, start))
+    return found
+
+
+def _seen(normal: Normal) -> list[frozenset[int]]:
+    """The arrays that the output sees over any number of steps, then those that each state of a caller does."""
+    program = normal.program
+    arrays = {(array.weight, array.spec.role): n for n, array in enumerate(program.arrays)}
+    count = 1 + max((place.slot for place in normal.slots), default=-1)
+    roots = [[program.out]] + [
+        [slot.next for place, slot in zip(normal.slots, program.slots, strict=True) if place.slot == s]
+        for s in range(count)
+    ]
+    found = []
+    for root in roots:
+        live: set[int] = set()
+        todo = list(root)
+        while todo:
+            k = todo.pop()
+            if k not in live:
+                live.add(k)
+                instr = program.instrs[k]
+                todo.extend(instr.args)
+                if instr.op == "state":
+                    todo.append(program.slots[instr.slot].next)
+        used = (program.instrs[k] for k in live)
+        found.append(frozenset(arrays[i.weight, str(i.attr("role"))] for i in used if i.weight >= 0))
     return found
