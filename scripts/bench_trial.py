@@ -183,14 +183,14 @@ def page(facts: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("cells", nargs="*", default=DEFAULT, help="texts, or names of known cells")
+    parser.add_argument("cells", nargs="*", help="texts, or names of known cells")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--size", default="M")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, help="a folder for trial.json and trial.md")
     given = parser.parse_args(arguments)
     cells = {}
-    for text in given.cells:
+    for text in given.cells or DEFAULT:
         cell = parse(text) if "{" in text else zoo(text.removeprefix("zoo:"))
         cells[cell.name] = cell
     rows = []

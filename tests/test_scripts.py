@@ -14,6 +14,7 @@ from grammar import zoo
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import _benchmarks
 import _conformance
 import _gpu_check
 import bench_eager
@@ -122,3 +123,17 @@ def test_a_trial_takes_the_steps_of_the_training_loop(tmp_path: Path) -> None:
 def test_eager_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     bench_eager.main(["elman", "--sizes", "2x3x4", "--repeats", "3"])
     assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["elman", "2x3x4"]
+
+
+def test_benchmarks_write_a_page_that_their_json_holds(tmp_path: Path) -> None:
+    options = ["--sizes", "2x3x4", "--zoo", "mingru", "--trial", "mingru", "--cells", "1", "--repeats", "3"]
+    options += ["--trial-size", "2x3x4", "--backend", "reference", "--out", str(tmp_path)]
+    _benchmarks.main(options)
+    names = {"cpu.json", "cpu.md", "trial.json", "trial.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    text = (tmp_path / "cpu.md").read_text()
+    assert "| mingru | elementwise | 2x3x4 |" in text
+    assert "Of 1 times of known cells" in text
+    (tmp_path / "cpu.md").unlink()
+    _benchmarks.main(["--page-only", "--out", str(tmp_path)])
+    assert (tmp_path / "cpu.md").read_text() == text
