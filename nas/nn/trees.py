@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from grammar import Cell
-from nas.backends import tree_runner
+from nas.backends import Runner, tree_runner
 from nas.errors import BuildError
 from nas.nn.merges import CPU, Merges, by_policy, given
 from nas.nn.module import CellModule, State
@@ -64,6 +64,9 @@ class TreeModule(CellModule):
             )
         if policy != "given" and self._children not in (None, 2):
             raise BuildError(f"policy {policy!r} merges two nodes; cell {cell.name} takes {self._children}")
+
+    def _find_runners(self) -> tuple[Runner, ...]:
+        return ()
 
     def extra_repr(self) -> str:
         """Cell, sizes and policy, for print."""
