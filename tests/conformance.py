@@ -86,15 +86,17 @@ class Shape:
     input_size: int
     lengths: tuple[int, ...] | None = None
     given: bool = False  # whether the initial state is
+    learned: bool = True  # whether x takes a gradient
     calm: float = 1.0  # factor of the weights
 
     def __str__(self) -> str:
         key = "" if self.key_size is None else f" K{self.key_size}"
         lengths = "" if self.lengths is None else f" lengths {','.join(map(str, self.lengths))}"
         state = " from a state" if self.given else ""
+        learned = "" if self.learned else " without dx"
         calm = "" if self.calm == 1 else f" weights x {self.calm}"
         sizes = f"B{self.batch} T{self.steps} D{self.input_size} H{self.hidden_size} N{self.heads}"
-        return sizes + key + lengths + state + calm
+        return sizes + key + lengths + state + learned + calm
 
     def shorter(self) -> Shape:
         """The same with few steps."""
@@ -185,12 +187,13 @@ def cases(name: str, cell: Cell, index: int) -> Iterator[Case]:
     hidden, heads, key, inputs = _fitting(cell, index)
     turn = index // 2
     some = (63, 1, 32) if turn % 2 else (17, 63, 40)
-    for batch, steps, lengths, given in (
-        (3 - 2 * (turn % 2), 1, None, turn % 3 == 0),
-        (3, 63, some if turn % 4 < 3 else None, turn % 2 == 0),
-        (1 + 2 * (turn % 2), 200, None, turn % 2 == 1),
+    for batch, steps, lengths, given, learned in (
+        (3 - 2 * (turn % 2), 1, None, turn % 3 == 0, turn % 3 != 1),
+        (3, 63, some if turn % 4 < 3 else None, turn % 2 == 0, True),
+        (1 + 2 * (turn % 2), 200, None, turn % 2 == 1, turn % 4 != 2),
     ):
-        yield Case(name, cell, Shape(batch, steps, hidden, heads, key, inputs, lengths, given), 1000 + index)
+        shape = Shape(batch, steps, hidden, heads, key, inputs, lengths, given, learned)
+        yield Case(name, cell, shape, 1000 + index)
 
 
 def _fitting(cell: Cell, index: int) -> tuple[int, int, int | None, int]:
@@ -307,8 +310,7 @@ def results(
     x = on.x.to(device=device, dtype=dtype)
     for row, length in enumerate(shape.lengths or ()):
         x[row, length:] = torch.nan
-    x.requires_grad_()
-    inputs: dict[str, Tensor] = {"x": x}
+    inputs: dict[str, Tensor] = {"x": x.requires_grad_()} if shape.learned else {}
     state = None
     if on.state is not None:
         parts = [v.to(device=device, dtype=dtype.to_complex() if v.is_complex() else dtype) for v in on.state]
