@@ -120,6 +120,7 @@ class _Sums:
         for k in self._tops():
             leaves, inner = self._leaves(k)
             lins = [a for a in leaves if self.instrs[a].op == "lin" and self._alone(a, k)]
+            lins = [a for a in lins if self.instrs[a].stage in ROWS]
             groups = [[a for a in lins if (a in self.circles) == on] for on in (False, True)]
             groups = [group for group in groups if len(group) > 1]
             if groups:
@@ -372,7 +373,7 @@ class _Scheduling:
         return [k for k in grams if any(self._rowless_matrix(a) for a in self.nodes[k].args)]
 
     def _rowless_matrix(self, a: int) -> bool:
-        return self.nodes[a].type.kind == "mat" and self.nodes[a].op != "saved"
+        return a in self.row and self.nodes[a].type.kind == "mat" and self.nodes[a].op != "saved"
 
     def _gram_phase(self, k: int) -> int:
         """The phase whose sweep has both operands of a gram."""

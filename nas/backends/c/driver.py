@@ -92,9 +92,8 @@ class Driver:
         """Places for sums: grams of one second operand and first ones side by side get one behind the other."""
         size, count = self.w.size, range(len(self.nodes))
         swept = [k for t in self.half.sweeps.values() for k in t.sweep.grams]
-        keys = [
-            (("gram", k), size(self.nodes[k].args[0]) * size(self.nodes[k].args[1])) for k in (*grams, *swept)
-        ]
+        every = [(k, self.nodes[k].args) for k in (*grams, *swept, *self.half.single)]
+        keys = [(("gram", k), size(a) * size(b)) for k, (a, b) in every]
         keys += [(("total", k), size(self.nodes[k].args[0])) for k in count if self.nodes[k].op == "total"]
         keys += [(("end", k), size(k)) for k in self.half.ends]
         total = 0
@@ -121,6 +120,8 @@ class Driver:
         out = rows[product.results[0]]
         total = sum(size(k) for k in product.results)
         sizes = [size(k) for k in product.operands]
+        if out.optional:
+            self.lines.append(f"if ({self.pointer(out.key)}) {{")
         for n, (run, members) in enumerate(side_by_side([rows[k] for k in product.operands], sizes)):
             deep = sum(sizes[p] for p in members)
             self.lines.append(f"{{ float *W = aligned_alloc(64, ({4 * deep} * PAD({total}) + 63) / 64 * 64);")
@@ -136,6 +137,8 @@ class Driver:
                 f"kit->rows(R, {total}, {deep}, {self._at(run)}, {run.width}, W, {self._at(out)}, {out.width}, "
                 f"{int(n > 0)}); free(W); }}"
             )
+        if out.optional:
+            self.lines.append("}")
 
     def _pack(self, use: Use, whole: tuple[int, int], at: tuple[int, int], own: tuple[int, int]) -> None:
         index, _ = self.w.arrays[use.weight, use.role]
@@ -191,7 +194,8 @@ class Driver:
 def grams_in_order(half: Half) -> list[int]:
     """The products of rows that follow the sweeps, such that those that can be one stand behind each other."""
     swept = {k for t in half.sweeps.values() for k in t.sweep.grams}
-    grams = [k for k, node in enumerate(half.schedule.nodes) if node.op == "gram" and k not in swept]
+    other = swept | set(half.single)
+    grams = [k for k, node in enumerate(half.schedule.nodes) if node.op == "gram" and k not in other]
 
     def place(k: int) -> tuple[int, str, Key, int]:
         a, b = half.schedule.nodes[k].args

@@ -51,7 +51,12 @@ class Half:
             if isinstance(step, Sweep)
         }
         self.ends = [k for k in ends if schedule.nodes[k].op not in ("total", "gram")]
-        self.end = EndText(self.world, self.ends, f"{name}_end") if self.ends else None
+        # products of values that there is one of for all rows
+        nodes = schedule.nodes
+        grams = [k for k in ends if nodes[k].op == "gram"]
+        self.single = [k for k in grams if all(nodes[a].stage not in ROWS for a in nodes[k].args)]
+        wanted = [*self.ends, *self.single]
+        self.end = EndText(self.world, wanted, f"{name}_end") if wanted else None
 
     @property
     def text(self) -> str:
@@ -77,7 +82,7 @@ class Half:
     def _place_product(self, n: int, product: Product) -> None:
         results = product.results
         if len(results) == 1 and results[0] in self.outputs:
-            self._side_by_side(self.outputs[results[0]], results, self.world.rows)
+            self._side_by_side(self.outputs[results[0]], results, self.world.rows, optional=self.name == "b")
         else:
             self._side_by_side((f"{self.name}made", n), results, self.world.rows)
 

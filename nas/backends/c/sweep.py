@@ -89,7 +89,7 @@ class SweepText:
         return [
             f"for (long b0 = 0; b0 < B; b0 += {self.block}) {{",
             f"const long most = B - b0 < {self.block} ? B - b0 : {self.block};",
-            "long m = 0;",
+            "long m = 0, chunk = -1;",
             "@names",
             "for (long step = 0; step < T; step++) {",
             "const long t = rev ? T - 1 - step : step;",
@@ -211,7 +211,8 @@ class SweepText:
             here.append(f"const float *hnext{r} = hpast{r} + {self.block * pad};")
         return [
             *lines,
-            f"if (step == 0 || s % {every} == {every - 1}) {{",
+            f"if (s / {every} != chunk) {{",
+            f"chunk = s / {every};",
             *load,
             f"for (long u = s - s % {every}; u <= s; u++) {{",
             "const long t = rev ? u : T - 1 - u;",
@@ -236,10 +237,17 @@ class EndText(Text):
         for k, node in enumerate(self.nodes):
             if node.op == "total":
                 self.places[k] = Place(self.f.port(("total", k)))
-        self._fixed_values([k for k in results if k not in self.places], "end")
+        grams = [k for k in results if self.nodes[k].op == "gram"]
+        plain = [k for k in results if k not in grams]
+        self._fixed_values([*plain, *(a for g in grams for a in self.nodes[g].args)], "end")
         lines = [
-            f"memcpy({self.f.port(('end', k))}, {self.places[k].base}, {4 * world.size(k)});" for k in results
+            f"memcpy({self.f.port(('end', k))}, {self.places[k].base}, {4 * world.size(k)});" for k in plain
         ]
+        for k in grams:
+            (a, b), to = self.nodes[k].args, self.f.port(("gram", k))
+            n, w = world.size(a), world.size(b)
+            first, second = self.places[a].base, self.places[b].base
+            lines.append(f"kit->gram(1, {n}, {w}, {first}, {n}, {second}, {w}, {to}, {w}, 0);")
         opening = self.f.opening(name, self.f.floats)
         self.text = "\n".join([*opening, *self.f.prologue, *lines, "free(S);", "return 0;", "}\n"])
 
