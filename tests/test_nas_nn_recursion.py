@@ -113,6 +113,49 @@ def test_depth_inside_a_time_cell(name: str) -> None:
     agree(module, x, ours, plain)
 
 
+INSIDE_TREES = {
+    "two": ("cell deep(l, r)", "lin(l.h, r.h, h)", "", 2),
+    "any": ("cell deep(*k)", "lin(sum(k.h), sum(square(k.h)), h)", " = 0.5", 3),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE_TREES)
+def test_depth_inside_a_tree_cell(name: str) -> None:
+    """What is written plain is that of the round before, and the initial value in the first."""
+    head, inner, start, width = INSIDE_TREES[name]
+    block = f"depth 3 {{ h' = tanh({inner}) }}"
+    cell = parse(f"{head} {{ state h: vec{start}; leaf {{ h' = lin(x) }}; {block}; out 2 * h' }}")
+    module = drawn(build(cell, INPUTS, HIDDEN).double())
+    tree = torch.tensor([some_tree(np.random.default_rng(k), 3, width) for k in range(4)])
+    x = torch.randn(
+        4, 1 + 3 * (width - 1), INPUTS, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+
+    def ours(x: Tensor) -> Results:
+        return named(module, *module(x, tree=tree))
+
+    def merge(w: Weights, children: list[Tensor]) -> Tensor:
+        every = torch.stack(children)
+        operands = children if name == "two" else [every.sum(0), every.square().sum(0)]
+        h = torch.full_like(every[0], 0.5 if start else 0.0)
+        for _ in range(3):
+            maps = [w.arrays[f"h.w{i}"] @ a for i, a in enumerate([*operands, h])]
+            h = torch.tanh(torch.stack(maps).sum(0) + w.arrays["h.b"])
+        return h
+
+    def plain(x: Tensor, w: Weights) -> Results:
+        rows = []
+        for leaves, own in zip(x, tree.tolist(), strict=True):
+            nodes = [w.arrays["leaf_h.w0"] @ leaf + w.arrays["leaf_h.b"] for leaf in leaves]
+            for chosen in own:
+                nodes.append(merge(w, [nodes[k] for k in chosen]))
+            rows.append(torch.stack(nodes[len(leaves) :]))
+        y = torch.stack(rows)
+        return {"y": 2 * y, "h": y[:, -1]}
+
+    agree(module, x, ours, plain)
+
+
 def test_halting_really_differs_between_rows() -> None:
     """The check above would be empty if every row took all rounds, or one."""
     w = Weights({"until.w0": torch.ones(1, 1), "until.b": torch.zeros(1)}, 1)
