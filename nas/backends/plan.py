@@ -202,14 +202,17 @@ class Plan:
         if all(m.base < 0 and not m.bias for m in instr.maps):
             return None
         whole = self._whole_stack(instr)
-        if whole is not None:
+        if whole is not None and not any(m.bias for m in instr.maps):
             return whole
         stage, added = "const", []
         for m, weight in zip(instr.maps, weights, strict=True):
             if m.base >= 0:
                 source = self.program.instrs[instr.args[m.base]]
                 stage = max(stage, source.stage, key=STAGES.index)
-                added.append(self._through(source.stage, flat(source.type.kind), self.at[instr.args[m.base]]))
+                base = self._through(source.stage, flat(source.type.kind), self.at[instr.args[m.base]])
+                if m.bias:
+                    base = self.call(source.stage, lambda a, w: a + w["b"], base, weight)
+                added.append(base)
             elif m.bias:
                 added.append(self.call("const", lambda w: w["b"], weight))
             else:
