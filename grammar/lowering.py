@@ -259,9 +259,20 @@ class _Lowering:
     def _begun(self, name: str, block: Block) -> int:
         """In a tree cell: the declared initial value of a state, with which a block begins.
 
-        The graph of a tree cell has no such value of the right type, so it is made: 0 times a child's, plus it.
+        As a value that any text can hold it is 0 times a child's, plus the number.
         """
-        state, child = self.states[name], self.tree.children[0]
+        state = self._begins(name, block)
+        value = self._leaf("child", state.type, child=self.tree.children[0], state=name)
+        if self.tree.variadic:
+            value = self._add(Node("sum", (value,), (), state.type))
+        value = self._add(Node("mul", (self._leaf("num", NUM, value=0.0), value), (), state.type))
+        if state.init:
+            value = self._add(Node("add", (value, self._leaf("num", NUM, value=state.init)), (), state.type))
+        return value
+
+    def _begins(self, name: str, block: Block) -> State:
+        """A state of a tree cell with which a block may begin."""
+        state = self.states[name]
         if isinstance(state.init, str) or not math.isfinite(state.init):
             raise CellTypeError(
                 f"in a tree cell a block begins with a state's initial value, which is a number; "
@@ -270,21 +281,16 @@ class _Lowering:
             )
         if self.in_leaf:
             raise CellTypeError("a leaf has no children, and no blocks", block.span)
-        value = self._leaf("child", state.type, child=child, state=name)
-        if self.tree.variadic:
-            value = self._add(Node("sum", (value,), (), state.type))
-        value = self._add(Node("mul", (self._leaf("num", NUM, value=0.0), value), (), state.type))
-        if state.init:
-            value = self._add(Node("add", (value, self._leaf("num", NUM, value=state.init)), (), state.type))
-        return value
+        return state
 
     def _halting(self, scope: _Scope, path: _Path, block: Depth, written: list[str]) -> None:
         if self.region is not None or scope.outer is not None:
             raise CellTypeError("a cell has one `depth n until(...)`, outside other blocks", block.span)
-        if self.tree.children:
-            raise CellTypeError("a tree cell repeats a fixed number of times, without `until`", block.span)
         plain = {**scope.plain}
         for name in written:
+            if self.tree.children:
+                self._begins(name, block)
+                self._leaf("state", self.states[name].type, name=name)
             plain[name] = self._leaf("carry", self.states[name].type, name=name)
         inner = self._scope(path, block.body, plain, scope, scope.suffix)
         self._solve(inner)

@@ -206,9 +206,7 @@ TYPES: dict[str, tuple[str, ...]] = {
     ),
     "in a tree cell a block begins with a state's initial value, which is a number; 'h' begins as learned": (
         "cell a(l, r) { state h: vec = learned; leaf { h' = x }; ^depth 2 { h' = lin(l.h, h) }; out h' }",
-    ),
-    "a tree cell repeats a fixed number of times, without `until`": (
-        "cell a(l, r) { state h: vec; leaf { h' = x }; ^depth 2 until(param:scal()) { h' = l.h }; out h' }",
+        "cell a(l, r) { state h: vec = learned; leaf { h' = x }; ^depth 2 until(hsum(h)) { h' = l.h }; out h' }",
     ),
     "`shift` looks back in time, and a tree cell has no steps": (
         "cell a(l, r) { state h: vec; leaf { h' = x }; h' = ^shift(l.h); out h' }",

@@ -70,20 +70,26 @@ def fixed(w: Weights, x: Tensor, h: Tensor) -> Tensor:
     return h
 
 
+def rounds(turn: Callable[[Tensor], Tensor], gate: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    """Up to four rounds for one row: A. Graves, arXiv 1603.08983, with epsilon 0.01."""
+    total, used = torch.zeros_like(h), torch.zeros((), dtype=h.dtype)
+    for count in range(4):
+        p = torch.sigmoid(gate(h))
+        h = turn(h)
+        if count == 3 or float((used + p).detach()) >= 0.99:
+            break
+        total, used = total + p * h, used + p
+    return total + (1 - used) * h
+
+
 def halting(w: Weights, x: Tensor, h: Tensor) -> Tensor:
-    """Up to four rounds, each sequence its own number: A. Graves, arXiv 1603.08983, with epsilon 0.01."""
-    rows = []
-    for x_b, h_b in zip(x, h, strict=True):
-        total, used = torch.zeros_like(h_b), torch.zeros((), dtype=h.dtype)
-        for turn in range(4):
-            p = torch.sigmoid(h_b @ w.arrays["until.w0"][0] + w.arrays["until.b"][0])
-            h_b = elman(w, x_b, h_b)
-            if turn == 3 or float((used + p).detach()) >= 0.99:
-                total = total + (1 - used) * h_b
-                break
-            total, used = total + p * h_b, used + p
-        rows.append(total)
-    return torch.stack(rows)
+    """Each sequence has its own number of rounds."""
+
+    def gate(h: Tensor) -> Tensor:
+        return h @ w.arrays["until.w0"][0] + w.arrays["until.b"][0]
+
+    rows = zip(x, h, strict=True)
+    return torch.stack([rounds(lambda h, x_b=x_b: elman(w, x_b, h), gate, h_b) for x_b, h_b in rows])  # type: ignore[misc]
 
 
 DEPTH = {
@@ -114,34 +120,47 @@ def test_depth_inside_a_time_cell(name: str) -> None:
 
 
 INSIDE_TREES = {
-    "two": ("cell deep(l, r)", "lin(l.h, r.h, h)", "", 2),
-    "any": ("cell deep(*k)", "lin(sum(k.h), sum(square(k.h)), h)", " = 0.5", 3),
+    "two": ("cell deep(l, r)", "l.h, r.h", "", ""),
+    "any": ("cell deep(*k)", "sum(k.h), sum(square(k.h))", " = 0.5", ""),
+    "two halting": ("cell deep(l, r)", "l.h, r.h", " = 0.5", "until(sigmoid(lin:scal(h) + hsum(l.h)))"),
+    "any halting": (
+        "cell deep(*k)",
+        "sum(k.h), sum(square(k.h))",
+        "",
+        "until(sigmoid(lin:scal(h) + sum(hsum(k.h))))",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", INSIDE_TREES)
 def test_depth_inside_a_tree_cell(name: str) -> None:
     """What is written plain is that of the round before, and the initial value in the first."""
-    head, inner, start, width = INSIDE_TREES[name]
-    block = f"depth 3 {{ h' = tanh({inner}) }}"
+    head, operands, start, until = INSIDE_TREES[name]
+    block = f"depth 4 {until} {{ h' = tanh(lin({operands}, h)) }}"
     cell = parse(f"{head} {{ state h: vec{start}; leaf {{ h' = lin(x) }}; {block}; out 2 * h' }}")
     module = drawn(build(cell, INPUTS, HIDDEN).double())
+    width = 2 if name.startswith("two") else 3
     tree = torch.tensor([some_tree(np.random.default_rng(k), 3, width) for k in range(4)])
-    x = torch.randn(
-        4, 1 + 3 * (width - 1), INPUTS, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(4, 1 + 3 * (width - 1), INPUTS, dtype=torch.float64, generator=generator)
 
     def ours(x: Tensor) -> Results:
         return named(module, *module(x, tree=tree))
 
     def merge(w: Weights, children: list[Tensor]) -> Tensor:
         every = torch.stack(children)
-        operands = children if name == "two" else [every.sum(0), every.square().sum(0)]
+        two = name.startswith("two")
+        seen = children if two else [every.sum(0), every.square().sum(0)]
+        offset = children[0].sum() if two else every.sum()
+
+        def turn(h: Tensor) -> Tensor:
+            maps = [w.arrays[f"h.w{i}"] @ a for i, a in enumerate([*seen, h])]
+            return torch.tanh(torch.stack(maps).sum(0) + w.arrays["h.b"])
+
         h = torch.full_like(every[0], 0.5 if start else 0.0)
-        for _ in range(3):
-            maps = [w.arrays[f"h.w{i}"] @ a for i, a in enumerate([*operands, h])]
-            h = torch.tanh(torch.stack(maps).sum(0) + w.arrays["h.b"])
-        return h
+        if until:
+            return rounds(turn, lambda h: h @ w.arrays["until.w0"][0] + w.arrays["until.b"][0] + offset, h)
+        return turn(turn(turn(turn(h))))
 
     def plain(x: Tensor, w: Weights) -> Results:
         rows = []
