@@ -29,6 +29,8 @@ DEEPEST = 4  # operations within each other
 ARGUMENTS = (2, 3, 4, 5)
 NESTED = 0.25  # how likely an argument is a list
 SHORTEST = 4  # tokens: an operation, two digits, the end
+SHORTEST_BOUND = 7
+CURRICULUM = 0.6
 
 OPERATIONS: Mapping[str, Callable[[Sequence[int]], int]] = MappingProxyType(
     {
@@ -84,11 +86,17 @@ class ListOps(Task):
         return digest.hexdigest()
 
     def train_batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Expressions of one length per batch."""
-        longest = max(self.recipe.sequence_length, SHORTEST)
+        """Expressions of one length per batch, from 4 to a bound.
+
+        The bound grows from 7, lists without lists in them, to the recipe's `sequence_length` over the first 60 % of
+        the recipe's steps: sums modulo 10 are learned from short lists (measured).
+        """
+        step, longest = 0, max(self.recipe.sequence_length, SHORTEST)
         while True:
-            length = int(rng.integers(SHORTEST, longest + 1))
+            grown = SHORTEST_BOUND + int(longest * step / (CURRICULUM * self.recipe.steps))
+            length = int(rng.integers(SHORTEST, min(grown, longest) + 1))
             yield self.batch([length] * self.recipe.batch_size, rng)
+            step += 1
 
     def eval_batches(self, split: Split) -> Iterator[Batch]:
         """`scored` expressions of each length, neighbouring lengths together."""
