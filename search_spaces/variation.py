@@ -49,6 +49,26 @@ class Variation:
         return f"{self.operator} of {parents}{', neutral' if self.neutral else ''}\n{self.diff}"
 
 
+def until_other(one: Callable[[], tuple[str, Cell | None]], parents: tuple[Cell, ...]) -> Variation | None:
+    """The first of the cells that `one` gives, each with its operator, of a digest that no parent has.
+
+    A neutral one if there was no such cell in NEUTRAL neutral ones or ATTEMPTS in all; None if there was none at all.
+    """
+    neutral: Variation | None = None
+    twins = 0
+    for _ in range(ATTEMPTS):
+        name, cell = one()
+        if cell is None or any(cell is p for p in parents):
+            continue
+        if all(cell.digest != p.digest for p in parents):
+            return Variation(cell, name, parents)
+        neutral = Variation(cell, name, parents, neutral=True)
+        twins += 1
+        if twins == NEUTRAL:
+            break
+    return neutral
+
+
 class Varier:
     """The operators of one space. All randomness comes from the generator passed in."""
 
@@ -103,23 +123,12 @@ class Varier:
     def _until(
         self, one: Callable[[], tuple[str, Derivation | None]], parents: tuple[Cell, ...]
     ) -> Variation | None:
-        neutral: Variation | None = None
-        twins = 0
-        for _ in range(ATTEMPTS):
+        def cell() -> tuple[str, Cell | None]:
             name, raw = one()
             child = None if raw is None else self.tidy(raw)
-            if child is None:
-                continue
-            cell = child.cell(self.rules)
-            if any(cell is p for p in parents):
-                continue
-            if all(cell.digest != p.digest for p in parents):
-                return Variation(cell, name, parents)
-            neutral = Variation(cell, name, parents, neutral=True)
-            twins += 1
-            if twins == NEUTRAL:
-                break
-        return neutral
+            return name, None if child is None else child.cell(self.rules)
+
+        return until_other(cell, parents)
 
     def tidy(self, made: Derivation) -> Derivation | None:
         """Without lets that nothing uses or that only rename; None if a limit or requirement is broken."""
