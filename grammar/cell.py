@@ -150,8 +150,8 @@ def make_cell(
 ) -> Cell:
     """A cell from its parts, checked like a text. Raises CellTypeError or UnknownNameError.
 
-    Parts that are known to be `sound`, taken from a sketch that was checked, are not checked again: the graph is then
-    made when it is first asked for.
+    Parts that are known to be `sound`, since they are of what was checked before, are not checked again: the graph is
+    then made when it is first asked for.
     """
     tree = CellTree(name, tuple(children), variadic, tuple(states), tuple(statements))
     if not name.isidentifier():

@@ -14,6 +14,8 @@ from search_spaces.rules import (
     HOLE,
     INPUT,
     NEW,
+    TIME,
+    Form,
     Hole,
     LetRule,
     Limits,
@@ -59,9 +61,10 @@ class _Check:
 
     def run(self) -> Rules:
         self._nonterminals()
+        forms = self._forms()
         states = self._states()
         let = self._let()
-        self._classes(states, let)
+        self._classes(states, let, forms)
         rules = {
             line.name.name: Rule(
                 line.name.name,
@@ -85,8 +88,10 @@ class _Check:
             states,
             let,
             rules,
+            forms,
         )
         _derives(made_rules)
+        sums(made_rules)
         return made_rules
 
     # -- lines ------------------------------------------------------------------------------
@@ -126,7 +131,8 @@ class _Check:
                     f"{rule.name!r} is {self.types[rule.name]}",
                     rule.span,
                 )
-            state = StateRule(line.least, line.most, line.cls.name, kind, line.init, rule.name)
+            leaf = self._leaf(line, kind)
+            state = StateRule(line.least, line.most, line.cls.name, kind, line.init, rule.name, leaf)
             if any(s.type == state.type and s.init == state.init for s in made):
                 raise SpaceFileError(
                     f"two `state` lines differ in type or initial value; received {kind} twice", line.span
@@ -137,6 +143,40 @@ class _Check:
                 "a space has states: a line `state{1..2} vec` is missing", self.file.name.span
             )
         return tuple(made)
+
+    def _leaf(self, line: reader.StateLine, kind: Type) -> str:
+        """The rule of a state's values at leaves; none in a space over time."""
+        if line.leaf is None:
+            if self.file.children:
+                raise SpaceFileError(
+                    "over trees a state says what it is at a leaf, as in `state vec -> update leaf start`", line.span
+                )
+            return ""
+        if not self.file.children:
+            raise SpaceFileError("only a space with `children -> ...` has leaves", line.leaf.span)
+        self._nonterminal(line.leaf)
+        if self.types[line.leaf.name] != kind:
+            raise SpaceFileError(
+                f"a state of type {kind} needs values of that type at leaves; "
+                f"{line.leaf.name!r} is {self.types[line.leaf.name]}",
+                line.leaf.span,
+            )
+        return line.leaf.name
+
+    def _forms(self) -> tuple[Form, ...]:
+        """The children of cells over trees; those of a form are told apart by their names."""
+        taken: set[str] = set(self.types)
+        for form in self.file.children:
+            for child in form.names:
+                if child.name in taken or child.name in (INPUT, "out", "state", "new", "self"):
+                    raise SpaceFileError(f"the name of a child is of nothing else; received {child.name!r}", child.span)
+                taken.add(child.name)
+        made = tuple(Form(tuple(n.name for n in f.names), f.variadic) for f in self.file.children)
+        shapes = [(len(f.children), f.variadic) for f in made]
+        for i, line in enumerate(self.file.children):
+            if shapes[i] in shapes[:i]:
+                raise SpaceFileError("two forms differ in the number of children", line.names[0].span)
+        return made or (TIME,)
 
     def _let(self) -> LetRule:
         if not self.file.lets:
@@ -153,11 +193,12 @@ class _Check:
         names = tuple(r.name for r in line.rules)
         return LetRule(line.least, line.most, names, tuple(r.number for r in line.rules))
 
-    def _classes(self, states: Sequence[StateRule], let: LetRule) -> None:
+    def _classes(self, states: Sequence[StateRule], let: LetRule, forms: Sequence[Form]) -> None:
         """Which classes of names there are, and their types."""
         given: list[tuple[str, Type]] = [(r, self.types[r]) for r in let.rules]
         for s in states:
-            given += [(t, s.type) for t in (*s.own, *s.renewed)]
+            old = [t for form in forms for tags in s.old("", form, own=True).values() for t in tags]
+            given += [(t, s.type) for t in (*old, *s.renewed)]
         for tag, kind in given:
             if self.tags.setdefault(tag, kind) != kind:
                 self.tags[tag] = None
@@ -317,6 +358,55 @@ def _written(expr: Expr) -> Expr:
         label = str(expr.attr("label"))
         return ref(f"${expr.attr('tag')}" + (f".{label}" if label else ""))
     return replace(expr, args=tuple(map(_written, expr.args)))
+
+
+def sums(rules: Rules) -> None:
+    """Check that names of any number of children stand inside `sum(...)`, and each `sum` has one in its own production."""
+    each = {t for f in rules.forms if f.variadic for s in rules.states for t in _of_children(s, f)}
+    outside = {s.rule for s in rules.states} | {s.leaf for s in rules.states if s.leaf}
+    outside |= {"out", *rules.let.rules}
+    seen: set[tuple[str, bool]] = set()
+    stack = [(name, False) for name in sorted(outside)]
+    while stack:
+        name, inside = stack.pop()
+        if (name, inside) in seen:
+            continue
+        seen.add((name, inside))
+        for p in rules.rules[name].productions:
+            for h, summed in _summed(p, inside, rules.rules[name]):
+                if h.rule is not None:
+                    stack.append((h.rule, summed))
+                elif h.tag in each and not summed:
+                    raise SpaceFileError(
+                        f"`${h.tag}` stands for any number of children: `{p.text}` of {name!r} is used outside of sum(...)",
+                        rules.rules[name].span,
+                    )
+            for item in (e for i in p.items for e in i.walk() if e.op == "sum"):
+                inner = [p.holes[int(e.attr("index"))] for e in item.walk() if e.op == HOLE]  # type: ignore[arg-type]
+                if not any(h.tag in each for h in inner):
+                    raise SpaceFileError(
+                        f"`sum` is over children and names one, as in sum($vec_k); received `{p.text}`",
+                        rules.rules[name].span,
+                    )
+
+
+def _of_children(state: StateRule, form: Form) -> set[str]:
+    return {t for tags in state.old("", form, own=True).values() for t in tags}
+
+
+def _summed(p: Production, inside: bool, rule: Rule) -> Iterator[tuple[Hole, bool]]:
+    """The holes of a production, and whether each is inside of a sum."""
+
+    def visit(expr: Expr, summed: bool) -> Iterator[tuple[Hole, bool]]:
+        if expr.op == HOLE:
+            yield p.holes[int(expr.attr("index"))], summed  # type: ignore[arg-type]
+        elif expr.op == "sum" and summed:
+            raise SpaceFileError(f"`sum` is not nested; received `{p.text}` inside of a sum", rule.span)
+        for a in expr.args:
+            yield from visit(a, summed or expr.op == "sum")
+
+    for item in p.items:
+        yield from visit(item, inside)
 
 
 def _terminates(rules: dict[str, Rule]) -> None:

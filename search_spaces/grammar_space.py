@@ -12,7 +12,7 @@ import numpy as np
 from grammar import Cell
 from search_spaces.check import parse_space
 from search_spaces.counting import Counter
-from search_spaces.derivation import Derivation
+from search_spaces.derivation import Derivation, Tree
 from search_spaces.errors import SpaceError
 from search_spaces.fitting import fit
 from search_spaces.likelihood import Likelihood
@@ -41,6 +41,7 @@ class GrammarSpace(Space):
     def __init__(self, text: str, source: str = "<text>") -> None:
         self.rules: Rules = parse_space(text, source)
         self._derived: WeakKeyDictionary[Cell, Derivation | str] = WeakKeyDictionary()
+        self._checked: set[object] = set()
 
     @property
     def name(self) -> str:
@@ -92,7 +93,35 @@ class GrammarSpace(Space):
 
     def _draw(self, rng: np.random.Generator, size: int | None, weighted: bool) -> Cell:
         sampler = self._weighted if weighted else self._counting
-        return sampler.draw(rng, size).cell(self.rules)
+        return self._cell(sampler.draw(rng, size))
+
+    def _cell(self, made: Derivation) -> Cell:
+        """The cell of a derivation, checked if it has a production or a set of states that no cell had before.
+
+        Types, arities and options are matters of single productions, so what was checked in one cell holds in others;
+        but weights that share a label are not, so cells of a space with labels are always checked.
+        """
+        parts: set[object] = {made.form, tuple(s.type for s in made.states)}
+        stack: list[Tree | str] = [e.tree for e in made.equations]
+        while stack:
+            at = stack.pop()
+            if isinstance(at, Tree):
+                parts.add((at.rule, at.production))
+                stack += at.parts
+        sound = parts <= self._checked and not self._labels
+        cell = made.cell(self.rules, sound)
+        self._checked |= parts
+        return cell
+
+    @cached_property
+    def _labels(self) -> bool:
+        return any(
+            node.attr("share")
+            for rule in self.rules.rules.values()
+            for p in rule.productions
+            for item in p.items
+            for node in item.walk()
+        )
 
     def count(self, alive: bool = False) -> tuple[int, ...]:
         """For each size from 0 up, the number of derivations that use every let, within the limits; exact.
@@ -107,11 +136,8 @@ class GrammarSpace(Space):
             for plan in reversed(sampler.plans):  # those with the most lets first
                 series = Reach(sampler).series(plan)
                 if series is None:
-                    why = (
-                        " with `require new`"
-                        if NEW in self.rules.require
-                        else f": up to {self.rules.let.most} lets"
-                    )
+                    why = " over trees" if self.rules.trees else f": up to {self.rules.let.most} lets"
+                    why = " with `require new`" if NEW in self.rules.require else why
                     raise SpaceError(f"space {self.name}: its alive derivations cannot be counted{why}")
                 total = total + series
             return tuple(int(n) for n in total)
@@ -185,6 +211,8 @@ class GrammarSpace(Space):
             yield f"  zoo cells in it: {', '.join(self.claims)}"
         if rules.require:
             yield f"  always: {'; '.join(REQUIRED[r] for r in rules.require)}"
+        if rules.trees:
+            yield f"  children -> {' | '.join(map(str, rules.forms))}"
         yield from (f"  {s}" for s in rules.states)
         if rules.let.most:
             yield f"  {rules.let}"
