@@ -406,7 +406,8 @@ _SHOWN = {
     "_LPAR": "'('", "_RPAR": "')'", "_LBRACE": "'{'", "_RBRACE": "'}'", "_COMMA": "','", "_COLON": "':'",
     "_EQUAL": "'='", "PLUS": "'+'", "MINUS": "'-'", "STAR": "'*'", "SLASH": "'/'", "_DOT": "'.'", "_BAR": "'|'",
     "_SEMI": "';'", "_NL": "a new line", "NAME": "a name", "PRIMED": "a primed name", "NUMBER": "a number",
-    "MEM": "mem(n)", "WEIGHT": "a weight as in [2]", "_CHOICE": "'choice'", "_UNTIL": "'until'", "$END": "the end of the text",
+    "MEM": "mem(n)", "WEIGHT": "a weight as in [2]", "_CHOICE": "'choice'",
+    "_UNTIL": "'until'", "$END": "the end of the text",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from itertools import product
 
 from grammar import IN, NAMED, OPS, Expr, GrammarError, Type, ref, show_expr, suggest, zoo_names
 from search_spaces import reader
+from search_spaces.children import sums
 from search_spaces.errors import SpaceFileError
 from search_spaces.reader import OPERANDS, Alternative, Named, SpaceFile
 from search_spaces.rules import (
@@ -149,7 +150,8 @@ class _Check:
         if line.leaf is None:
             if self.file.children:
                 raise SpaceFileError(
-                    "over trees a state says what it is at a leaf, as in `state vec -> update leaf start`", line.span
+                    "over trees a state says what it is at a leaf, as in `state vec -> update leaf start`",
+                    line.span,
                 )
             return ""
         if not self.file.children:
@@ -169,7 +171,9 @@ class _Check:
         for form in self.file.children:
             for child in form.names:
                 if child.name in taken or child.name in (INPUT, "out", "state", "new", "self"):
-                    raise SpaceFileError(f"the name of a child is of nothing else; received {child.name!r}", child.span)
+                    raise SpaceFileError(
+                        f"the name of a child is of nothing else; received {child.name!r}", child.span
+                    )
                 taken.add(child.name)
         made = tuple(Form(tuple(n.name for n in f.names), f.variadic) for f in self.file.children)
         shapes = [(len(f.children), f.variadic) for f in made]
@@ -358,55 +362,6 @@ def _written(expr: Expr) -> Expr:
         label = str(expr.attr("label"))
         return ref(f"${expr.attr('tag')}" + (f".{label}" if label else ""))
     return replace(expr, args=tuple(map(_written, expr.args)))
-
-
-def sums(rules: Rules) -> None:
-    """Check that names of any number of children stand inside `sum(...)`, and each `sum` has one in its own production."""
-    each = {t for f in rules.forms if f.variadic for s in rules.states for t in _of_children(s, f)}
-    outside = {s.rule for s in rules.states} | {s.leaf for s in rules.states if s.leaf}
-    outside |= {"out", *rules.let.rules}
-    seen: set[tuple[str, bool]] = set()
-    stack = [(name, False) for name in sorted(outside)]
-    while stack:
-        name, inside = stack.pop()
-        if (name, inside) in seen:
-            continue
-        seen.add((name, inside))
-        for p in rules.rules[name].productions:
-            for h, summed in _summed(p, inside, rules.rules[name]):
-                if h.rule is not None:
-                    stack.append((h.rule, summed))
-                elif h.tag in each and not summed:
-                    raise SpaceFileError(
-                        f"`${h.tag}` stands for any number of children: `{p.text}` of {name!r} is used outside of sum(...)",
-                        rules.rules[name].span,
-                    )
-            for item in (e for i in p.items for e in i.walk() if e.op == "sum"):
-                inner = [p.holes[int(e.attr("index"))] for e in item.walk() if e.op == HOLE]  # type: ignore[arg-type]
-                if not any(h.tag in each for h in inner):
-                    raise SpaceFileError(
-                        f"`sum` is over children and names one, as in sum($vec_k); received `{p.text}`",
-                        rules.rules[name].span,
-                    )
-
-
-def _of_children(state: StateRule, form: Form) -> set[str]:
-    return {t for tags in state.old("", form, own=True).values() for t in tags}
-
-
-def _summed(p: Production, inside: bool, rule: Rule) -> Iterator[tuple[Hole, bool]]:
-    """The holes of a production, and whether each is inside of a sum."""
-
-    def visit(expr: Expr, summed: bool) -> Iterator[tuple[Hole, bool]]:
-        if expr.op == HOLE:
-            yield p.holes[int(expr.attr("index"))], summed  # type: ignore[arg-type]
-        elif expr.op == "sum" and summed:
-            raise SpaceFileError(f"`sum` is not nested; received `{p.text}` inside of a sum", rule.span)
-        for a in expr.args:
-            yield from visit(a, summed or expr.op == "sum")
-
-    for item in p.items:
-        yield from visit(item, inside)
 
 
 def _terminates(rules: dict[str, Rule]) -> None:

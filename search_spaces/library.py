@@ -56,7 +56,7 @@ def load_space(source: str | Sketch) -> Space:
 
 
 def read_space(text: str, source: str = "<text>") -> Space:
-    """The space that a text describes; `source` names it in errors. Raises SpaceFileError with line, column and caret."""
+    """The space that a text describes; `source` names it in errors. Raises SpaceFileError with its place."""
     return read_sketches(text, source) if has_sketches(text) else GrammarSpace(text, source)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from grammar import OPS, Cell, Expr, State
-from search_spaces.places import Path, Places, block_paths, skeleton
+from search_spaces.places import Path, Places, block_pairs, skeleton
 from search_spaces.shapes import symmetric
 from search_spaces.templates import Template, site_of
 
@@ -62,15 +62,20 @@ def readings(template: Template, cell: Cell) -> list[Found] | str:
             if all(_alike(a, b) for a, b in zip(sketch.states, chosen, strict=True)):
                 names = {a.name: b.name for a, b in zip(sketch.states, chosen, strict=True)}
                 for bound in _Match(template, cell, names).whole():
-                    picks = sorted(
-                        (k[1], v) for k, v in bound.items() if k[0] == "site"  # type: ignore[type-var]
-                    )
-                    found[tuple(picks)] = None  # type: ignore[index]
+                    found[_options(bound)] = None
                     if len(found) == FOUND:
                         return list(found)
     except _GivenUp:
         return "it takes too long to compare"
     return list(found) or "its equations are others"
+
+
+def _options(bound: Bound) -> Found:
+    """The options of the holes, by hole."""
+    given = ((k[1], v) for k, v in bound.items() if k[0] == "site")
+    return tuple(
+        sorted((site, option) for site, option in given if isinstance(site, int) and isinstance(option, int))
+    )
 
 
 def unused_let(cell: Cell) -> str | None:
@@ -106,8 +111,10 @@ class _Match:
 
     def whole(self) -> Iterator[Bound]:
         """Each way to read the cell as the template."""
-        ours = block_paths(self.sketch.statements)
-        blocks = dict(zip(ours, block_paths(self.cell.statements), strict=True))
+        for blocks in block_pairs(self.sketch.statements, self.cell.statements):
+            yield from self._with_blocks(blocks)
+
+    def _with_blocks(self, blocks: Mapping[Path, Path]) -> Iterator[Bound]:
         theirs = {
             (e.scope, e.name or str(e.path[-1] < 0)): e for e in self.theirs.equations.values() if not e.let
         }
@@ -171,11 +178,13 @@ class _Match:
         a, b = self._meant(a), self._meant(b)
         if a.place == b.place:
             return True
-        same = a.expr.op == b.expr.op and a.expr.attrs == b.expr.attrs and len(a.expr.args) == len(b.expr.args)
-        return (
-            same
-            and (not _weighted(a.expr) or bool(a.expr.attr("share")))
-            and all(self._equal(a.operand(i), b.operand(i)) for i in range(len(a.expr.args)))
+        if a.expr.op != b.expr.op or a.expr.attrs != b.expr.attrs or len(a.expr.args) != len(b.expr.args):
+            return False
+        if _weighted(a.expr) and not a.expr.attr("share"):
+            return False
+        return any(
+            all(self._equal(a.operand(i), b.operand(j)) for i, j in enumerate(order))
+            for order in _orders(a.expr)
         )
 
     def _same(self, ours: _At, theirs: _At, bound: Bound) -> Bound | None:
@@ -199,8 +208,11 @@ class _Match:
         return {**bound, **new} if new else bound
 
     def _operands(self, ours: _At, theirs: _At, bound: Bound) -> Iterator[Bound]:
-        numbers = range(len(ours.expr.args))
-        orders = permutations(numbers) if symmetric(ours.expr) else (tuple(numbers),)
-        for order in orders:
-            pairs = [(ours.operand(i), theirs.operand(j)) for i, j in zip(numbers, order, strict=True)]
-            yield from self._all(pairs, bound)
+        for order in _orders(ours.expr):
+            yield from self._all([(ours.operand(i), theirs.operand(j)) for i, j in enumerate(order)], bound)
+
+
+def _orders(expr: Expr) -> Iterator[tuple[int, ...]]:
+    """The orders of operands that mean the same."""
+    numbers = tuple(range(len(expr.args)))
+    yield from permutations(numbers) if symmetric(expr) else (numbers,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from grammar import Depth, Expr, Leaf, Let, Out, Repeat, Statement
 
@@ -13,7 +14,7 @@ UNTIL = -1  # in place of a number: the gate of a `depth` block
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """`name = expr`, `out expr` or `until(expr)`: the place, the block that it stands in, and the name, if it has one."""
+    """`name = expr`, `out expr` or `until(expr)`: its place, and its name if it has one."""
 
     path: Path
     name: str
@@ -92,25 +93,37 @@ class Places:
         return [*self.roots(), *(self.equations[p] for p in reversed(done))]
 
 
-def skeleton(statements: Sequence[Statement]) -> tuple[object, ...]:
-    """The blocks of a text: kinds, counts and what is inside them, in order."""
-    made: list[object] = []
+def skeleton(statements: Sequence[Statement]) -> tuple[str, ...]:
+    """The blocks of a text, whatever their order: kinds, counts and what is inside them."""
+    made: list[str] = []
     for s in statements:
-        if isinstance(s, Repeat):
-            made.append(("repeat", s.times, s.fresh, skeleton(s.body)))
-        elif isinstance(s, Depth):
-            made.append(("depth", s.times, s.until is not None, skeleton(s.body)))
-        elif isinstance(s, Leaf):
-            made.append(("leaf", skeleton(s.body)))
-    return tuple(made)
+        if not isinstance(s, Let | Out):
+            made.append(f"{_kind(s)} {skeleton(s.body)}")
+    return tuple(sorted(made))
 
 
-def block_paths(statements: Sequence[Statement], scope: Path = ()) -> Iterator[Path]:
-    """The places of all blocks, the whole text first, in the order of `skeleton`."""
-    yield scope
-    for number, s in enumerate(statements):
-        if isinstance(s, Repeat | Depth | Leaf):
-            yield from block_paths(s.body, (*scope, number))
+def _kind(block: Repeat | Depth | Leaf) -> str:
+    if isinstance(block, Leaf):
+        return "leaf"
+    if isinstance(block, Repeat):
+        return f"repeat {block.times} {block.fresh}"
+    return f"depth {block.times} {block.until is not None}"
+
+
+def block_pairs(
+    ours: Sequence[Statement], theirs: Sequence[Statement], here: Path = (), there: Path = ()
+) -> Iterator[dict[Path, Path]]:
+    """Each way to pair the blocks of two texts of the same skeleton, as places; the texts themselves are a pair."""
+    mine, other = (
+        [(i, s) for i, s in enumerate(text) if not isinstance(s, Let | Out)] for text in (ours, theirs)
+    )
+    for order in permutations(other):
+        found = [{here: there}]
+        for (i, a), (j, b) in zip(mine, order, strict=True):
+            alike = _kind(a) == _kind(b) and skeleton(a.body) == skeleton(b.body)
+            inner = [*block_pairs(a.body, b.body, (*here, i), (*there, j))] if alike else []
+            found = [one | more for one in found for more in inner]
+        yield from found
 
 
 def rebuilt(

@@ -146,7 +146,9 @@ class Tables:
         self.template = template
         self.weighted = weighted
         self.length = 1 + sum(_largest(e.expr) for e in template.order)
-        self._known: dict[tuple[int, int, Path], Table] = {}  # by the identity of an expression of the template
+        self._known: dict[
+            tuple[int, int, Path], Table
+        ] = {}  # by the identity of an expression of the template
         self._series: dict[tuple[int, Mask], Series] = {}
 
     @cached_property
@@ -187,9 +189,7 @@ class Tables:
         else:
             used = self.template.places.let(expr, scope)
             own = (0 if used is None else self.template.bits[used], int(expr.op in OPS))
-            made = {
-                (m | own[0], n + own[1]): ways for (m, n), ways in self._together(expr, 0, scope).items()
-            }
+            made = {(m | own[0], n + own[1]): ways for (m, n), ways in self._together(expr, 0, scope).items()}
         self._known[key] = made
         return made
 

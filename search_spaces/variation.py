@@ -258,7 +258,10 @@ class Varier:
             return None
         rule = let.rules[pick(rng, let.weights)]
         at, hole = _any(rng, among)
-        if production(self.rules, at.tree).holes[hole].tag != rule or made.equations[at.equation].kind == "leaf":
+        if (
+            production(self.rules, at.tree).holes[hole].tag != rule
+            or made.equations[at.equation].kind == "leaf"
+        ):
             return None
         name = let_name(rule, self._taken(made))
         before = min(at.equation, len(made.lets()))
@@ -484,7 +487,12 @@ class Varier:
         found = {f"{LEAF}{old}": f"{LEAF}{new}" for old, new in names.items() if old.endswith("'")}
         if a.form == b.form:
             states = {s.name for s in b.states}
-            found |= {f"{c}.{old}": f"{c}.{new}" for old, new in names.items() if old in states for c in a.form.children}
+            found |= {
+                f"{c}.{old}": f"{c}.{new}"
+                for old, new in names.items()
+                if old in states
+                for c in a.form.children
+            }
         return found
 
     def _lets_of(self, made: Derivation, tree: Tree) -> list[Equation]:

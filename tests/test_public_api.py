@@ -62,8 +62,8 @@ PUBLIC: dict[str, str] = {
         cell_statistics statistic_names
     """,
     "search_spaces": """
-        Limits NoCellError NotAMemberError Space SpaceError SpaceFileError UnknownSpaceError
-        Variation load_space space_names space_text
+        GrammarSpace Limits NoCellError NotAMemberError SketchSpace Space SpaceError SpaceFileError
+        UnknownSpaceError Variation load_space read_space space_names space_text
     """,
 }
 

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from space_suite import SELF, TINY, renamed, rewritten
+from space_suite import SELF, TINY, TREES, renamed, rewritten
 
 from grammar import make_cell, parse, zoo, zoo_names
-from search_spaces import NotAMemberError, Space, load_space, space_names
+from search_spaces import GrammarSpace, NotAMemberError, load_space, space_names
 
-SPACES = {name: load_space(name) for name in space_names()} | {"tiny": Space(TINY), "self": Space(SELF)}
+SPACES = {name: load_space(name) for name in space_names()} | {
+    "tiny": GrammarSpace(TINY),
+    "self": GrammarSpace(SELF),
+    "trees": GrammarSpace(TREES),
+}
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -122,7 +126,7 @@ def test_labels_stand_for_one_name() -> None:
 def test_what_is_too_deep_may_be_named_in_parts() -> None:
     cell = parse(f"cell c {{ state h: vec; h' = {'tanh(' * 9}lin(x, h){')' * 9}; out h' }}")
     assert cell in SPACES["gated"]
-    plain = Space(SPACES["gated"].text.replace("let{0..4}", "let{0}"))
+    plain = GrammarSpace(SPACES["gated"].text.replace("let{0..4}", "let{0}"))
     assert plain.why_not(cell) == "`h' = ...` does not derive from vec"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from space_suite import SELF, TINY
 
 from grammar import GrammarError
-from search_spaces import Space, SpaceError, SpaceFileError, space_names, space_text
+from search_spaces import GrammarSpace, SpaceError, SpaceFileError, space_names, space_text
 
 GOOD = """space s {
   limits size <= 9, depth <= 4
@@ -86,7 +86,7 @@ def test_each_fault_is_answered_with_its_place(
 ) -> None:
     assert GOOD.count(old) >= 1
     with pytest.raises(SpaceFileError, match=message) as caught:
-        Space(GOOD.replace(old, new, 1), "mine.space")
+        GrammarSpace(GOOD.replace(old, new, 1), "mine.space")
     shown = str(caught.value).splitlines()
     assert shown[0].startswith(f"mine.space:{line}:{column}: ")
     if len(shown) > 1:
@@ -94,19 +94,19 @@ def test_each_fault_is_answered_with_its_place(
 
 
 def test_the_base_of_the_table_is_sound() -> None:
-    assert str(Space(GOOD)) == "<Space s>"
+    assert str(GrammarSpace(GOOD)) == "<Space s>"
     assert issubclass(SpaceFileError, SpaceError)
     assert issubclass(SpaceFileError, GrammarError)
 
 
 def test_one_class_of_names_has_one_type() -> None:
     with pytest.raises(SpaceFileError, match=r"\$self has names of several types; .* as in \$cell_self"):
-        Space(SELF.replace("$cell_self)", "$self)"))
+        GrammarSpace(SELF.replace("$cell_self)", "$self)"))
 
 
 def test_text_that_is_too_long_is_refused() -> None:
     with pytest.raises(SpaceFileError, match="at most 100,000 characters; received 200,2"):
-        Space(GOOD + "#" * 200_000, "long.space")
+        GrammarSpace(GOOD + "#" * 200_000, "long.space")
 
 
 TEXTS = [TINY, SELF, GOOD, *(space_text(name) for name in space_names())]
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_read_or_refused_with_a_place(text: str, seed: int, ed
         piece = pieces[int(rng.integers(len(pieces)))] if rng.random() < 0.6 else ""
         text = text[:at] + piece + text[at + int(rng.integers(4)) :]
     try:
-        space = Space(text)
+        space = GrammarSpace(text)
     except SpaceFileError as error:
         found: object = error.span
     else:
@@ -152,4 +152,4 @@ def test_a_damaged_file_is_read_or_refused_with_a_place(text: str, seed: int, ed
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with pytest.raises(SpaceFileError, match=r".+"):
-        Space(text)
+        GrammarSpace(text)

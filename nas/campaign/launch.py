@@ -22,7 +22,7 @@ from nas.campaign.workers import RayPool
 from nas.errors import RunError
 from nas.searchers import Searcher, make_searcher
 from nas.tasks import Task, absolute_name, load_task
-from search_spaces import load_space, read_space
+from search_spaces import Space, load_space, read_space
 
 MEMORY_SHARE = 0.8
 """Of the machine's memory, for all workers of a local run together, unless the user sets the cap."""
