@@ -23,6 +23,7 @@ class _Parts:
 
     head: str
     cells: tuple[str, ...]
+    closed: bool  # whether a bracket closes after the last sketch
 
 
 def is_sketch(text: str) -> bool:
@@ -50,13 +51,18 @@ def read_sketches(text: str, source: str) -> SketchSpace:
     if is_sketch(text):
         return sketch_space(_sketch(text, text, source), text)
     parts = _split(text)
+    sketches = [_sketch(cell, text, source) for cell in parts.cells]
+    if not parts.closed:
+        lines = text.rstrip().splitlines()
+        raise SpaceFileError(
+            "the text ends inside a space: a closing '}' is missing", Span(len(lines), len(lines[-1]) + 1)
+        ).locate(text, source)
     file = reader.read(parts.head, source)
     try:
         _only_sketches(file)
     except SpaceFileError as error:
         error.locate(text, source)
         raise
-    sketches = [_sketch(cell, text, source) for cell in parts.cells]
     claims = tuple(n.name for n in file.claims)
     return SketchSpace(file.name.name, sketches, doc(text), claims, text)
 
@@ -103,7 +109,7 @@ def _split(text: str) -> _Parts:
         head += [text[at:start], _blank(text[start:end])]
         cells.append(_blank(text[:start]) + text[start:end])
         at = end
-    return _Parts("".join([*head, text[at:]]), tuple(cells))
+    return _Parts("".join([*head, text[at:]]), tuple(cells), "}" in bare[at:])
 
 
 def _closing(bare: str, at: int) -> int:

@@ -104,10 +104,13 @@ class SketchSpace(Space):
 
     @cached_property
     def _counts(self) -> tuple[int, ...]:
-        longest = max(t.length for t in self._counted)
-        return tuple(
-            sum(int(t.whole[n]) for t in self._counted if n < t.length) for n in range(longest)
-        )  # fmt: skip
+        found = [0] * max(t.length for t in self._counted)
+        for t in self._counted:
+            for n, ways in enumerate(t.whole):
+                found[n] += int(ways)
+        while not found[-1]:
+            found.pop()
+        return tuple(found)
 
     # -- probability ----------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from search_spaces import (
     SpaceFileError,
     UnknownSpaceError,
     load_space,
+    read_space,
     space_names,
     space_text,
 )
@@ -125,3 +128,14 @@ def test_members_of_nasbench_nlp_are_recipes() -> None:
     for i in range(60):
         cell = space.sample(rng, by=("weights", "size")[i % 2])
         assert from_nasbench_nlp(to_nasbench_nlp(cell)).digest == cell.digest
+
+
+def test_the_document_names_every_space_and_its_examples_are_spaces() -> None:
+    text = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
+    assert all(f"\n| `{name}` |" in text for name in space_names())
+    blocks = [block for block in re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE) if "{" in block]
+    spaces = [
+        read_space(dedent(b)) for b in blocks if re.match(r"(#[^\n]*\n|\s)*(space|cell) ", dedent(b).strip())
+    ]
+    assert [space.name for space in spaces] == ["small", "mine"]
+    assert all(space.sample(np.random.default_rng(0)) in space for space in spaces)
