@@ -83,7 +83,7 @@ class _Probe:
         self.tree = _tree(graph)
         buffers = sum(memory_length(graph, i) for i in graph.reachable(graph.roots()))
         steps = (
-            max(_STEPS, 3 + len(graph.states) + buffers)
+            max(_STEPS, 3 + len(graph.live()[1]) + buffers)
             if self.tree is None
             else _positions(graph, self.tree)
         )
