@@ -22,12 +22,13 @@ DIGEST_VERSION = 2  # raised when the canonical form of any cell changes; golden
 class _Text:
     """What cells and sketches share: the tree as written, its graph, its printed text."""
 
-    __slots__ = ("__weakref__", "_digest", "_text", "graph", "tree")
+    __slots__ = ("__weakref__", "_canonical", "_digest", "_text", "graph", "tree")
 
     tree: CellTree
     graph: Graph
     _text: str
     _digest: str | None
+    _canonical: Cell | None
 
     @property
     def name(self) -> str:
@@ -75,7 +76,10 @@ class Cell(_Text):
         """The cell without what does not matter: names, order, dead code, repeated subexpressions."""
         from grammar.canonical import canonical_tree
 
-        return _intern(Cell, canonical_tree(self.graph))
+        if self._canonical is None:
+            object.__setattr__(self, "_canonical", _intern(Cell, canonical_tree(self.graph)))
+        assert self._canonical is not None
+        return self._canonical
 
     @property
     def digest(self) -> str:
@@ -154,7 +158,8 @@ def _intern(kind: type[_T], tree: CellTree) -> _T:
         return known
     graph = lower(tree, holes=kind is Sketch)
     made = kind.__new__(kind)
-    for name, value in (("tree", tree), ("graph", graph), ("_text", text), ("_digest", None)):
+    parts = {"tree": tree, "graph": graph, "_text": text, "_digest": None, "_canonical": None}
+    for name, value in parts.items():
         object.__setattr__(made, name, value)
     with _LOCK:
         kept: _T = _CELLS.setdefault((kind, text), made)

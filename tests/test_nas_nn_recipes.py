@@ -40,11 +40,11 @@ def _recipes(folder: Path, count: int) -> list[tuple[int, Recipe]]:
 def _maps(recipe: Recipe, module: CellModule) -> dict[str, tuple[list[Tensor], Tensor]]:
     """The matrices (one for each input) and the bias of each linear node."""
     arrays = dict(module.named_parameters())
-    found = {}
+    found: dict[str, tuple[list[Tensor], Tensor]] = {}
     for node, entry in recipe.items():
         if entry["op"] == "linear":
             name = re.sub(r"^h_new_(\d+)$", r"h\1", node)
-            weights = [arrays.pop(f"layers.0.{name}.w{j}") for j in range(len(entry["input"]))]
+            weights: list[Tensor] = [arrays.pop(f"layers.0.{name}.w{j}") for j in range(len(entry["input"]))]
             found[node] = (weights, arrays.pop(f"layers.0.{name}.b"))
     assert not arrays, "arrays that no node of the recipe has"
     return found
