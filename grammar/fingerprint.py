@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -53,11 +54,19 @@ def fingerprint(cell: Cell) -> str:
     fingerprint only with cells of the same digest. Different functions could
     share one where they differ by less than 1e-6 in all of the few steps; none of the zoo does.
     """
-    try:
-        text = _Probe(_marked(cell.canonical())).text()
-    except CellBuildError:  # no sizes of ours fit the cell, or it cannot be run
-        text = ""
-    return hashlib.sha256(f"{FINGERPRINT_VERSION}:{text or cell.digest}".encode()).hexdigest()
+    canonical = cell.canonical()
+    found = _KNOWN.get(canonical)
+    if found is None:
+        try:
+            text = _Probe(_marked(canonical)).text()
+        except CellBuildError:  # no sizes of ours fit the cell, or it cannot be run
+            text = ""
+        found = hashlib.sha256(f"{FINGERPRINT_VERSION}:{text or cell.digest}".encode()).hexdigest()
+        _KNOWN[canonical] = found
+    return found
+
+
+_KNOWN: WeakKeyDictionary[Cell, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
