@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from normal_cases import ODD_TIME, SPACES, TIME, Case, case, interpreted, parts, reference, sampled
+from normal_cases import ODD_TIME, SPACES, TIME, Case, case, interpreted, parts, real, reference, sampled
 from normal_runner import run_backward
 from strategies import cells
 from torch import Tensor
@@ -18,10 +18,6 @@ from nas.ir.derivatives import BACKWARD_ONLY
 
 TOLERANCE = 1e-9
 WILD = 1e6  # gradients of random cells beyond this are compared no further
-
-
-def real(value: Tensor) -> Tensor:
-    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def by_torch(example: Case) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:

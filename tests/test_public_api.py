@@ -40,10 +40,10 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NO_DERIVATIVE Normal
-        PRIMITIVES Place Program RULES Region Replay Rule STACK STAGES Slot WeightGradient adjoint adjoint_cell
-        compile_program describe is_plain joins normal normal_cell passes register_expansion same_axes shape_in show
-        taps tree_parts verify width_of
+        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NO_DERIVATIVE
+        Normal PRIMITIVES Place Program RULES Region Replay Rule STACK STAGES Slot WeightGradient adjoint
+        adjoint_cell adjoint_tree compile_program describe is_plain joins normal normal_cell normal_tree
+        passes register_expansion same_axes shape_in show taps tree_parts verify width_of
     """,
     "nas.nn": """
         CellModule Stack State TreeModule build detach_state from_torch

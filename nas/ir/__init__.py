@@ -6,6 +6,7 @@ from nas.ir.adjoint import Replay as Replay
 from nas.ir.adjoint import WeightGradient as WeightGradient
 from nas.ir.adjoint import adjoint as adjoint
 from nas.ir.adjoint import adjoint_cell as adjoint_cell
+from nas.ir.adjoint import adjoint_tree as adjoint_tree
 from nas.ir.builder import Builder as Builder
 from nas.ir.builder import shape_in as shape_in
 from nas.ir.builder import width_of as width_of
@@ -20,6 +21,7 @@ from nas.ir.normal import Normal as Normal
 from nas.ir.normal import Place as Place
 from nas.ir.normal import normal as normal
 from nas.ir.normal import normal_cell as normal_cell
+from nas.ir.normal import normal_tree as normal_tree
 from nas.ir.passes import compile_program as compile_program
 from nas.ir.passes import is_plain as is_plain
 from nas.ir.passes import joins as joins

@@ -13,7 +13,7 @@ from nas.errors import BuildError
 from nas.ir.builder import BINARY, UNARY, Builder
 from nas.ir.expansions import COMPLEX, EXPANSIONS, Pair, part_type, plus
 from nas.ir.lowering import taps
-from nas.ir.passes import compile_program
+from nas.ir.passes import compile_program, tree_parts
 from nas.ir.program import Instr, Map, Program, Slot
 
 # What stands in normal programs beside the elementwise `UNARY` and `BINARY`.
@@ -65,6 +65,16 @@ class Normal:
 def normal_cell(cell: Cell) -> Normal:
     """The normal form of a time cell."""
     return normal(compile_program(cell, "sink"))
+
+
+@lru_cache(maxsize=256)
+def normal_tree(cell: Cell, arity: int = 2) -> tuple[Normal, Normal]:
+    """The normal forms of what a tree cell does at a leaf, and of what it does in a merge of `arity` children.
+
+    At a leaf only the slots' new values are results.
+    """
+    leaf, merge = tree_parts(compile_program(cell, "sink"))
+    return normal(leaf, arity), normal(merge, arity)
 
 
 def normal(program: Program, arity: int = 2) -> Normal:
@@ -212,6 +222,8 @@ class _Lowering:
             return b.apply(instr.op, *args)
         if instr.op == "param":
             return b.param(instr.weight, instr.type)
+        if instr.op in ("read", "readt"):
+            return (b.read if instr.op == "read" else b.readt)(*self._typed(instr, args))
         if instr.op in PRIMITIVES:
             return b.emit(instr.op, self._typed(instr, args), instr.type)
         raise BuildError(
