@@ -225,6 +225,7 @@ def test_what_belongs_to_the_machine_may_change_and_nothing_else(inline: None, t
         ({"task": "text", "data": "no/such/file"}, TaskError, "no/such/file does not exist"),
         ({"address": "127.0.0.1:1"}, RunError, "no Ray cluster at 127.0.0.1:1: Connection refused"),
         ({"device": "cuda"}, RunError, "device cuda: there is no GPU here"),
+        ({"task": "text", "params": 10}, RunError, "10 parameters is too small: at width 1, the smallest"),
     ],
 )
 def test_what_cannot_be_started_is_said_before_anything_is_written(
@@ -235,6 +236,18 @@ def test_what_cannot_be_started_is_said_before_anything_is_written(
     with pytest.raises(error, match=said):
         start(QUICK.replace(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.campaign.launch._workers", lambda *a: pytest.fail("the workers were made"))
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(RunError, match=r"cannot make run folder .*file/run: .*file is a file"):
+        start(QUICK, tmp_path / "file" / "run")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(RunError, match=r"cannot make run folder .* is not writable"):
+        start(QUICK, tmp_path / "run")
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_anything_is_loaded(inline: None, tmp_path: Path) -> None:
