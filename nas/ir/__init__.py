@@ -10,6 +10,9 @@ from nas.ir.adjoint import adjoint_tree as adjoint_tree
 from nas.ir.builder import Builder as Builder
 from nas.ir.builder import shape_in as shape_in
 from nas.ir.builder import width_of as width_of
+from nas.ir.checking import checked_analysis as checked_analysis
+from nas.ir.checking import checked_recurrences as checked_recurrences
+from nas.ir.checking import refuted as refuted
 from nas.ir.derivatives import DERIVATIVES as DERIVATIVES
 from nas.ir.derivatives import NO_DERIVATIVE as NO_DERIVATIVE
 from nas.ir.expansions import EXPANSIONS as EXPANSIONS
@@ -37,8 +40,13 @@ from nas.ir.program import Map as Map
 from nas.ir.program import Program as Program
 from nas.ir.program import Region as Region
 from nas.ir.program import Slot as Slot
+from nas.ir.recurrence import Recurrence as Recurrence
+from nas.ir.recurrence import recurrences as recurrences
+from nas.ir.scans import Scan as Scan
+from nas.ir.scans import with_scans as with_scans
 from nas.ir.show import describe as describe
 from nas.ir.show import show as show
+from nas.ir.show import show_after as show_after
 from nas.ir.verify import RULES as RULES
 from nas.ir.verify import Rule as Rule
 from nas.ir.verify import verify as verify
