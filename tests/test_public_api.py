@@ -40,11 +40,12 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NO_DERIVATIVE
-        Normal PRIMITIVES Place Program RULES Recurrence Region Replay Rule STACK STAGES Scan Slot
-        WeightGradient adjoint adjoint_cell adjoint_tree checked_analysis checked_recurrences compile_program
-        describe is_plain joins normal normal_cell normal_tree passes recurrences refuted register_expansion
-        same_axes shape_in show show_after taps tree_parts verify width_of with_scans
+        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NORMAL_RULES
+        NO_DERIVATIVE Normal PRIMITIVES Place Program RULES Recurrence Region Replay Rule STACK STAGES Scan
+        Slot WeightGradient adjoint adjoint_cell adjoint_tree checked_analysis checked_recurrences
+        compile_program describe is_plain joins normal normal_cell normal_tree passes recurrences refuted
+        register_expansion same_axes shape_in show show_after taps tree_parts verify verify_normal width_of
+        with_scans
     """,
     "nas.nn": """
         CellModule Stack State TreeModule build detach_state from_torch

@@ -50,3 +50,5 @@ from nas.ir.show import show_after as show_after
 from nas.ir.verify import RULES as RULES
 from nas.ir.verify import Rule as Rule
 from nas.ir.verify import verify as verify
+from nas.ir.verify_normal import NORMAL_RULES as NORMAL_RULES
+from nas.ir.verify_normal import verify_normal as verify_normal

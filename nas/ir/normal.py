@@ -98,7 +98,7 @@ def normal(program: Program, arity: int = 2) -> Normal:
             name = ".".join(str(p) for p in (slot.name, place.part or max(place.step, 0)) if p)
             slots.append(Slot(name, part_type(slot.type), following, slot.init))
             places.append(place)
-    out = lowering.b.cast(lowering.part(values[program.out], ""), program.instrs[program.out].type)
+    out = lowering.b.cast(lowering.part(values[program.out], ""), part_type(program.instrs[program.out].type))
     made = replace(
         program,
         instrs=tuple(lowering.b.instrs),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from grammar import Cell, show_number
 from nas.errors import NasError
 from nas.ir.adjoint import Adjoint, adjoint_cell, adjoint_tree
@@ -32,7 +34,7 @@ def show(program: Program) -> str:
         lines += ["", f"region   at most {r.times} rounds until %{r.until}: {rounds}"]
     lines.append("")
     for slot, leaf in zip(program.slots, program.leaf or [None] * len(program.slots), strict=True):
-        init = slot.init if isinstance(slot.init, str) else show_number(slot.init)
+        init = str(slot.init) if slot.init in ("learned", "x", -math.inf) else show_number(float(slot.init))
         window = f" x {slot.steps}" if slot.steps else ""
         at_leaf = "" if leaf is None else f", at a leaf %{leaf}"
         lines.append(f"slot     {slot.name}: {slot.type}{window} = {init}, then %{slot.next}{at_leaf}")
