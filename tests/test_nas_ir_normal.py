@@ -133,7 +133,7 @@ def cube(b: Builder, instr: Instr, args: Sequence[int]) -> int:
 def test_own_operation_is_what_its_expansion_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(table._OPS, "cube", Op("cube", (1, 1), real, each(2), "a * a * a"))
     cell = parse("cell own { state h: vec; h' = tanh(lin(h, x) + cube(h)); out h' }")
-    with pytest.raises(BuildError, match="'cube' has no expansion: nas.ir.register_expansion"):
+    with pytest.raises(BuildError, match=r"'cube' has no expansion: nas\.ir\.register_expansion"):
         normal(compile_program(cell, "sink"))
     monkeypatch.setitem(renderings._RENDERINGS, "cube", lambda instr, kinds, sizes: lambda a: a * a * a)
     monkeypatch.setitem(expansions._EXPANSIONS, "cube", cube)
