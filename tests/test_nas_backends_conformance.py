@@ -49,6 +49,8 @@ ODD = (
     "state h: vec; depth 3 until(sigmoid(lin:scal(conv(h, k=1)))) { h' = tanh(conv(h, k=1) + lin(x)) };"
     " out h' + conv(h)",
     "state h: vec; depth 2 until(param:scal()) { h' = param:vec(init=ones) }; out h' + x",
+    "state h: vec, c: vec; h' = tanh(lin(h) + diag(x)); c' = lin(c) + lin:vec(x) * x + h';"
+    " out lin(h') + sigmoid(lin(x)) + lin(c') * x",
     "state h: vec; h' = tanh(lin(x)) + lin(h, blocks=heads); out lin(lin(x, h'), h, x) + lin(outer(lin:key(x), h'))",
 )
 
