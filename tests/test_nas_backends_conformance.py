@@ -51,6 +51,8 @@ ODD = (
     "state h: vec; depth 2 until(param:scal()) { h' = param:vec(init=ones) }; out h' + x",
     "state h: vec; g = sigmoid(lin(h) + tanh(lin(x))); h' = g * (lin(h) + lin(conv(x))) + lin(h) + x; out tanh(h')",
     "state h: vec; depth 3 until(sigmoid(lin:scal(h) + hsum(x))) { h' = tanh(lin(h) + lin(x)) }; out h'",
+    "state h: vec, c: vec; h' = tanh(lin(h) + diag(x)); c' = lin(c) + lin:vec(x) * x + h';"
+    " out lin(h') + sigmoid(lin(x)) + lin(c') * x",
     "state h: vec; h' = tanh(lin(x)) + lin(h, blocks=heads); out lin(lin(x, h'), h, x) + lin(outer(lin:key(x), h'))",
 )
 

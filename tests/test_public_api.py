@@ -41,8 +41,12 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Array IR_OPS Instr Map Program RULES Region Rule STACK STAGES Slot compile_program
-        describe is_plain joins passes same_axes show taps tree_parts verify
+        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NORMAL_RULES
+        NO_DERIVATIVE Normal PRIMITIVES Place Program RULES Recurrence Region Replay Rule STACK STAGES Scan
+        Slot WeightGradient adjoint adjoint_cell adjoint_tree checked_analysis checked_recurrences
+        compile_program describe is_plain joins normal normal_cell normal_tree passes recurrences refuted
+        register_expansion same_axes shape_in show show_after taps tree_parts verify verify_normal width_of
+        with_scans
     """,
     "nas.nn": """
         CellModule Stack State TreeModule build detach_state from_torch
