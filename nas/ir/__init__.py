@@ -44,6 +44,14 @@ from nas.ir.recurrence import Recurrence as Recurrence
 from nas.ir.recurrence import recurrences as recurrences
 from nas.ir.scans import Scan as Scan
 from nas.ir.scans import with_scans as with_scans
+from nas.ir.schedule import ROWS as ROWS
+from nas.ir.schedule import Node as Node
+from nas.ir.schedule import Product as Product
+from nas.ir.schedule import Schedule as Schedule
+from nas.ir.schedule import Sweep as Sweep
+from nas.ir.schedule import Use as Use
+from nas.ir.schedule import schedule as schedule
+from nas.ir.schedule import width as width
 from nas.ir.show import describe as describe
 from nas.ir.show import show as show
 from nas.ir.show import show_after as show_after
