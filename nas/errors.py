@@ -37,3 +37,7 @@ class RunError(NasError):
 
 class ExportError(NasError):
     """A cell could not be exported, or what was exported does not agree with the original."""
+
+
+class BenchError(NasError):
+    """A benchmark was asked for what there is not: a size, a baseline, a device."""

@@ -1,6 +1,7 @@
-"""What every backend is held against: the NumPy interpreter, single steps, single sequences, and the reference.
+"""What a backend in float64 is held against: the NumPy interpreter, single steps, single sequences, the reference.
 
-A new backend is one line in `TOLERANCES`; test_nas_backends_conformance.py runs all of this on it.
+A new backend has a line in `conformance.TOLERANCES`; one that runs in float64 has another one here, and
+test_nas_backends_conformance.py runs all of this on it.
 """
 
 from __future__ import annotations

@@ -31,6 +31,10 @@ PUBLIC: dict[str, str] = {
         Backend RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
         register_rendering runner tree_runner
     """,
+    "nas.bench": """
+        BASELINES BenchSize Build CACHED_AIM COLD_AIM Outcome Plan Row SIZES bench builds_of clock
+        excess machine_facts outcomes over_limit products_of read_sizes transcendentals
+    """,
     "nas.campaign": """
         Contender Event Retraining Run SearchConfig TrialRecord open_run resume search start
     """,
