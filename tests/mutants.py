@@ -32,7 +32,7 @@ class Mutant(Backend):
         """Nothing."""
         return None
 
-    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
+    def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
         """The reference's runner with the change around it."""
         inner = Reference().compile(cell, sizes)
 
