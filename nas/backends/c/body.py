@@ -234,7 +234,9 @@ class Body(Text):
         a, b = self.nodes[k].args
         n, w, place = self.w.size(a), self.w.size(b), self.grams[k]
         port = self.f.port(("gram", k))
-        return f"gram(g{k}, {n}, {w}, {place}, {place} + {HOARD * n}, {port}); g{k} = 0;"
+        return (
+            f"kit->gram(g{k}, {n}, {w}, {place}, {n}, {place} + {HOARD * n}, {w}, {port}, {w}, 1); g{k} = 0;"
+        )
 
     def _copy(self, s: int) -> list[str]:
         """A slot's next value from where it is."""

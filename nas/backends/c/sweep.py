@@ -106,7 +106,14 @@ class SweepText:
         ]
 
     def _clear(self) -> list[str]:
-        counts = [f"long g{k} = 0;" for k in self.body.grams]
+        counts = []
+        for k in self.body.grams:
+            size = (
+                4
+                * self.body.w.size(self.body.nodes[k].args[0])
+                * self.body.w.size(self.body.nodes[k].args[1])
+            )
+            counts += [f"long g{k} = 0;", f"memset({self.f.port(('gram', k))}, 0, {size});"]
         return counts + [
             f"memset({place}, 0, {8 * self._pad(self.body.total_width(k))});"
             for k, place in self.body.totals.items()
