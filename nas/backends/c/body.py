@@ -168,7 +168,8 @@ class Body(Text):
         self.rows_used[column.key] = column.width
         plus = f" + {column.first}" if column.first else ""
         unless = pointer if column.optional else ""
-        return Place(f"{pointer.replace('p', 'q')}{plus}", f"bs * {column.width}", unless)
+        base, row, ahead = f"{pointer.replace('p', 'q')}{plus}", f"bs * {column.width}", f"nx * {column.width}"
+        return Place(base, row, unless, ahead)
 
     def _plan_value(self, k: int, group: Group) -> None:
         node, stores = self.nodes[k], list[Place]()

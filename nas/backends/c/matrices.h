@@ -8,7 +8,7 @@
 #endif
 #define NV 2
 #define NR (NV * VL)
-#define NEAR 64 /* rows of A that stay near while all panels pass */
+#define NEAR 32 /* rows of A that stay near while all panels pass */
 #define DEEP 128 /* rows that a sum over rows takes at once */
 
 /* How wide the panel of packed columns is that begins at column j of n. */
