@@ -121,6 +121,9 @@ class Driver:
         out = rows[product.results[0]]
         total = sum(size(k) for k in product.results)
         sizes = [size(k) for k in product.operands]
+        optional = out.key == ("dx", 0)  # not wanted where x has no gradient
+        if optional:
+            self.lines.append(f"if ({self.pointer(out.key)}) {{")
         for n, (run, members) in enumerate(side_by_side([rows[k] for k in product.operands], sizes)):
             deep = sum(sizes[p] for p in members)
             self.lines.append(f"{{ float *W = aligned_alloc(64, ({4 * deep} * PAD({total}) + 63) / 64 * 64);")
@@ -136,6 +139,8 @@ class Driver:
                 f"kit->rows(R, {total}, {deep}, {self._at(run)}, {run.width}, W, {self._at(out)}, {out.width}, "
                 f"{int(n > 0)}); free(W); }}"
             )
+        if optional:
+            self.lines.append("}")
 
     def _pack(self, use: Use, whole: tuple[int, int], at: tuple[int, int], own: tuple[int, int]) -> None:
         index, _ = self.w.arrays[use.weight, use.role]
