@@ -93,6 +93,7 @@ class SweepText:
             "long now = size ? size[t] - b0 : most;",
             "now = now < 0 ? 0 : now > most ? most : now;",
             *self._borders(),
+            *(["const int first = !m;"] if self.replay else []),
             "m = now;",
             "if (!m) continue;",
             "const long r0 = (off ? off[t] : t * ts) + b0 * bs;",
@@ -193,7 +194,7 @@ class SweepText:
             here.append(f"const float *hnext{r} = hpast{r} + {self.block * pad};")
         return [
             *lines,
-            f"if (step == 0 || s % {every} == {every - 1}) {{",
+            f"if (first || s % {every} == {every - 1}) {{",
             *load,
             f"for (long u = s - s % {every}; u <= s; u++) {{",
             "const long t = rev ? u : T - 1 - u;",
