@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from grammar.blocks import Block, reads, title, writes
 from grammar.errors import CellTypeError, Span, UnknownNameError, suggest
 from grammar.graph import Graph, Node, Region, Weight
+from grammar.mentions import mentioned_states
 from grammar.ops import OPS, RuleError, WeightSpec
 from grammar.parser import KEYWORDS, CellTree
 from grammar.printer import show_expr, show_init
@@ -84,7 +85,7 @@ class _Lowering:
         weights = tuple(self.sites[i][1] for i in order)
         return Graph(
             nodes, self.tree.states, following, out, weights, leaf, self.region,
-            self.tree.children, self.tree.variadic, self.equal_width,
+            self.tree.children, self.tree.variadic, self.equal_width, mentioned_states(self.tree.statements),
         )  # fmt: skip
 
     def _declarations(self) -> None:

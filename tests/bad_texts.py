@@ -49,6 +49,8 @@ SYNTAX: dict[str, tuple[str, ...]] = {
     "unexpected character '^': a power is written with square(...) or a product": ("h' = h ^^ 2",),
     "unexpected character '@': a matrix product is written lin(...)": ("h' = W ^@ h",),
     "unexpected character '[': the language has no indexing": ("h' = h^[0]",),
+    "a weight is a finite number greater than 0; received [0]": ("h' = choice{ h ^[0] | x }",),
+    "a weight is a finite number greater than 0; received [1e999]": ("h' = choice{ h ^[1e999] }",),
     "unexpected character '%': comments begin with '#'": ("h' = h ^% 2",),
     "unexpected character '!': comments begin with '#'": ("^! h' = h",),
     'unexpected character "\'": a state is declared without its prime': (

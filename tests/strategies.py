@@ -38,6 +38,7 @@ from grammar import (
     Type,
     X,
     call,
+    choice,
     init_weights,
     make_cell,
     num,
@@ -108,7 +109,8 @@ def _compound(inner: st.SearchStrategy[Expr], holes: bool) -> st.SearchStrategy[
     calls = st.sampled_from(sorted(OPS)).flatmap(lambda name: _any_call(name, inner))
     if not holes:
         return calls
-    choices = st.lists(inner, min_size=1, max_size=3).map(lambda args: Expr("choice", tuple(args)))
+    weighted = st.tuples(inner, st.sampled_from((1.0, 2.0, 0.25)))
+    choices = st.lists(weighted, min_size=1, max_size=3).map(lambda given: choice(*zip(*given, strict=True)))
     return st.one_of(calls, calls, choices)
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from campaign_fakes import FakePool, gist
 
-from grammar import GrammarError
+from grammar import DIGEST_VERSION, GrammarError
 from nas.campaign import Event, Run, SearchConfig, launch, open_run, resume, search, start
 from nas.campaign.driver import Sitting
 from nas.campaign.journal import JOURNAL, read
@@ -272,7 +272,9 @@ def test_another_version_of_the_task_or_of_digests_is_refused(
     start(QUICK.replace(max_trials=3, finalists=0), tmp_path / "run", stop_after(1))
     with monkeypatch.context() as patch:
         patch.setattr(launch, "DIGEST_VERSION", 99)
-        with pytest.raises(RunError, match="cell digests of version 1, and this recell makes version 99"):
+        with pytest.raises(
+            RunError, match=f"digests of version {DIGEST_VERSION}, and this recell makes version 99"
+        ):
             resume(tmp_path / "run")
     monkeypatch.setattr(launch, "load_task", lambda *names: SimpleNamespace(name="parity", version=7))
     with pytest.raises(RunError, match=r"task parity has version 7 here, and .* was made with version 1"):

@@ -223,7 +223,8 @@ class Plan:
     def _whole_stack(self, instr: Instr) -> int | None:
         """The cell of an earlier stack whose pieces, all and in order, are the bases of this one."""
         sources = [self.program.instrs[instr.args[m.base]] for m in instr.maps if m.base >= 0]
-        if len(sources) < len(instr.maps) or any(s.op != "piece" for s in sources):
+        biased = any(m.bias for m in instr.maps)
+        if biased or len(sources) < len(instr.maps) or any(s.op != "piece" for s in sources):
             return None
         whole = sources[0].args[0]
         same = all(s.args[0] == whole and s.attr("index") == k for k, s in enumerate(sources))

@@ -21,7 +21,9 @@ from typing import Any, Self
 
 from nas.errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2
+OLDEST = 1
+"""The first schema that is read. Schema 1 has no fingerprints and no warnings about cells; those are empty then."""
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
 
@@ -95,14 +97,14 @@ def _decode(line: bytes, number: int, path: Path) -> Event | None:
 
 def _check_schema(first: Event, path: Path) -> None:
     schema = first.get("schema")
-    if schema == SCHEMA:
-        return
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise RunError(f"{path} is not a journal of recell: line 1 has no schema number")
+    if OLDEST <= schema <= SCHEMA:
+        return
     age = "newer" if schema > SCHEMA else "older"
     writer = first.get("recell", "unknown")
     raise RunError(
-        f"{path} has journal schema {schema}, which is {age} than schema {SCHEMA} that this recell reads; "
+        f"{path} has journal schema {schema}, which is {age} than schemas {OLDEST} to {SCHEMA} that this recell reads; "
         f"it was written by recell {writer}"
     )
 

@@ -49,7 +49,10 @@ def _show_status(found: dict[str, Any]) -> None:
     if found["pending"]:
         trials += f", {found['pending']} waiting"
     if found["duplicates"]:
-        trials += f", {found['duplicates']} duplicates not trained"
+        alike = f" ({found['alike']} by what they compute)" if found["alike"] else ""
+        trials += f", {found['duplicates']} duplicates not trained{alike}"
+    if found["refused"]:
+        trials += f", {found['refused']} refused for warnings"
     used = f"{seconds_text(found['active'])} of {seconds_text(found['budget'])} used"
     rows: list[tuple[str, object]] = [("trials", trials)]
     if found["retrain_planned"]:
@@ -118,6 +121,7 @@ def _row(run: Run, trial: TrialRecord, rank: int) -> dict[str, Any]:
         "retrained_score": contender.score if contender else None,
         "test_score": contender.test_score if contender else None,
         "operator": trial.operator,
+        "lints": list(trial.lints),
         "seconds": trial.seconds,
     }
 
