@@ -16,18 +16,19 @@ from grammar.printer import show_tree
 from grammar.syntax import State, Statement
 from grammar.types import SEQ
 
-DIGEST_VERSION = 1  # raised when the canonical form of any cell changes; golden digests guard it
+DIGEST_VERSION = 2  # raised when the canonical form of any cell changes; golden digests guard it
 
 
 class _Text:
     """What cells and sketches share: the tree as written, its graph, its printed text."""
 
-    __slots__ = ("__weakref__", "_digest", "_graph", "_text", "tree")
+    __slots__ = ("__weakref__", "_canonical", "_digest", "_graph", "_text", "tree")
 
     tree: CellTree
     _graph: Graph | None
     _text: str
     _digest: str | None
+    _canonical: Cell | None
 
     @property
     def graph(self) -> Graph:
@@ -83,7 +84,10 @@ class Cell(_Text):
         """The cell without what does not matter: names, order, dead code, repeated subexpressions."""
         from grammar.canonical import canonical_tree
 
-        return _intern(Cell, canonical_tree(self.graph))
+        if self._canonical is None:
+            object.__setattr__(self, "_canonical", _intern(Cell, canonical_tree(self.graph)))
+        assert self._canonical is not None
+        return self._canonical
 
     @property
     def digest(self) -> str:
@@ -167,7 +171,8 @@ def _intern(kind: type[_T], tree: CellTree, sound: bool = False) -> _T:
         return known
     graph = None if sound else lower(tree, holes=kind is Sketch)
     made = kind.__new__(kind)
-    for name, value in (("tree", tree), ("_graph", graph), ("_text", text), ("_digest", None)):
+    parts = {"tree": tree, "_graph": graph, "_text": text, "_digest": None, "_canonical": None}
+    for name, value in parts.items():
         object.__setattr__(made, name, value)
     with _LOCK:
         kept: _T = _CELLS.setdefault((kind, text), made)

@@ -59,7 +59,8 @@ def parse_tree(text: str, source: str = "<text>") -> CellTree:
     Raises CellSyntaxError, UnknownNameError or CellTypeError, each with line, column and caret.
     """
     if len(text) > MAX_TEXT:
-        raise CellSyntaxError(f"{source}: a cell has at most {MAX_TEXT:,} characters; received {len(text):,}")
+        problem = f"a cell has at most {MAX_TEXT:,} characters; received {len(text):,}"
+        raise CellSyntaxError(problem, Span.at(text, MAX_TEXT)).locate(text, source)
     try:
         return _lark().parse(one_newline(text))  # type: ignore[return-value]
     except UnexpectedInput as error:

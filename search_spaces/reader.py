@@ -97,9 +97,11 @@ class SpaceFile:
 def read(text: str, source: str) -> SpaceFile:
     """The parts of the space file `text`. Raises SpaceFileError with line, column and caret."""
     if len(text) > MAX_TEXT:
-        raise SpaceFileError(f"{source}: a space has at most {MAX_TEXT:,} characters; received {len(text):,}")
+        problem = f"a space has at most {MAX_TEXT:,} characters; received {len(text):,}"
+        raise SpaceFileError(problem, Span.at(text, MAX_TEXT)).locate(text, source)
     try:
-        return _lark().parse(text)  # type: ignore[return-value]
+        # The line ends of all systems count as one, as they do where an error shows its line.
+        return _lark().parse(text.replace("\r\n", "\n").replace("\r", "\n"))  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise _syntax_error(error, text).locate(text, source) from None
     except LocatedError as error:

@@ -26,7 +26,11 @@ _WORDS = {"cell", "state", "out", "leaf", "repeat", "fresh", "depth", "until"}
 def show(
     cell: CellArgument,
     after: Annotated[
-        str | None, typer.Option(metavar="PASS", help="Print the compiler's program after this pass instead.")
+        str | None,
+        typer.Option(
+            metavar="PASS",
+            help="Print the compiler's program after this pass, its `normal` form or its `adjoint` instead.",
+        ),
     ] = None,
     diff: Annotated[
         str | None, typer.Option(metavar="CELL", help="Print what differs from this cell instead.")
@@ -43,13 +47,14 @@ def show(
     elif diff is not None:
         _show_difference(found, read_cell(diff), json)
     else:
-        from grammar import CellBuildError, analyse
+        from grammar import CellBuildError
+        from nas.ir import checked_analysis
 
         if hidden_size % heads:
             raise CellBuildError(
                 f"heads divides hidden_size; received heads={heads} and hidden_size={hidden_size}"
             )
-        analysis = analyse(found)
+        analysis = checked_analysis(found)
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "heads": heads}
         if json:
             show_json(_facts(found, analysis, sizes))
@@ -58,10 +63,9 @@ def show(
 
 
 def _show_program(cell: Cell, after: str, json: bool) -> None:
-    from nas.ir import compile_program
-    from nas.ir import show as show_program
+    from nas.ir import show_after
 
-    text = show_program(compile_program(cell, after))
+    text = show_after(cell, after)
     if json:
         show_json({"name": cell.name, "after": after, "program": text})
     else:
