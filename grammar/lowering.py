@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from grammar.errors import CellTypeError, Span, UnknownNameError, suggest
 from grammar.graph import Graph, Node, Region, Weight
-from grammar.mentions import mentioned_states
+from grammar.mentions import Block, changes, mentioned_states, reads, writes
 from grammar.ops import OPS, RuleError, WeightSpec
 from grammar.parser import KEYWORDS, CellTree
 from grammar.printer import show_expr
@@ -15,7 +15,6 @@ from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement
 from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
 MAX_NODES = 20_000  # after unrolling
-_Block = Repeat | Depth
 _Path = tuple[int, ...]  # a place in the text; paths sort in reading order
 
 
@@ -152,8 +151,10 @@ class _Lowering:
                 self._definable(statement, scope)
                 names = [statement.name]
                 scope.lets[statement.name] = statement
-            elif isinstance(statement, _Block):
-                names = list(_writes(statement))
+            elif isinstance(statement, Block):
+                names = list(writes(statement))
+                for let in changes(statement):
+                    self._declared(let)
                 if not names:
                     raise CellTypeError("a block writes at least one state, as in `h' = ...`", statement.span)
             else:
@@ -168,12 +169,7 @@ class _Lowering:
 
     def _definable(self, let: Let, scope: _Scope) -> None:
         self._reserved(let.name, let.span)
-        if let.primed and let.name[:-1] not in self.states:
-            raise UnknownNameError(
-                f"{let.name} is the new value of a state, but no state {let.name[:-1]!r} is declared"
-                f"{suggest(let.name[:-1], self.states)}",
-                let.span,
-            )
+        self._declared(let)
         if let.name in self.states:
             raise CellTypeError(
                 f"{let.name!r} is a state: its new value is written `{let.name}' = ...`", let.span
@@ -186,12 +182,20 @@ class _Lowering:
                 raise CellTypeError(f"each name has one equation; {let.name!r} has two", let.span)
             around = around.outer
 
+    def _declared(self, let: Let) -> None:
+        if let.primed and let.name[:-1] not in self.states:
+            raise UnknownNameError(
+                f"{let.name} is the new value of a state, but no state {let.name[:-1]!r} is declared"
+                f"{suggest(let.name[:-1], self.states)}",
+                let.span,
+            )
+
     def _solve(self, scope: _Scope) -> None:
         """Lower the equations of `scope` in an order in which each comes after what it uses."""
-        units = [(i, s) for i, s in enumerate(scope.statements) if isinstance(s, Let | _Block)]
-        owner = {name: i for i, s in units for name in ([s.name] if isinstance(s, Let) else _writes(s))}
+        units = [(i, s) for i, s in enumerate(scope.statements) if isinstance(s, Let | Block)]
+        owner = {name: i for i, s in units for name in ([s.name] if isinstance(s, Let) else writes(s))}
         by_index = dict(units)
-        needs = {i: list(dict.fromkeys(owner[n] for n in _reads(s) if n in owner)) for i, s in units}
+        needs = {i: list(dict.fromkeys(owner[n] for n in reads(s) if n in owner)) for i, s in units}
         done: set[int] = set()
         for first, _ in units:
             stack: list[tuple[int, Iterator[int]]] = []
@@ -219,7 +223,7 @@ class _Lowering:
                     stack.append((following, iter(needs[following])))
                     active.append(following)
 
-    def _define(self, scope: _Scope, index: int, statement: Let | _Block) -> None:
+    def _define(self, scope: _Scope, index: int, statement: Let | Block) -> None:
         path = (*scope.path, index)
         if not isinstance(statement, Let):
             self._unroll(scope, path, statement)
@@ -230,8 +234,8 @@ class _Lowering:
             self._expect(statement.name, value, self.states[site].type, statement.expr)
         scope.values[statement.name] = value
 
-    def _unroll(self, scope: _Scope, path: _Path, block: _Block) -> None:
-        written = [name[:-1] for name in _writes(block)]
+    def _unroll(self, scope: _Scope, path: _Path, block: Block) -> None:
+        written = [name[:-1] for name in writes(block)]
         for statement in block.body:
             if isinstance(statement, Out | Leaf):
                 raise CellTypeError("only equations stand inside a block", statement.span)
@@ -463,38 +467,5 @@ def _site(name: str, suffix: str) -> str:
     return f"{suffix}_{name}" if suffix == "leaf" else f"{name}_{suffix}" if suffix else name
 
 
-def _writes(block: _Block) -> Iterator[str]:
-    """The primed names that a block defines, those of inner blocks included."""
-    for statement in block.body:
-        if isinstance(statement, Let) and statement.primed:
-            yield statement.name
-        elif isinstance(statement, _Block):
-            yield from _writes(statement)
-
-
-def _reads(statement: Let | _Block) -> Iterator[str]:
-    """The names a statement may take from around it."""
-    if isinstance(statement, Let):
-        exprs: list[Expr] = [statement.expr]
-        local: set[str] = set()
-    else:
-        exprs = list(_exprs(statement))
-        local = {s.name for s in statement.body if isinstance(s, Let)} | set(_writes(statement))
-    for expr in exprs:
-        for node in expr.walk():
-            if node.op == "ref" and node.attr("name") not in local:
-                yield str(node.attr("name"))
-
-
-def _exprs(block: _Block) -> Iterator[Expr]:
-    if isinstance(block, Depth) and block.until is not None:
-        yield block.until
-    for statement in block.body:
-        if isinstance(statement, Let | Out):
-            yield statement.expr
-        elif isinstance(statement, _Block):
-            yield from _exprs(statement)
-
-
-def _title(statement: Let | _Block) -> str:
-    return statement.name if isinstance(statement, Let) else ", ".join(_writes(statement))
+def _title(statement: Let | Block) -> str:
+    return statement.name if isinstance(statement, Let) else ", ".join(writes(statement))
