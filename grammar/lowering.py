@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from grammar.blocks import Block, changes, reads, title, writes
 from grammar.errors import CellTypeError, Span, UnknownNameError, suggest
 from grammar.graph import Graph, Node, Region, Weight
-from grammar.mentions import Block, changes, mentioned_states, reads, writes
+from grammar.mentions import mentioned_states
 from grammar.ops import OPS, RuleError, WeightSpec
 from grammar.parser import KEYWORDS, CellTree
-from grammar.printer import show_expr
+from grammar.printer import show_expr, show_init
 from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement
 from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
@@ -213,7 +215,7 @@ class _Lowering:
                     self._define(scope, index, by_index[index])
                 elif following in active:
                     cycle = [*active[active.index(following) :], following]
-                    names = " -> ".join(_title(by_index[i]) for i in cycle)
+                    names = " -> ".join(title(by_index[i]) for i in cycle)
                     raise CellTypeError(
                         f"equations of one step may not depend on each other in a circle: {names}"
                         " (a plain state name is its previous value)",
@@ -245,7 +247,7 @@ class _Lowering:
         plain = dict(scope.plain)
         for name in written:
             if name not in plain:
-                raise CellTypeError("a tree cell has no plain states to repeat over", block.span)
+                plain[name] = self._begun(name, block)
         inner = scope
         for step in range(block.times):
             fresh = isinstance(block, Repeat) and block.fresh
@@ -260,13 +262,41 @@ class _Lowering:
         for name in written:
             scope.values[f"{name}'"] = inner.values[f"{name}'"]
 
+    def _begun(self, name: str, block: Block) -> int:
+        """In a tree cell: the declared initial value of a state, with which a block begins.
+
+        As a value that any text can hold it is 0 times a child's, plus the number.
+        """
+        state = self._begins(name, block)
+        value = self._leaf("child", state.type, child=self.tree.children[0], state=name)
+        if self.tree.variadic:
+            value = self._add(Node("sum", (value,), (), state.type))
+        value = self._add(Node("mul", (self._leaf("num", NUM, value=0.0), value), (), state.type))
+        if state.init:
+            value = self._add(Node("add", (value, self._leaf("num", NUM, value=state.init)), (), state.type))
+        return value
+
+    def _begins(self, name: str, block: Block) -> State:
+        """A state of a tree cell with which a block may begin."""
+        state = self.states[name]
+        if isinstance(state.init, str) or not math.isfinite(state.init):
+            raise CellTypeError(
+                f"in a tree cell a block begins with a state's initial value, which is a number; "
+                f"{name!r} begins as {state.init if isinstance(state.init, str) else show_init(state.init)}",
+                block.span,
+            )
+        if self.in_leaf:
+            raise CellTypeError("a leaf has no children, and no blocks", block.span)
+        return state
+
     def _halting(self, scope: _Scope, path: _Path, block: Depth, written: list[str]) -> None:
         if self.region is not None or scope.outer is not None:
             raise CellTypeError("a cell has one `depth n until(...)`, outside other blocks", block.span)
-        if self.tree.children:
-            raise CellTypeError("a tree cell has no plain states to repeat over", block.span)
         plain = {**scope.plain}
         for name in written:
+            if self.tree.children:
+                self._begins(name, block)
+                self._leaf("state", self.states[name].type, name=name)
             plain[name] = self._leaf("carry", self.states[name].type, name=name)
         inner = self._scope(path, block.body, plain, scope, scope.suffix)
         self._solve(inner)
@@ -465,7 +495,3 @@ def _shapes(specs: tuple[WeightSpec, ...]) -> str:
 
 def _site(name: str, suffix: str) -> str:
     return f"{suffix}_{name}" if suffix == "leaf" else f"{name}_{suffix}" if suffix else name
-
-
-def _title(statement: Let | Block) -> str:
-    return statement.name if isinstance(statement, Let) else ", ".join(writes(statement))

@@ -1,12 +1,11 @@
-"""Which names the equations of a text read and write."""
+"""States that stand in a text by their new value: `out h'` where nothing reads the plain `h`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, Statement
+from grammar.syntax import Depth, Expr, Leaf, Let, Out, Statement
 
-Block = Repeat | Depth
 _Names = dict[str, list[str]]
 
 
@@ -39,41 +38,3 @@ def _collect(statements: Sequence[Statement], needs: _Names) -> Iterator[str]:
 
 def _names(expr: Expr) -> list[str]:
     return [str(part.attr("name")) for part in expr.walk() if part.op == "ref"]
-
-
-def changes(block: Block) -> Iterator[Let]:
-    """The new values of states that a block defines, those of inner blocks included."""
-    for statement in block.body:
-        if isinstance(statement, Let) and statement.primed:
-            yield statement
-        elif isinstance(statement, Block):
-            yield from changes(statement)
-
-
-def writes(block: Block) -> Iterator[str]:
-    """Their names."""
-    return (let.name for let in changes(block))
-
-
-def reads(statement: Let | Block) -> Iterator[str]:
-    """The names a statement may take from around it."""
-    if isinstance(statement, Let):
-        exprs: list[Expr] = [statement.expr]
-        local: set[str] = set()
-    else:
-        exprs = list(_exprs(statement))
-        local = {s.name for s in statement.body if isinstance(s, Let)} | set(writes(statement))
-    for expr in exprs:
-        for node in expr.walk():
-            if node.op == "ref" and node.attr("name") not in local:
-                yield str(node.attr("name"))
-
-
-def _exprs(block: Block) -> Iterator[Expr]:
-    if isinstance(block, Depth) and block.until is not None:
-        yield block.until
-    for statement in block.body:
-        if isinstance(statement, Let | Out):
-            yield statement.expr
-        elif isinstance(statement, Block):
-            yield from _exprs(statement)

@@ -1,6 +1,7 @@
-"""What every backend is held against: the NumPy interpreter, single steps, single sequences, and the reference.
+"""What a backend in float64 is held against: the NumPy interpreter, single steps, single sequences, the reference.
 
-A new backend is one line in `TOLERANCES`; test_nas_backends_conformance.py runs all of this on it.
+A new backend has a line in `conformance.TOLERANCES`; one that runs in float64 has another one here, and
+test_nas_backends_conformance.py runs all of this on it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from nas.nn import CellModule, build
 TOLERANCES = {
     ("reference", torch.float64): 1e-9,
     ("reference", torch.float32): 2e-3,
+    ("c", torch.float64): 1e-9,
+    ("c", torch.float32): 2e-3,
 }
 BATCH, STEPS = 3, 5
 WILD = 1e6  # numbers of random cells beyond this are compared no further

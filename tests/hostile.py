@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from grammar import GrammarError, LocatedError, parse, parse_sketch, zoo_names, zoo_text
-from search_spaces import Space, SpaceError, space_names, space_text
+from search_spaces import SpaceError, read_space, space_names, space_text
 
 QUICK = 5.0  # seconds of one core for any text; some 0.2 are needed
 
-READERS: dict[str, Callable[[str], object]] = {"cell": parse, "sketch": parse_sketch, "space": Space}
+READERS: dict[str, Callable[[str], object]] = {"cell": parse, "sketch": parse_sketch, "space": read_space}
 SKETCHES = (
     "cell a { state h: vec; z = choice{ sigmoid(lin(x, h)) | 1 - sigmoid(lin(h)) | param() };"
     " h' = lerp(z, choice{ tanh(lin(x, h)) | relu(lin(x, h)) | h }, h); out choice{ h' | h' * z } }",

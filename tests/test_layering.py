@@ -21,13 +21,14 @@ LEFT = {
     "nas.ir": ("grammar", "nas.errors", "nas._lazy"),
     "nas.backends": ("nas.ir",),
     "nas.nn": ("nas.backends",),
+    "nas.bench": ("nas.nn",),
     "nas.tasks": ("nas.nn",),
     "nas.training": ("nas.tasks",),
     "nas.searchers": ("search_spaces", "predictors", "nas.training"),
     "nas.campaign": ("nas.searchers",),
     "nas.exporters": ("nas.campaign",),
     "nas.reports": ("nas.campaign",),
-    "nas.cli": ("nas.exporters", "nas.reports"),
+    "nas.cli": ("nas.exporters", "nas.reports", "nas.bench"),
 }
 # Libraries that only these files or packages (a trailing slash) may import.
 HOMES = {
@@ -36,9 +37,9 @@ HOMES = {
     "triton": ("nas/backends/triton.py",),
     "optuna": (),
     "sklearn": ("predictors/", "nas/tasks/"),
-    "networkx": ("grammar/", "nas/ir/", "nas/reports/"),
+    "networkx": ("grammar/", "nas/ir/", "nas/reports/", "nas/bench/"),
     "typer": ("nas/cli/",),
-    "torch": ("nas/backends/", "nas/nn/", "nas/tasks/", "nas/training/", "nas/campaign/", "nas/exporters/"),
+    "torch": tuple(f"nas/{p}/" for p in "backends nn bench tasks training campaign exporters cli".split()),
 }
 # Imports of our own code inside functions, outside of the commands (which import on demand, so that --help is quick).
 LAZY = {

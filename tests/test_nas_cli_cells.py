@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cli_runner import recell, refused
@@ -166,6 +167,14 @@ def test_sample_of_a_size_and_from_nowhere() -> None:
     assert space.size(parse(line)) == 9
     assert "received size=99" in refused("sample", "--size", 99)
     assert "unknown space 'gatedd'; did you mean 'gated'" in refused("sample", "--space", "gatedd")
+
+
+def test_sample_from_a_sketch_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.cell"
+    path.write_text("cell mine { state h: vec; h' = choice{ tanh(lin(x, h)) | relu(lin(x, h)) }; out h' }")
+    lines = set(recell("sample", "--space", path, "-n", 12).out.splitlines())
+    assert lines == {f"cell mine {{ state h: vec; h' = {f}(lin(x, h)); out h' }}" for f in ("tanh", "relu")}
+    assert "2 ways to fill the holes" in recell("spaces", path).out
 
 
 def test_show_warns_of_what_cannot_work() -> None:

@@ -23,7 +23,7 @@ from nas.errors import BuildError, RunError
 from nas.searchers import Searcher, make_searcher
 from nas.tasks import Task, absolute_name, load_task
 from nas.training import match_width
-from search_spaces import Space, load_space
+from search_spaces import Space, load_space, read_space
 
 MEMORY_SHARE = 0.8
 """Of the machine's memory, for all workers of a local run together, unless the user sets the cap."""
@@ -96,7 +96,7 @@ def resume(
 
 def _searcher_again(run: Run) -> Searcher:
     # From the text in the journal: the file may have changed since, or be on another machine.
-    space = Space(run.space["text"], f"space {run.space['name']} of {run.path}")
+    space = read_space(run.space["text"], f"space {run.space['name']} of {run.path}")
     return make_searcher(run.config.method, space, run.config.options)
 
 

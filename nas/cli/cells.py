@@ -23,7 +23,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 def show(
     cell: CellArgument,
     after: Annotated[
-        str | None, typer.Option(metavar="PASS", help="Print the compiler's program after this pass instead.")
+        str | None,
+        typer.Option(
+            metavar="PASS",
+            help="Print the compiler's program after this pass, its `normal` form or its `adjoint` instead.",
+        ),
     ] = None,
     diff: Annotated[
         str | None, typer.Option(metavar="CELL", help="Print what differs from this cell instead.")
@@ -38,8 +42,9 @@ def show(
     if after is not None:
         _show_program(found, after, json)
         return
-    from grammar import CellBuildError, analyse
+    from grammar import CellBuildError
     from nas.cli.page import show_page
+    from nas.ir import checked_analysis
 
     if hidden_size % heads:
         raise CellBuildError(
@@ -49,16 +54,15 @@ def show(
     if diff is not None:
         _show_difference(found, read_cell(diff), sizes, json)
     elif json:
-        show_json(_facts(found, analyse(found), sizes))
+        show_json(_facts(found, checked_analysis(found), sizes))
     else:
-        show_page(found, analyse(found), sizes)
+        show_page(found, checked_analysis(found), sizes)
 
 
 def _show_program(cell: Cell, after: str, json: bool) -> None:
-    from nas.ir import compile_program
-    from nas.ir import show as show_program
+    from nas.ir import show_after
 
-    text = show_program(compile_program(cell, after))
+    text = show_after(cell, after)
     if json:
         show_json({"name": cell.name, "after": after, "program": text})
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli import cells, look, produce, run
+from nas.cli import bench, cells, look, produce, run
 from nas.cli.group import Group
 
 _DOC = """Search for recurrent neural cells, and use what was found.
@@ -73,6 +73,12 @@ _add(
 )
 _add(cells.zoo, "recell zoo", "recell zoo lstm")
 _add(cells.sample, "recell sample --space gated -n 5", "recell sample --space my.space --seed 7 --json")
+_add(
+    bench.bench,
+    "recell bench zoo:lstm zoo:gru",
+    "recell bench zoo --sizes M --against eager --json",
+    "recell bench --space gated -n 20 --over",
+)
 _add(look.spaces, "recell spaces", "recell spaces gated")
 _add(look.tasks, "recell tasks", "recell tasks --json")
 _add(look.doctor, "recell doctor")

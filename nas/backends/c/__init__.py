@@ -1,0 +1,1 @@
+"""Generated C: cells over time in float32 on the CPU. `nas.backends` registers it."""

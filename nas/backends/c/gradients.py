@@ -1,0 +1,55 @@
+"""The gradients of a layer's arrays, as parts of one tensor that has all sums over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nas.backends.c.driver import Driver
+from nas.ir import Adjoint
+
+Parts = Sequence[Tensor]
+
+
+class Gradients:
+    """Called with all sums over rows of a backward half, gives the gradient of each array; None where it has none."""
+
+    def __init__(self, adjoint: Adjoint, driver: Driver, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.floats = driver.floats
+        self.widths = [size for _, size in driver.sums.values()]
+        index = {key: n for n, key in enumerate(driver.sums)}
+        plan = driver.half.schedule
+        summands: dict[int, list[tuple[int, int]]] = {}
+        for w in adjoint.weights:
+            k = plan.at[w.value]
+            op = plan.nodes[k].op
+            kind = op if op in ("total", "gram") else "end"
+            summands.setdefault(w.array, []).append((w.column, index[kind, k]))
+        self.results = [_result(shape, summands.get(n, [])) for n, shape in enumerate(shapes)]
+
+    def __call__(self, sums: Tensor) -> list[Tensor | None]:
+        """See the class."""
+        parts = sums.split_with_sizes(self.widths) if self.widths else ()
+        return [None if result is None else result(parts) for result in self.results]
+
+
+def _result(shape: tuple[int, ...], summands: Sequence[tuple[int, int]]) -> Callable[[Parts], Tensor] | None:
+    """The gradient of an array, from summands for all of it or for one place of its last axis."""
+    if not summands:
+        return None
+    if len(summands) == 1 and summands[0][0] < 0:
+        ((_, place),) = summands
+        return lambda parts: parts[place].view(shape)
+
+    def result(parts: Parts) -> Tensor:
+        whole = [parts[place].view(shape) for column, place in summands if column < 0]
+        total = sum(whole[1:], whole[0]) if whole else torch.zeros(shape)
+        for column, place in summands:
+            if column >= 0:
+                part = total[..., column]
+                part += parts[place].view(part.shape)
+        return total
+
+    return result

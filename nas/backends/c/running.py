@@ -1,0 +1,72 @@
+"""A half of a layer with its library loaded: one call of C, from rows in to rows out.
+
+What runs at each call is kept short: at small sizes, microseconds of Python count. All tensors of a call are in one
+list; `place` tells where a key's tensor is in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from nas.backends.c.compiler import kit
+from nas.backends.c.driver import Driver
+from nas.backends.c.world import Key
+
+Values = list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the rows of steps and sequences lie: row `t * step + b * sequence`, or at `offsets[t] + b * sequence`.
+
+    `offsets` and `sizes` (sequences that are running) are int64 of each step, where sequences differ in length.
+    """
+
+    batch: int
+    count: int
+    step: int
+    sequence: int
+    rows: int
+    reverse: bool = False
+    offsets: Tensor | None = None
+    sizes: Tensor | None = None
+    numbers: tuple[array[int], array[int]] = field(init=False, compare=False)  # forward and backward
+    layout: array[int] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        one = (self.batch, self.count, self.step, self.sequence)
+        both = (array("q", (*one, self.reverse, self.rows)), array("q", (*one, not self.reverse, self.rows)))
+        object.__setattr__(self, "numbers", both)
+        pointers = (0 if t is None else t.data_ptr() for t in (self.offsets, self.sizes))
+        object.__setattr__(self, "layout", array("q", pointers))
+
+
+class Running:
+    """A half, ready to run. `backward` says that it goes through the steps the other way round."""
+
+    def __init__(self, driver: Driver, library: ctypes.CDLL, weights: int, backward: bool = False) -> None:
+        self.weights, self.back = weights, int(backward)
+        self.places: dict[Key, int] = {}
+        self.pointers = [self.place(key) for key in driver.ports]
+        self.function = library[f"recell_{driver.half.name}"]
+        self.function.restype = ctypes.c_int
+        self.function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        self.kit = kit()
+
+    def place(self, key: Key) -> int:
+        """Where the tensor for a key is among the values of a call; the first are the weights."""
+        if key[0] == "w":
+            return key[1]
+        return self.places.setdefault(key, self.weights + len(self.places))
+
+    def __call__(self, values: Values, geometry: Geometry) -> None:
+        """Compute into the tensors that `values` has for results; one that is None is not wanted or not given."""
+        pointers = geometry.layout[:]
+        pointers.extend([0 if (v := values[p]) is None else v.data_ptr() for p in self.pointers])
+        numbers = geometry.numbers[self.back]
+        if self.function(self.kit.buffer_info()[0], numbers.buffer_info()[0], pointers.buffer_info()[0]):
+            raise MemoryError("there is no memory for the values of a compiled cell")

@@ -1,0 +1,231 @@
+"""C text of one sweep: a function that runs over the steps of a block of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.backends.c.body import Body, Names
+from nas.backends.c.loops import Place, literal
+from nas.backends.c.text import Function, Text
+from nas.backends.c.world import Key, Recomputed, World
+from nas.ir import Sweep
+
+_L1, _L2 = 96 * 1024, 768 * 1024  # bytes that the values of a block may take: near ones, and all
+
+
+class SweepText:
+    """The function `name`: its text, and its ports in the order of its pointers (after those of the steps).
+
+    In a backward half, `replay` says how matrices are computed once more: from the checkpoint before it, one chunk of
+    steps at a time, of which the matrices are all held.
+    """
+
+    def __init__(self, world: World, sweep: Sweep, name: str, replay: Recomputed | None = None) -> None:
+        self.w, self.sweep, self.name = world, sweep, name
+        self.f = Function()
+        nodes = world.schedule.nodes
+        args = {a for k in (*sweep.body, *sweep.grams) for a in nodes[k].args}
+        read = {a for a in args if nodes[a].op in ("past", "next") and nodes[a].type.kind == "mat"}
+        self.replay = replay if read else None
+        given = {}
+        if self.replay:
+            for k in read:
+                r = self.replay.slots.index(nodes[k].slot)
+                given[k] = Place(f"h{nodes[k].op}{r}", str(self._pad(world.size(k))))
+            self.again = Body(
+                self.replay.world, self.f, self.replay.sweep, Names("hc", "hn", "hu", apart=True), {}
+            )
+        self.body = Body(world, self.f, sweep, Names(), given)
+        self.block = self._block()
+        self.text = self._function()
+
+    @property
+    def ports(self) -> Sequence[Key]:
+        """What the function's pointers are connected to."""
+        return self.f.ports
+
+    def _pad(self, count: int) -> int:
+        return -(-count // self.w.lanes) * self.w.lanes
+
+    def _block(self) -> int:
+        """How many sequences are run over the steps together."""
+        bodies = [self.body, self.again] if self.replay else [self.body]
+        products = any(g.space is None for body in bodies for g in body.groups)
+        near = _L1 // (4 * max(self.f.per_row, 1))
+        if self.replay:
+            near = min(near, _L2 // (4 * self._held_per_row()))
+        return max(8 if products else 1, min(32, near))
+
+    def _held_per_row(self) -> int:
+        assert self.replay is not None
+        sizes = (self._pad(self.again.slot_width(r)) for r in range(len(self.replay.slots)))
+        return (self.replay.every + 1) * sum(sizes)
+
+    # -- the function -----------------------------------------------------------------------
+
+    def _function(self) -> str:
+        body = [*self._clear(), *self._steps(), *self._ends()]
+        names, floats = [], self.f.floats
+        for name, size in self.f.buffers:
+            names.append(f"float *{name} = S + {floats};")
+            floats += size * self.block
+        if self.replay:
+            for r in range(len(self.replay.slots)):
+                names.append(f"float *H{r} = S + {floats};")
+                floats += self._pad(self.again.slot_width(r)) * self.block * (self.replay.every + 1)
+        head = [
+            "const long B = g[0], T = g[1], ts = g[2], bs = g[3], rev = g[4];",
+            "const long *off = p[0], *size = p[1];",
+        ]
+        whole = [*head, *self.f.prologue]
+        lines = [line if line != "@names" else "\n".join(names) for line in body]
+        return "\n".join([*self.f.opening(self.name, floats), *whole, *lines, "free(S);", "return 0;", "}\n"])
+
+    def _steps(self) -> list[str]:
+        """The loops over blocks of sequences and over steps."""
+        return [
+            f"for (long b0 = 0; b0 < B; b0 += {self.block}) {{",
+            f"const long most = B - b0 < {self.block} ? B - b0 : {self.block};",
+            "long m = 0;",
+            "@names",
+            "for (long step = 0; step < T; step++) {",
+            "const long t = rev ? T - 1 - step : step;",
+            "long now = size ? size[t] - b0 : most;",
+            "now = now < 0 ? 0 : now > most ? most : now;",
+            *self._borders(),
+            "m = now;",
+            "if (!m) continue;",
+            "const long r0 = (off ? off[t] : t * ts) + b0 * bs;",
+            "const long nx = step + 1 == T ? 0 : off ? off[rev ? t - 1 : t + 1] - off[t] : rev ? -ts : ts;",
+            *self.body.row_pointers(),
+            *self._checkpoints(),
+            *(self._replayed() if self.replay else []),
+            *self.body.lines,
+            "}",
+            *self._store_slots("0", "m"),
+            "}",
+        ]
+
+    def _clear(self) -> list[str]:
+        counts = []
+        for k in self.body.grams:
+            size = (
+                4
+                * self.body.w.size(self.body.nodes[k].args[0])
+                * self.body.w.size(self.body.nodes[k].args[1])
+            )
+            counts += [f"long g{k} = 0;", f"memset({self.f.port(('gram', k))}, 0, {size});"]
+        return counts + [
+            f"memset({place}, 0, {8 * self._pad(self.body.total_width(k))});"
+            for k, place in self.body.totals.items()
+        ]
+
+    def _ends(self) -> list[str]:
+        """Sums over rows to where the caller wants them."""
+        lines = [self.body.multiplied(k) for k in self.body.grams]
+        for k, place in self.body.totals.items():
+            size, port = self.body.total_width(k), self.f.port(("total", k))
+            lines.append(f"flush({place}, {self._pad(size)});")
+            lines.append(f"memcpy({port}, {place} + {self._pad(size)}, {4 * size});")
+        return lines
+
+    # -- slots ------------------------------------------------------------------------------
+
+    def _borders(self) -> list[str]:
+        """Slots of sequences that start or end at this step."""
+        starts, ends = self._load_slots("m", "now"), self._store_slots("now", "m")
+        lines = []
+        if starts:
+            lines += ["if (now > m) {", *starts, "}"]
+        if ends:
+            lines += ["if (now < m) {", *ends, "}"]
+        return lines
+
+    def _load_slots(self, first: str, last: str) -> list[str]:
+        lines = []
+        for s in self.sweep.slots:
+            held, size = self.w.held[s], self.body.slot_width(s)
+            pointer, to = self.f.port(("init", held.slot)), f"st{s}[i * {self._pad(size)} + j]"
+            start = literal(0.0 if held.start is None else held.start)
+            value = f"{pointer} ? {pointer}[(b0 + i) * {held.row} + {held.first} + j * {held.step}] : {start}"
+            lines.append(
+                f"for (long i = {first}; i < {last}; i++) for (long j = 0; j < {size}; j++) {to} = {value};"
+            )
+        return lines
+
+    def _store_slots(self, first: str, last: str) -> list[str]:
+        lines = []
+        for s in self.sweep.slots:
+            held, size = self.w.held[s], self.body.slot_width(s)
+            pointer, of = self.f.port(("final", held.slot)), f"st{s}[i * {self._pad(size)} + j]"
+            to = f"{pointer}[(b0 + i) * {held.row} + {held.first} + j * {held.step}]"
+            loops = f"for (long i = {first}; i < {last}; i++) for (long j = 0; j < {size}; j++)"
+            lines.append(f"if ({pointer}) {loops} {to} = {of};")
+        return lines
+
+    # -- matrices that the backward half needs again ------------------------------------------
+
+    def _checkpoints(self) -> list[str]:
+        """In a forward half: slots stored every so many steps."""
+        lines = []
+        for s, every in self.w.checkpoints.items():
+            if s in self.sweep.slots:
+                size, pointer = self.body.slot_width(s), self.f.port(("checkpoint", s))
+                to = f"{pointer} + ((b0 + i) * ((T + {every - 1}) / {every}) + step / {every}) * {size}"
+                copy = f"memcpy({to}, st{s} + i * {self._pad(size)}, {4 * size});"
+                lines.append(f"if ({pointer} && step % {every} == 0) for (long i = 0; i < m; i++) {copy}")
+        return lines
+
+    def _replayed(self) -> list[str]:
+        """In a backward half: the matrices of the chunk of steps that begins here, and of the step."""
+        assert self.replay is not None
+        every, lines = self.replay.every, ["const long s = T - 1 - step;"]
+        load, pointers, here = list[str](), list[str](), list[str]()
+        for r, slot in enumerate(self.replay.slots):
+            size = self.again.slot_width(r)
+            pad, checkpoint = self._pad(size), self.f.port(("checkpoint", slot))
+            source = f"{checkpoint} + ((b0 + i) * ((T + {every - 1}) / {every}) + s / {every}) * {size}"
+            load.append(f"for (long i = 0; i < most; i++) memcpy(H{r} + i * {pad}, {source}, {4 * size});")
+            pointers.append(
+                f"float *hc{r} = H{r} + u % {every} * {self.block * pad}, *hn{r} = hc{r} + {self.block * pad};"
+            )
+            here.append(f"const float *hpast{r} = H{r} + s % {every} * {self.block * pad};")
+            here.append(f"const float *hnext{r} = hpast{r} + {self.block * pad};")
+        return [
+            *lines,
+            f"if (step == 0 || s % {every} == {every - 1}) {{",
+            *load,
+            f"for (long u = s - s % {every}; u <= s; u++) {{",
+            "const long t = rev ? u : T - 1 - u;",
+            "long m = size ? size[t] - b0 : most;",
+            "m = m < 0 ? 0 : m > most ? most : m;",
+            "const long r0 = (off ? off[t] : t * ts) + b0 * bs;",
+            "const long nx = u == s ? 0 : off ? off[rev ? t + 1 : t - 1] - off[t] : rev ? ts : -ts;",
+            *pointers,
+            *self.again.row_pointers(),
+            *self.again.lines,
+            "}",
+            "}",
+            *here,
+        ]
+
+
+class EndText(Text):
+    """The function `name` that computes `results` of the stage `end` from sums over rows."""
+
+    def __init__(self, world: World, results: Sequence[int], name: str) -> None:
+        super().__init__(world, Function())
+        for k, node in enumerate(self.nodes):
+            if node.op == "total":
+                self.places[k] = Place(self.f.port(("total", k)))
+        self._fixed_values([k for k in results if k not in self.places], "end")
+        lines = [
+            f"memcpy({self.f.port(('end', k))}, {self.places[k].base}, {4 * world.size(k)});" for k in results
+        ]
+        opening = self.f.opening(name, self.f.floats)
+        self.text = "\n".join([*opening, *self.f.prologue, *lines, "free(S);", "return 0;", "}\n"])
+
+    @property
+    def ports(self) -> Sequence[Key]:
+        """What the function's pointers are connected to."""
+        return self.f.ports
