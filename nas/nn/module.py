@@ -73,6 +73,7 @@ class CellModule(nn.Module):
         except CellBuildError as error:
             raise BuildError(f"cell {cell.name}: {error}") from None
         self.heads, self.key_size = heads, self.sizes[0].key_size
+        self._look_up()
         _warn_of_dead_weights(cell)
         self._make_weights()
         self.reset_parameters()
@@ -155,7 +156,23 @@ class CellModule(nn.Module):
     @property
     def program(self) -> Program:
         """The compiled Program."""
-        return compile_program(self.cell)
+        return self._program
+
+    def _look_up(self) -> None:
+        """Find what is shared by all modules of the cell: its Program, and what runs each layer."""
+        self._program = compile_program(self.cell)
+        self._runners = self._find_runners()
+
+    def _find_runners(self) -> tuple[Runner, ...]:
+        return tuple(runner(self.backend, self.cell, sizes) for sizes in self.sizes)
+
+    def __getstate__(self) -> dict[str, object]:
+        shared = ("_program", "_runners")
+        return {name: value for name, value in self.__dict__.items() if name not in shared}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._look_up()
 
     @property
     def directions(self) -> int:
@@ -184,7 +201,7 @@ class CellModule(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
         """Output and final state: see the class. Raises BuildError where a shape is wrong."""
-        calls = self._calls()
+        calls = self._runners
         flexible = all(isinstance(call, FlexibleRunner) for call in calls)
         layout, rows = as_rows(x, lengths, self.batch_first, self.input_size, flexible)
         rows, final = self._run(calls, rows, layout.steps, self._state_in(state, layout))
@@ -196,7 +213,7 @@ class CellModule(nn.Module):
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise BuildError(f"step takes x of shape [B, {self.input_size}]; received {list(x.shape)}")
         layout = Layout(Steps.same(x.shape[0], 1))
-        rows, final = self._run(self._calls(), x, layout.steps, self._state_in(state, layout))
+        rows, final = self._run(self._runners, x, layout.steps, self._state_in(state, layout))
         return rows, self._state_out(final, layout)
 
     def init_state(self, batch: int) -> State:
@@ -221,10 +238,6 @@ class CellModule(nn.Module):
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor
         return torch.empty(0) if x is None else x
-
-    def _calls(self) -> list[Runner]:
-        """What runs each layer."""
-        return [runner(self.backend, self.cell, sizes) for sizes in self.sizes]
 
     def _run(
         self, calls: Sequence[Runner], rows: Tensor, steps: Steps, state: _Parts

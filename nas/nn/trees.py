@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from grammar import Cell
-from nas.backends import TreeRunner, tree_runner
+from nas.backends import Runner, TreeRunner, tree_runner
 from nas.errors import BuildError
 from nas.nn.beam import PairScorer, averaged, search
 from nas.nn.easy_first import Query, easy_first
@@ -96,6 +96,9 @@ class TreeModule(CellModule):
         super().reset_parameters(generator)
         if self.policy in LEARNED:
             self.scorer.reset(generator)
+
+    def _find_runners(self) -> tuple[Runner, ...]:
+        return ()
 
     def extra_repr(self) -> str:
         """Cell, sizes and policy, for print."""

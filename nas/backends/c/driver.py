@@ -15,8 +15,8 @@ SHARED, KEPT, OWN = "shared", "kept", "own"
 class Driver:
     """The function `name`, and its pointers in their order: `ports` of them, after the layout of the steps.
 
-    A port is an outside key, `(SHARED | KEPT | OWN, 0 forward or 1 backward)` for the rows of all buffers of a kind, or `("sums", 0)` for
-    all sums over rows. `given` tells of keys made by another half in which of its regions they begin.
+    A port is an outside key, `(SHARED | KEPT | OWN, 0 forward or 1 backward)` for the rows of all buffers of a kind, or
+    `("sums", 0)` for all sums over rows. `given` tells of keys made by another half in which of its regions they begin.
     """
 
     def __init__(

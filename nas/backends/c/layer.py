@@ -60,9 +60,9 @@ class Layer:
 
     def _prepare(self, adjoint: Adjoint, ahead: Driver, back: Driver) -> None:
         """What calls need, looked up once."""
-        library, arrays = load(self.text), arrays_of(adjoint.forward, self.sizes)
-        self.ahead = Running(ahead, library, len(arrays))
-        self.back = Running(back, library, len(arrays), backward=True)
+        arrays = arrays_of(adjoint.forward, self.sizes)
+        self.ahead = Running(ahead, len(arrays))
+        self.back = Running(back, len(arrays), backward=True)
         self.gradients = Gradients(adjoint, back, [shape for _, shape in arrays.values()])
         kinds = [torch.complex64 if slot.complex else torch.float32 for slot in self.slots]
         self.ends, self.starts = (
@@ -89,6 +89,10 @@ class Layer:
         self.x_back, self.dy, self.dx, self.sums = (
             self.back.place((name, 0)) for name in ("x", "dy", "dx", "sums")
         )
+        self.is_loaded = False
+        self.keeps_y = int(reads_y)
+        self.saved_rows = [region[key] for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
+        self.graded = [n for n, result in enumerate(self.gradients.results) if result is not None]
         self.empty = [[None] * len(run.places) for run in (self.ahead, self.back)]
 
     def _forward(self, normal: Normal, adjoint: Adjoint, held: Sequence[Held]) -> Half:
@@ -157,6 +161,23 @@ class Layer:
         )
         return Recomputed(world, sweep, replay.slots, self.every)
 
+    def loaded(self) -> Layer:
+        """This layer, with its library. Raises CompilerError where it cannot be built."""
+        if not self.is_loaded:
+            library = load(self.text)
+            self.ahead.attach(library)
+            self.back.attach(library)
+            self.is_loaded = True
+        return self
+
+    def chunks(self, count: int) -> int:
+        """How many checkpoints there is room for: never one, which torch would not trace as any number."""
+        return count // self.every + 2
+
+    def seen_by(self, asked: Sequence[bool]) -> frozenset[int]:
+        """The arrays that the output or a final state depends on; `asked` says which of these count."""
+        return frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
+
     def forward(
         self,
         x: Tensor,
@@ -181,7 +202,7 @@ class Layer:
             for place, floats in self.rows_kept:
                 values[place] = torch.empty((rows, floats))
             for place, floats in self.checked:
-                values[place] = torch.empty((geometry.batch, -(-geometry.count // self.every), floats))
+                values[place] = torch.empty((geometry.batch, self.chunks(geometry.count), floats))
         self.ahead(values, geometry)
         return y, finals, [values[place] for place, _ in self.again] if keep else []  # type: ignore[misc]
 
@@ -220,7 +241,7 @@ class Layer:
         self.back(values, geometry)
         found = self.gradients(sums)
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
-            seen = frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
+            seen = self.seen_by(asked)
             found = [value if k in seen else None for k, value in enumerate(found)]
         return dx, found, starts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
 from nas.backends.c.compiler import CompilerError
 from nas.backends.c.layer import Layer, slots_of
+from nas.backends.c.ops import even, key_of, layer_of
 from nas.backends.c.running import Geometry
 from nas.backends.fallbacks import fell_back
 from nas.backends.reference import Reference
@@ -29,7 +29,7 @@ class CompiledRunner(FlexibleRunner):
 
     def __init__(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> None:
         self.cell, self.sizes, self.fallback = cell, sizes, fallback
-        self.slots = slots_of(cell, sizes)
+        self.slots, self.key = slots_of(cell, sizes), key_of(cell, sizes)
         self._layer: Layer | None = None
         self._plain: Runner | None = None
         self._failed = False
@@ -43,6 +43,8 @@ class CompiledRunner(FlexibleRunner):
         reverse: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `FlexibleRunner`."""
+        if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+            return self._traced(x, weights, state, steps, reverse)
         like = weights[0] if weights else x
         here = like.dtype is torch.float32 and x.dtype is not torch.float64 and like.device.type == "cpu"
         layer = self._built() if here and x.device.type == "cpu" else None
@@ -58,11 +60,27 @@ class CompiledRunner(FlexibleRunner):
         )
         return y, tuple(ends)
 
+    def _traced(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        state: Sequence[Tensor | None],
+        steps: Steps,
+        reverse: bool,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same as an operator that torch can trace."""
+        sizes = None if steps.even else torch.tensor(steps.sizes)
+        layout = (sizes, steps.batch, steps.count, steps.by_sequence, reverse)
+        given = [value is not None for value in state]
+        values = [value for value in state if value is not None]
+        found = torch.ops.recell.cell(self.key, x, weights, values, given, *layout, torch.is_grad_enabled())
+        return found[0], tuple(found[1 : 1 + len(self.slots)])
+
     def _built(self) -> Layer | None:
         """The layer with its library; None where it cannot be built and need not."""
         if self._layer is None and not self._failed:
             try:
-                self._layer = Layer(self.cell, self.sizes)
+                self._layer = layer_of(self.key).loaded()
             except CompilerError as error:
                 if not self.fallback:
                     raise
@@ -96,16 +114,10 @@ class CompiledRunner(FlexibleRunner):
         return (_swapped(y, steps.count, steps.batch) if steps.by_sequence else y), final
 
 
-@lru_cache(maxsize=64)
-def _even(batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:
-    step, sequence = (1, count) if by_sequence else (batch, 1)
-    return Geometry(batch, count, step, sequence, batch * count, reverse)
-
-
 def geometry(steps: Steps, reverse: bool = False) -> Geometry:
     """Where the rows of steps lie."""
     if steps.even:
-        return _even(steps.batch, steps.count, steps.by_sequence, reverse)
+        return even(steps.batch, steps.count, steps.by_sequence, reverse)
     sizes = torch.tensor(steps.sizes)
     return Geometry(steps.batch, steps.count, 0, 1, steps.rows, False, sizes.cumsum(0) - sizes, sizes)
 

@@ -48,11 +48,14 @@ class Geometry:
 class Running:
     """A half, ready to run. `backward` says that it goes through the steps the other way round."""
 
-    def __init__(self, driver: Driver, library: ctypes.CDLL, weights: int, backward: bool = False) -> None:
-        self.weights, self.back = weights, int(backward)
+    def __init__(self, driver: Driver, weights: int, backward: bool = False) -> None:
+        self.name, self.weights, self.back = f"recell_{driver.half.name}", weights, int(backward)
         self.places: dict[Key, int] = {}
         self.pointers = [self.place(key) for key in driver.ports]
-        self.function = library[f"recell_{driver.half.name}"]
+
+    def attach(self, library: ctypes.CDLL) -> None:
+        """Take the function from the library."""
+        self.function = library[self.name]
         self.function.restype = ctypes.c_int
         self.function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self.kit = kit()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.backends.c.body import Body, Names
+from nas.backends.c.fuse import MATRIX
 from nas.backends.c.loops import Place, literal
 from nas.backends.c.text import Function, Text
-from nas.backends.c.world import Key, Recomputed, World
+from nas.backends.c.world import Held, Key, Recomputed, World
 from nas.ir import Sweep
 
-_L1, _L2 = 96 * 1024, 768 * 1024  # bytes that the values of a block may take: near ones, and all
+# bytes that the values of a block may take: of rows, of matrices that stay near, and of all that a chunk holds
+_ROWS, _MATRICES, _CHUNK = 96 * 1024, 24 * 1024, 768 * 1024
 
 
 class SweepText:
@@ -51,9 +53,10 @@ class SweepText:
         """How many sequences are run over the steps together."""
         bodies = [self.body, self.again] if self.replay else [self.body]
         products = any(g.space is None for body in bodies for g in body.groups)
-        near = _L1 // (4 * max(self.f.per_row, 1))
+        matrices = any(g.space == MATRIX for body in bodies for g in body.groups)
+        near = (_MATRICES if matrices else _ROWS) // (4 * max(self.f.per_row, 1))
         if self.replay:
-            near = min(near, _L2 // (4 * self._held_per_row()))
+            near = min(near, _CHUNK // (4 * self._held_per_row()))
         return max(8 if products else 1, min(32, near))
 
     def _held_per_row(self) -> int:
@@ -146,11 +149,14 @@ class SweepText:
         lines = []
         for s in self.sweep.slots:
             held, size = self.w.held[s], self.body.slot_width(s)
-            pointer, to = self.f.port(("init", held.slot)), f"st{s}[i * {self._pad(size)} + j]"
-            start = literal(0.0 if held.start is None else held.start)
-            value = f"{pointer} ? {pointer}[(b0 + i) * {held.row} + {held.first} + j * {held.step}] : {start}"
+            pointer, to = self.f.port(("init", held.slot)), f"st{s} + i * {self._pad(size)}"
+            start = 0.0 if held.start is None else held.start
+            one = f"for (long j = 0; j < {size}; j++) ({to})[j] = {literal(start)};"
+            if start == 0:
+                one = f"memset({to}, 0, {4 * size});"
+            rows = f"for (long i = {first}; i < {last}; i++)"
             lines.append(
-                f"for (long i = {first}; i < {last}; i++) for (long j = 0; j < {size}; j++) {to} = {value};"
+                f"if ({pointer}) {rows} {self._moved(held, to, pointer, size, load=True)} else {rows} {one}"
             )
         return lines
 
@@ -158,11 +164,23 @@ class SweepText:
         lines = []
         for s in self.sweep.slots:
             held, size = self.w.held[s], self.body.slot_width(s)
-            pointer, of = self.f.port(("final", held.slot)), f"st{s}[i * {self._pad(size)} + j]"
-            to = f"{pointer}[(b0 + i) * {held.row} + {held.first} + j * {held.step}]"
-            loops = f"for (long i = {first}; i < {last}; i++) for (long j = 0; j < {size}; j++)"
-            lines.append(f"if ({pointer}) {loops} {to} = {of};")
+            pointer, of = self.f.port(("final", held.slot)), f"st{s} + i * {self._pad(size)}"
+            move = self._moved(held, of, pointer, size, load=False)
+            lines.append(f"if ({pointer}) for (long i = {first}; i < {last}; i++) {move}")
         return lines
+
+    @staticmethod
+    def _moved(held: Held, here: str, pointer: str, size: int, load: bool) -> str:
+        """The statement that moves one row of a slot between scratch memory and the caller's tensor."""
+        there = f"{pointer} + (b0 + i) * {held.row} + {held.first}"
+        if held.step == 1:
+            return (
+                f"memcpy({here}, {there}, {4 * size});" if load else f"memcpy({there}, {here}, {4 * size});"
+            )
+        one, other = f"({here})[j]", f"({there})[j * {held.step}]"
+        if not load:
+            one, other = other, one
+        return f"for (long j = 0; j < {size}; j++) {one} = {other};"
 
     # -- matrices that the backward half needs again ------------------------------------------
 
@@ -172,7 +190,7 @@ class SweepText:
         for s, every in self.w.checkpoints.items():
             if s in self.sweep.slots:
                 size, pointer = self.body.slot_width(s), self.f.port(("checkpoint", s))
-                to = f"{pointer} + ((b0 + i) * ((T + {every - 1}) / {every}) + step / {every}) * {size}"
+                to = f"{pointer} + ((b0 + i) * (T / {every} + 2) + step / {every}) * {size}"
                 copy = f"memcpy({to}, st{s} + i * {self._pad(size)}, {4 * size});"
                 lines.append(f"if ({pointer} && step % {every} == 0) for (long i = 0; i < m; i++) {copy}")
         return lines
@@ -185,7 +203,7 @@ class SweepText:
         for r, slot in enumerate(self.replay.slots):
             size = self.again.slot_width(r)
             pad, checkpoint = self._pad(size), self.f.port(("checkpoint", slot))
-            source = f"{checkpoint} + ((b0 + i) * ((T + {every - 1}) / {every}) + s / {every}) * {size}"
+            source = f"{checkpoint} + ((b0 + i) * (T / {every} + 2) + s / {every}) * {size}"
             load.append(f"for (long i = 0; i < most; i++) memcpy(H{r} + i * {pad}, {source}, {4 * size});")
             pointers.append(
                 f"float *hc{r} = H{r} + u % {every} * {self.block * pad}, *hn{r} = hc{r} + {self.block * pad};"
