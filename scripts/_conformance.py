@@ -43,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     cells = known_cells() | (random_cells(given.cells, given.seed) if given.cells else {})
-    if given.only:
-        cells = {name: cell for name, cell in cells.items() if name in given.only}
     started = time.perf_counter()
     done: dict[str, list[Outcome]] = {}
     for name, outcomes in _run(cells, given):
@@ -78,6 +76,7 @@ def _run(cells: Mapping[str, Cell], given: argparse.Namespace) -> Iterator[tuple
     tasks = [
         (index, name, str(cell), given.backend, given.dtype, given.device)
         for index, (name, cell) in enumerate(cells.items())
+        if name in (given.only or cells)
     ]
     if given.jobs == 1:
         yield from map(_one, tasks)

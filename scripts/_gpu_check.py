@@ -168,9 +168,10 @@ class Check:
         plans += [({name: zoo(name)}, big, against) for name in FIRST]
         plans += [({name: cell}, small, against) for name, cell in known_cells().items() if "odd" not in name]
         rows: list[Row] = []
+        self.facts |= {"timing": [], "not_timed": 0}
         for cells, size, baselines in plans:
             if not self.left(0.85):
-                self.facts["not_timed"] = self.facts.get("not_timed", 0) + 1
+                self.facts["not_timed"] += 1
                 continue
             plan = Plan((size,), tuple(self.backends), baselines, repeats=7, seconds=4, device=self.device)
             rows += bench(cells, plan)

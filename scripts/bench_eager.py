@@ -253,7 +253,7 @@ class EagerModule(nn.Module):
         return y, after[0] if len(after) == 1 else after
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     from nas.bench import Plan, bench, read_sizes
 
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("cells", nargs="*", default=default, help="texts, or names of known cells")
     parser.add_argument("--sizes", default="S,M,L")
     parser.add_argument("--repeats", type=int, default=20)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     cells = [parse(text) if "{" in text else zoo(text.removeprefix("zoo:")) for text in given.cells]
     plan = Plan(read_sizes(given.sizes), (), ("eager", "torch"), ("training",), given.repeats)
     print("median ms, forward + backward\neager, its matrix products alone, torch's own layer")

@@ -1,0 +1,142 @@
+"""The scripts that measure: each runs small, and writes what it says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from source_tree import ROOT
+
+from grammar import zoo
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import _benchmarks
+import _conformance
+import _gpu_check
+import bench_eager
+import bench_trial
+
+
+def test_conformance_writes_its_result_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_conformance, "known_cells", lambda: {"lstm": zoo("lstm")})
+    with pytest.raises(SystemExit, match="0"):
+        _conformance.main(["--backend", "reference", "--cells", "0", "--out", str(tmp_path)])
+    facts = json.loads((tmp_path / "conformance_reference_float32.json").read_text())
+    assert facts["cases"] == {"ok": 3}
+    assert facts["groups"] == {"zoo": {"cells": 1, "ok": 3}}
+    assert "| zoo | 1 | 3 | 0 | 0 | 0 | 0 |" in (tmp_path / "conformance.md").read_text()
+
+
+def test_conformance_fails_where_a_case_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nas.backends.reference.Reference.refuses", lambda self, cell: "it will not")
+    with pytest.raises(SystemExit, match="1"):
+        _conformance.main(
+            ["--backend", "reference", "--cells", "0", "--only", "elman", "--out", str(tmp_path)]
+        )
+    assert "refused  elman at B" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Arguments for a small gpu_check."""
+    monkeypatch.setattr(_gpu_check, "known_cells", lambda: {"lstm": zoo("lstm")})
+    monkeypatch.setattr(_gpu_check, "FIRST", ("mingru",))
+    monkeypatch.setattr(_gpu_check, "builds_of", lambda *given: [])
+    out = str(tmp_path / "check.json")
+    return ["--device", "cpu", "--cells", "0", "--sizes", "2x3x4,2x3x6", "--out", out]
+
+
+def checked(arguments: list[str], code: str) -> Any:
+    with pytest.raises(SystemExit, match=code):
+        _gpu_check.main(arguments)
+    place = Path(arguments[-1])
+    assert list(place.parent.iterdir()) == [place]
+    return json.loads(place.read_text())
+
+
+def test_gpu_check_without_a_gpu(small: list[str]) -> None:
+    facts = checked(small, "0")
+    assert facts["machine"]["device"] == "cpu"
+    assert {"reference"} <= set(facts["backends"]) <= {"reference", "c"}
+    assert (facts["agreed"], facts["errors"]) == (True, [])
+    assert {name: held["cases"] for name, held in facts["conformance"].items()} == {
+        f"{name} float32": {"ok": 3} for name in facts["backends"] if name != "reference"
+    }
+    timed = [(row["cell"], row["size"]["name"]) for row in facts["timing"]]
+    assert timed == [
+        ("lstm", "dense"),
+        ("gru", "dense"),
+        ("block_lstm", "2x3x4"),
+        ("mingru", "2x3x4"),
+        ("lstm", "2x3x6"),
+    ]
+    assert facts["tests"] == "not run: no GPU"
+
+
+def test_an_error_ends_one_part_of_gpu_check_and_is_told(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(_gpu_check, "bench", broken)
+    facts = checked(small, "1")
+    assert facts["errors"] == [{"part": "timing", "error": "RuntimeError: out of order"}]
+    assert facts["tests"] == "not run: no GPU"
+
+
+def test_gpu_check_says_what_it_had_no_time_for(small: list[str]) -> None:
+    facts = checked(["--minutes", "0", *small], "0")
+    assert all(held["cases"] == {"not reached": 1} for held in facts["conformance"].values())
+    assert (facts["not_timed"], facts["timing"]) == (4, [])
+
+
+def test_gpu_check_needs_a_gpu_by_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        _gpu_check.main([])
+    assert "torch finds no CUDA device; --device cpu does without" in capsys.readouterr().err
+
+
+def test_a_trial_takes_the_steps_of_the_training_loop(tmp_path: Path) -> None:
+    bench_trial.main(
+        ["mingru", "--backend", "reference", "--size", "2x5x8", "--steps", "3", "--out", str(tmp_path)]
+    )
+    (row,) = json.loads((tmp_path / "trial.json").read_text())["rows"]
+    assert (row["cell"], row["group"], row["aim"]) == ("mingru", "elementwise", 3.0)
+    ours, eager = (row["trials"][which] for which in ("reference", "eager"))
+    assert ours["loss"] == pytest.approx(eager["loss"], rel=1e-5)
+    assert set(ours["parts_ms"]) == set(bench_trial.PARTS)
+    assert sum(ours["parts_ms"].values()) == pytest.approx(ours["ms"], rel=0.5)
+    assert "| mingru | elementwise |" in (tmp_path / "trial.md").read_text()
+
+
+def test_eager_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_eager.main(["elman", "--sizes", "2x3x4", "--repeats", "3"])
+    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["elman", "2x3x4"]
+
+
+def test_benchmarks_write_a_page_that_their_json_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_benchmarks, "builds_of", lambda *given: [])
+    options = ["--sizes", "2x3x4", "--zoo", "mingru", "--trial", "mingru", "--cells", "0", "--repeats", "3"]
+    options += ["--trial-size", "2x3x4", "--backend", "reference", "--out", str(tmp_path)]
+    _benchmarks.main(options)
+    names = {"cpu.json", "cpu.md", "trial.json", "trial.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    text = (tmp_path / "cpu.md").read_text()
+    assert "| mingru | elementwise | 2x3x4 |" in text
+    assert "Of 1 times of known cells" in text
+    (tmp_path / "cpu.md").unlink()
+    _benchmarks.main(["--page-only", "--out", str(tmp_path)])
+    assert (tmp_path / "cpu.md").read_text() == text
