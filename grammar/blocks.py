@@ -9,13 +9,18 @@ from grammar.syntax import Depth, Expr, Let, Out, Repeat
 Block = Repeat | Depth
 
 
-def writes(block: Block) -> Iterator[str]:
-    """The primed names that a block defines, those of inner blocks included."""
+def changes(block: Block) -> Iterator[Let]:
+    """The new values of states that a block defines, those of inner blocks included."""
     for statement in block.body:
         if isinstance(statement, Let) and statement.primed:
-            yield statement.name
+            yield statement
         elif isinstance(statement, Block):
-            yield from writes(statement)
+            yield from changes(statement)
+
+
+def writes(block: Block) -> Iterator[str]:
+    """The names of these values."""
+    return (let.name for let in changes(block))
 
 
 def reads(statement: Let | Block) -> Iterator[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from grammar.blocks import Block, reads, title, writes
+from grammar.blocks import Block, changes, reads, title, writes
 from grammar.errors import CellTypeError, Span, UnknownNameError, suggest
 from grammar.graph import Graph, Node, Region, Weight
 from grammar.mentions import mentioned_states
@@ -155,6 +155,8 @@ class _Lowering:
                 scope.lets[statement.name] = statement
             elif isinstance(statement, Block):
                 names = list(writes(statement))
+                for let in changes(statement):
+                    self._declared(let)
                 if not names:
                     raise CellTypeError("a block writes at least one state, as in `h' = ...`", statement.span)
             else:
@@ -169,12 +171,7 @@ class _Lowering:
 
     def _definable(self, let: Let, scope: _Scope) -> None:
         self._reserved(let.name, let.span)
-        if let.primed and let.name[:-1] not in self.states:
-            raise UnknownNameError(
-                f"{let.name} is the new value of a state, but no state {let.name[:-1]!r} is declared"
-                f"{suggest(let.name[:-1], self.states)}",
-                let.span,
-            )
+        self._declared(let)
         if let.name in self.states:
             raise CellTypeError(
                 f"{let.name!r} is a state: its new value is written `{let.name}' = ...`", let.span
@@ -186,6 +183,14 @@ class _Lowering:
             if let.name in around.lets:
                 raise CellTypeError(f"each name has one equation; {let.name!r} has two", let.span)
             around = around.outer
+
+    def _declared(self, let: Let) -> None:
+        if let.primed and let.name[:-1] not in self.states:
+            raise UnknownNameError(
+                f"{let.name} is the new value of a state, but no state {let.name[:-1]!r} is declared"
+                f"{suggest(let.name[:-1], self.states)}",
+                let.span,
+            )
 
     def _solve(self, scope: _Scope) -> None:
         """Lower the equations of `scope` in an order in which each comes after what it uses."""

@@ -1,4 +1,4 @@
-"""Which states stand in a text by their new value: `out h'` where nothing reads the plain `h`."""
+"""States that stand in a text by their new value: `out h'` where nothing reads the plain `h`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _collect(statements: Sequence[Statement], needs: _Names) -> Iterator[str]:
     """Names read by `out`; the names that each equation reads go to `needs`, inner blocks included."""
     for statement in statements:
         if isinstance(statement, Out):
-            yield from _reads(statement.expr)
+            yield from _names(statement.expr)
         elif isinstance(statement, Let):
-            needs.setdefault(statement.name, []).extend(_reads(statement.expr))
+            needs.setdefault(statement.name, []).extend(_names(statement.expr))
         elif not isinstance(statement, Leaf):
             if isinstance(statement, Depth) and statement.until is not None:
-                yield from _reads(statement.until)
+                yield from _names(statement.until)
             yield from _collect(statement.body, needs)
 
 
-def _reads(expr: Expr) -> list[str]:
+def _names(expr: Expr) -> list[str]:
     return [str(part.attr("name")) for part in expr.walk() if part.op == "ref"]

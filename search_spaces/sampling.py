@@ -21,7 +21,7 @@ Names = tuple[tuple[str, ...], ...]  # visible names by group
 STATE_NAMES = ("h", "c", "m", "n")
 Shares = tuple[float | int, ...]  # cumulated weights
 
-TABLES = 20_000  # of each kind are kept: the tables of what weighs how much in a place
+TABLES = 100_000  # of each kind are kept: the tables of what weighs how much in a place
 ATTEMPTS = 2_000  # draws until one reaches all that the space requires
 
 

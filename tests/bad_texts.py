@@ -242,6 +242,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "unknown name 'c'": ("h' = ^c + h", "repeat 2 { c = x; h' = h }; u = ^c"),
     "h_' is the new value of a state, but no state 'h_' is declared; did you mean 'h'?": (
         "h' = h; ^h_' = x",
+        "repeat 2 { repeat 2 { ^h_' = x }; h' = h }",
+        "depth 2 until(param:scal()) { ^h_' = x; h' = h }",
     ),
     "unknown child 'k': its children are l, r": (
         "cell a(l, r) { state h: vec; leaf { h' = x }; h' = ^k.h; out h' }",

@@ -180,6 +180,23 @@ def test_where_a_tree_cell_has_no_tree(task: str, policy: str | None, message: s
     assert (result.status, result.message) == ("invalid" if message else "ok", message)
 
 
+TERNARY = "cell three(a, b, c) { state h: vec; leaf { h' = lin(x) }; h' = lin(a.h, b.h, c.h); out h' }"
+LABELLED = "cell labelled(l, r) { state h: vec; leaf { h' = lin(x) }; h' = lin(l.h, r.h, x); out h' }"
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (TERNARY, "each merge has 3 children"),
+        (LABELLED, "cell labelled sees x in its merges, and task listops has x at the leaves alone"),
+    ],
+)
+def test_a_tree_cell_of_other_trees_is_invalid(cell: str, message: str) -> None:
+    result = train(spec_for("listops", cell))
+    assert result.status == "invalid"
+    assert message in result.message
+
+
 class Recorder(nn.Module):
     """Stands for a model: counts the tokens it has seen in its state, and notes the states it is called with."""
 

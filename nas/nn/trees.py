@@ -39,6 +39,8 @@ class TreeModule(CellModule):
     output scores highest, straight through (`nas.nn.easy_first`). "beam" follows the `beam_size` (5) most likely
     sequences of merges, and y and the state are their averages, weighted by their likelihoods (`nas.nn.beam`). In
     training mode both draw their merges with Gumbel noise, from torch's generator as dropout does.
+
+    `labelled` says whether the body sees x.
     """
 
     _kinds = ("tree",)
@@ -70,8 +72,8 @@ class TreeModule(CellModule):
         )
         graph = cell.graph
         self._children = None if graph.variadic else len(graph.children)
-        self._labelled = any(graph.nodes[k].op == "x" for k in graph.reachable([*graph.next, graph.out]))
-        if policy != "given" and self._labelled:
+        self.labelled = any(graph.nodes[k].op == "x" for k in graph.reachable([*graph.next, graph.out]))
+        if policy != "given" and self.labelled:
             raise BuildError(
                 f"cell {cell.name} sees x in its merges: only policy 'given' has rows of x for them"
             )
@@ -152,7 +154,7 @@ class TreeModule(CellModule):
                 raise BuildError(
                     f"policy 'given' needs a tree [{batch}, m, children] of int64; received {shown}"
                 )
-            leaves -= tree.shape[1] * self._labelled
+            leaves -= tree.shape[1] * self.labelled
         elif tree is not None:
             raise BuildError(f"a tree is for policy 'given'; the policy of this module is {self.policy!r}")
         if leaves < 1:
@@ -172,7 +174,7 @@ class TreeModule(CellModule):
             merges = by_policy(self.policy, own, leaves)
         else:
             merges = given(tree, own, leaves, self._children)
-        grown = grow(runner, weights, x, merges, hidden_size=self.hidden_size, labelled=self._labelled)
+        grown = grow(runner, weights, x, merges, hidden_size=self.hidden_size, labelled=self.labelled)
         row = torch.arange(merges.nodes.shape[1], device=CPU).expand(len(own), -1)
         return grown.y(leaves + row, row < merges.counts[:, None]), grown.states(merges.root())
 
