@@ -19,7 +19,7 @@ from nas.ir import Normal, Place, Program, compile_program, normal_cell
 from search_spaces import load_space, space_names
 
 TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
-ODD_TIME = [parse(f"cell odd {{ {text} }}") for text in ODD if "seq" not in text and "depth" not in text]
+ODD_TIME = [cell for text in ODD if (cell := parse(f"cell odd {{ {text} }}")).kind == "time"]
 
 
 @dataclass(frozen=True)
@@ -121,4 +121,4 @@ def sampled(space: str, count: int, seed: int = 0) -> list[Cell]:
     return [cell for _ in range(count) if (cell := load_space(space).sample(rng)).kind == "time"]
 
 
-SPACES = space_names()
+SPACES = [name for name in space_names() if name not in ("tree", "depth")]

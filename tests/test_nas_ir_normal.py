@@ -15,7 +15,7 @@ from torch import Tensor
 from grammar import NUM, OPS, Cell, GrammarError, Op, Type, parse, zoo
 from grammar import ops as table
 from grammar.rules import each, real
-from nas.backends import renderings
+from nas.backends import renderings, rounds
 from nas.errors import BuildError
 from nas.ir import (
     DEPTH_ONLY,
@@ -30,6 +30,7 @@ from nas.ir import (
     register_expansion,
 )
 from nas.ir.expansions import COMPLEX
+from nas.ir.normal import HALT
 
 TOLERANCE = 1e-9
 WILD = 1e6  # numbers of random cells beyond this are compared no further
@@ -119,6 +120,14 @@ def test_lstm_is_what_one_would_write() -> None:
     assert counts == {
         "state": 2, "x": 1, "param": 4, "lin": 8, "add": 9, "sigmoid": 3, "tanh": 2, "mul": 3,
     }  # fmt: skip
+
+
+def test_rounds_end_where_those_of_the_reference_do() -> None:
+    assert HALT == rounds.HALT
+    text = "state h: vec; depth 3 until(sigmoid(lin:scal(h))) { h' = tanh(lin(h, x)) }; out h'"
+    ops = [i.op for i in normal_cell(parse(f"cell a {{ {text} }}")).program.instrs]
+    assert ops.count("tanh") == 3
+    assert ops.count("ge") == 2  # the last round always ends them
 
 
 def test_depth_cells_are_refused() -> None:
