@@ -13,4 +13,4 @@ from search_spaces.library import space_text as space_text
 from search_spaces.rules import Limits as Limits
 from search_spaces.sketch_space import SketchSpace as SketchSpace
 from search_spaces.space import Space as Space
-from search_spaces.variation import Variation as Variation
+from search_spaces.varied import Variation as Variation

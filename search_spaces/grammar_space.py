@@ -22,7 +22,8 @@ from search_spaces.reaching import Reach
 from search_spaces.rules import NEW, Limits, Rules
 from search_spaces.sampling import Sampler
 from search_spaces.space import Space
-from search_spaces.variation import Variation, Varier
+from search_spaces.variation import Varier
+from search_spaces.varied import Variation
 
 REQUIRED = {
     "x": "the output depends on x",

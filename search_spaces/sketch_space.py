@@ -18,7 +18,7 @@ from search_spaces.rules import Limits, operations
 from search_spaces.sampling import below, pick
 from search_spaces.space import Space
 from search_spaces.templates import Tables, Template
-from search_spaces.variation import ATTEMPTS, Variation, until_other
+from search_spaces.varied import ATTEMPTS, Variation, until_other
 
 Reading = tuple[int, Found]  # the number of a sketch and the options of its holes
 SEVERAL = (2, 4)  # holes that `several` fills anew

@@ -12,7 +12,7 @@ import numpy as np
 from grammar import Cell
 from search_spaces.errors import NoCellError, NotAMemberError, SpaceError
 from search_spaces.rules import Limits
-from search_spaces.variation import Variation
+from search_spaces.varied import Variation
 
 WAYS = ("weights", "size")
 

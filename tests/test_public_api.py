@@ -28,9 +28,10 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
+        Backend FlexibleRunner RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
         register_rendering runner tree_runner
     """,
+    "nas.backends.c": "",
     "nas.bench": """
         BASELINES BenchSize Build CACHED_AIM COLD_AIM Outcome Plan Row SIZES bench builds_of clock
         excess machine_facts outcomes over_limit products_of read_sizes transcendentals
@@ -45,12 +46,12 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NORMAL_RULES
-        NO_DERIVATIVE Normal PRIMITIVES Place Program RULES Recurrence Region Replay Rule STACK STAGES Scan
-        Slot WeightGradient adjoint adjoint_cell adjoint_tree checked_analysis checked_recurrences
-        compile_program describe is_plain joins normal normal_cell normal_tree passes recurrences refuted
-        register_expansion same_axes shape_in show show_after taps tree_parts verify verify_normal width_of
-        with_scans
+        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map
+        NORMAL_RULES NO_DERIVATIVE Node Normal PRIMITIVES Place Product Program ROWS RULES Recurrence
+        Region Replay Rule STACK STAGES Scan Schedule Slot Sweep Use WeightGradient adjoint adjoint_cell
+        adjoint_tree checked_analysis checked_recurrences compile_program describe is_plain joins normal
+        normal_cell normal_tree passes recurrences refuted register_expansion same_axes schedule shape_in
+        show show_after taps tree_parts verify verify_normal width width_of with_scans
     """,
     "nas.nn": """
         CellModule Stack State TreeModule build detach_state from_torch
