@@ -22,7 +22,11 @@ from pathlib import Path
 from nas.errors import BuildError
 
 # No -ffast-math, ever: linking with it changes denormal numbers for the whole process.
-_FLAGS = ("-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-w")
+# Vectors are written out, and loops are simple: what looks for more of that takes time and finds nothing.
+_FLAGS = tuple(
+    "-std=gnu11 -O2 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -w "
+    "-fno-tree-vectorize -fno-tree-slp-vectorize -fno-tree-pre -fno-gcse".split()
+)
 _SECONDS = 120.0  # a compiler that takes longer hangs
 KIT = ("pack", "product", "rows", "gram", "columns")  # in the order of kit.h
 
@@ -36,7 +40,7 @@ def load(text: str) -> ctypes.CDLL:
 
     Raises CompilerError where there is no compiler or it fails.
     """
-    return _load(_header("vectors.h") + _header("kit.h") + text)
+    return _load(text)
 
 
 @cache
@@ -61,7 +65,7 @@ def problem() -> str | None:
 
 @cache
 def _shared() -> ctypes.CDLL:
-    return _load(_header("vectors.h") + _header("matrices.h") + "int recell_lanes(void) { return VL; }\n")
+    return _load(_header("matrices.h") + "int recell_lanes(void) { return VL; }\n")
 
 
 @cache
@@ -69,19 +73,27 @@ def _header(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def _load(source: str) -> ctypes.CDLL:
-    name = f"{digest(source)}.so"
-    folder = cache_folder()
+def prelude() -> str:
+    """What precedes every text: vectors, functions on them, and the matrix products of the kit."""
+    return _header("vectors.h") + _header("kit.h")
+
+
+def _load(text: str) -> ctypes.CDLL:
+    name, folder = f"{digest(prelude() + text)}.so", cache_folder()
     try:
         return ctypes.CDLL(str(folder / name))
     except OSError:  # not there, or cut short by a crash of the machine
         pass
     try:
-        _build(source, folder / name)
-    except OSError as error:
+        _build(text, folder / name)
+        return ctypes.CDLL(str(folder / name))
+    except OSError as error:  # no room, no right to write, or none to run what is there
         folder = _instead(folder, str(error))
-        _build(source, folder / name)
-    return ctypes.CDLL(str(folder / name))
+    try:
+        _build(text, folder / name)
+        return ctypes.CDLL(str(folder / name))
+    except OSError as error:
+        raise CompilerError(f"a built library cannot be loaded: {error}") from None
 
 
 def digest(source: str) -> str:
@@ -132,13 +144,31 @@ def _instead(folder: Path, reason: str) -> Path:
     return Path(_temporary().name)
 
 
-def _build(source: str, target: Path) -> None:
+def _build(text: str, target: Path) -> None:
     """Compile into the folder of `target`. Raises OSError where the folder is at fault, else CompilerError."""
+    header = _precompiled(target.parent)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as work:
-        text, made = Path(work) / "cell.c", Path(work) / "cell.so"
-        text.write_text(source, encoding="utf-8")
-        _run([*_command(), str(text), "-o", str(made), "-lm"], target.parent)
+        source, made = Path(work) / "cell.c", Path(work) / "cell.so"
+        source.write_text(text, encoding="utf-8")
+        _run([*_command(), "-shared", "-include", str(header), str(source), "-o", str(made), "-lm"], target.parent)
         os.replace(made, target)
+
+
+def _precompiled(folder: Path) -> Path:
+    """The header that begins every text, as a file, and beside it as GCC reads it quickest: that halves small builds.
+
+    Another compiler, or GCC where the second file does not fit, reads the first.
+    """
+    header = folder / f"{digest(prelude())}.h"
+    quick = header.with_suffix(".h.gch")
+    if not header.exists() or not quick.exists():
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as work:
+            plain, made = Path(work) / "cell.h", Path(work) / "cell.h.gch"
+            plain.write_text(prelude(), encoding="utf-8")
+            _run([*_command(), "-x", "c-header", str(plain), "-o", str(made)], folder)
+            os.replace(plain, header)
+            os.replace(made, quick)
+    return header
 
 
 def _run(command: list[str], folder: Path) -> None:
@@ -163,7 +193,7 @@ def _command() -> tuple[str, ...]:
         place = shutil.which(words[0]) if words else None
         if place:
             native = "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
-            return (place, *words[1:], *_FLAGS, native, "-shared")
+            return (place, *words[1:], *_FLAGS, native)
     raise CompilerError("no C compiler `cc`, `gcc` or `clang` was found on PATH (nor one named by CC)")
 
 

@@ -286,46 +286,60 @@ class Loop:
     def _chunk(self, start: int, counts: Sequence[int]) -> None:
         """Some vectors of all rows of one head's matrix."""
         self.text.append("{")
-        sums = [
-            i
-            for i in self.items
-            if i.node.op == "read" or (i.node.op == "reduce" and i.node.type.kind == "vec")
-        ]
+        sums = [i for i in self.items if i.node.op == "read" or self._reduces(i, "vec")]
+        rows = [i for i in self.items if i.node.op == "readt" or self._reduces(i, "key")]
         for q, count in enumerate(counts):
             where = f"n * {self.f.value} + {start + q * self.f.lanes}"
             for a in sorted(self._by("vec")):
                 self.text.append(f"const V w{a}_{q} = vloadn(a{a} + {where}, {count});")
             self.text += [f"V s{i.index}_{q} = {{0}};" for i in sums]
-        self.text.append(f"for (int k = 0; k < {self.f.key}; k++) {{")
-        for a in sorted(self._by("key")):
-            self.text.append(f"const V k{a} = vset(a{a}[n * {self.f.key} + k]);")
-        rows = [
-            i
-            for i in self.items
-            if i.node.op == "readt" or (i.node.op == "reduce" and i.node.type.kind == "key")
-        ]
-        self.text += [f"V r{i.index} = {{0}};" for i in rows]
-        for q, count in enumerate(counts):
-            self.text.append("{")
-            self._matrix_body(
-                q, f"(n * {self.f.key} + k) * {self.f.value} + {start + q * self.f.lanes}", str(count)
-            )
+        together = self.f.key // self.f.lanes * self.f.lanes if rows else 0
+        if together:  # sums along rows, so many at once as a vector has lanes
+            self.text.append(f"for (int c = 0; c < {together}; c += VL) {{")
+            self.text += [f"V R{i.index}[VL];" for i in rows]
+            self.text.append("for (int d = 0, k = c; d < VL; d++, k++) {")
+            self._row(start, counts, rows)
+            self.text += [f"R{i.index}[d] = r{i.index};" for i in rows]
             self.text.append("}")
-        for item in rows:
-            self.text.append(f"const float f{item.index} = vsum(r{item.index});")
-            where = f"n * {self.f.key} + k"
-            if start == 0:
-                self.text += self._store_one(item, where, f"f{item.index}")
-            else:
+            for item in rows:
+                self._store_rows(item, f"vsums(R{item.index})", start > 0)
+            self.text.append("}")
+        if together < self.f.key:
+            self.text.append(f"for (int k = {together}; k < {self.f.key}; k++) {{")
+            self._row(start, counts, rows)
+            for item in rows:
+                self.text.append(f"const float f{item.index} = vsum(r{item.index});")
                 for m, place in enumerate(item.stores):
-                    guard = f"if ({place.unless}) " if place.unless else ""
-                    self.text.append(f"{guard}o{item.index}_{m}[{where}] += f{item.index};")
-        self.text.append("}")
+                    guard, sign = f"if ({place.unless}) " if place.unless else "", "+=" if start else "="
+                    self.text.append(f"{guard}o{item.index}_{m}[n * {self.f.key} + k] {sign} f{item.index};")
+            self.text.append("}")
         for q, count in enumerate(counts):
             for item in sums:
                 where = f"n * {self.f.value} + {start + q * self.f.lanes}"
                 self.text += self._stores(item, where, f"s{item.index}_{q}", str(count))
         self.text.append("}")
+
+    @staticmethod
+    def _reduces(item: Item, kind: str) -> bool:
+        return item.node.op == "reduce" and item.node.type.kind == kind
+
+    def _store_rows(self, item: Item, value: str, add: bool) -> None:
+        """The sums along as many rows as a vector has lanes."""
+        for m, place in enumerate(item.stores):
+            guard = f"if ({place.unless}) " if place.unless else ""
+            there = f"o{item.index}_{m} + n * {self.f.key} + c"
+            self.text.append(f"{guard}vstore({there}, {value}{f' + vload({there})' if add else ''});")
+
+    def _row(self, start: int, counts: Sequence[int], rows: Sequence[Item]) -> None:
+        """One row of a head's matrix."""
+        for a in sorted(self._by("key")):
+            self.text.append(f"const V k{a} = vset(a{a}[n * {self.f.key} + k]);")
+        self.text += [f"V r{i.index} = {{0}};" for i in rows]
+        for q, count in enumerate(counts):
+            self.text.append("{")
+            where = f"(n * {self.f.key} + k) * {self.f.value} + {start + q * self.f.lanes}"
+            self._matrix_body(q, where, str(count))
+            self.text.append("}")
 
     def _by(self, kind: str) -> set[int]:
         """The values from outside that join as this kind."""

@@ -74,6 +74,37 @@ INLINE float vsum(V a) {
 }
 #endif
 
+/* The sums of VL vectors, each in its lane: far fewer shuffles than one after the other. */
+#if defined(__AVX512F__)
+INLINE V vsums(const V *a) {
+  __m512 u[8], v[4];
+  for (int i = 0; i < 8; i++) {
+    const __m512 b = (__m512)a[2 * i], c = (__m512)a[2 * i + 1];
+    u[i] = _mm512_unpacklo_ps(b, c) + _mm512_unpackhi_ps(b, c);
+  }
+  for (int i = 0; i < 4; i++) {
+    const __m512d b = (__m512d)u[2 * i], c = (__m512d)u[2 * i + 1];
+    v[i] = (__m512)_mm512_unpacklo_pd(b, c) + (__m512)_mm512_unpackhi_pd(b, c);
+  }
+  const __m512 s = _mm512_shuffle_f32x4(v[0], v[1], 0x44) + _mm512_shuffle_f32x4(v[0], v[1], 0xee);
+  const __m512 t = _mm512_shuffle_f32x4(v[2], v[3], 0x44) + _mm512_shuffle_f32x4(v[2], v[3], 0xee);
+  return (V)(_mm512_shuffle_f32x4(s, t, 0x88) + _mm512_shuffle_f32x4(s, t, 0xdd));
+}
+#elif defined(__AVX__)
+INLINE V vsums(const V *a) {
+  __m256 u[4];
+  for (int i = 0; i < 4; i++) u[i] = _mm256_hadd_ps((__m256)a[2 * i], (__m256)a[2 * i + 1]);
+  const __m256 s = _mm256_hadd_ps(u[0], u[1]), t = _mm256_hadd_ps(u[2], u[3]);
+  return (V)(_mm256_permute2f128_ps(s, t, 0x20) + _mm256_permute2f128_ps(s, t, 0x31));
+}
+#else
+INLINE V vsums(const V *a) {
+  V s;
+  for (int i = 0; i < VL; i++) s[i] = vsum(a[i]);
+  return s;
+}
+#endif
+
 INLINE float vmaximum(V a, int n) {
   float s[VL];
   vstore(s, a);
