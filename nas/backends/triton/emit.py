@@ -1,0 +1,277 @@
+"""The text of a sweep's kernel: what is before the steps, one or several steps, and what is after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grammar import Type
+from nas.backends.triton.body import HELPERS, Body
+from nas.backends.triton.partition import Sweep
+from nas.backends.triton.tiles import Tiles
+from nas.ir import Program
+
+UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
+HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
+
+# What a pointer is for: rows loaded and stored, values without rows, matrices, a slot's first and last value, sums.
+KINDS = ("load", "store", "const", "weight", "first", "last", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel's text, and what each of its pointers is: (one of KINDS, instruction or slot)."""
+
+    text: str
+    pointers: tuple[tuple[str, int], ...]
+    tiles: Tiles
+    loop: bool
+    unrolled: int
+
+
+def emit(
+    program: Program, sweep: Sweep, tiles: Tiles, *, reverse: bool = False, compute: str = "tl.float32"
+) -> Kernel:
+    """The kernel of a sweep; `reverse` runs the steps from the last to the first."""
+    return _Emitter(program, sweep, tiles, reverse, compute).kernel()
+
+
+class _Emitter:
+    def __init__(self, program: Program, sweep: Sweep, tiles: Tiles, reverse: bool, compute: str) -> None:
+        accurate = ', input_precision="tf32x3", out_dtype=tl.float32' if compute == "tl.float32" else ""
+        self.program, self.sweep, self.tiles, self.reverse = program, sweep, tiles, reverse
+        self.body = Body(program, sweep, tiles, compute, accurate)
+        self.compute = compute
+        self.lins = [k for k in sweep.body if program.instrs[k].op == "lin"]
+        self.unrolled = UNROLLED if tiles.form == "lanes" and sweep.slots else 1
+        self.lines: list[str] = []
+        self.depth = 1
+
+    def put(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+    # ---- addresses ------------------------------------------------------------------------
+
+    def across(self, vector: str, inner: int) -> str:
+        """A vector over rows with axes for a value's own."""
+        return f"{vector}[{', '.join([':', *['None'] * inner])}]"
+
+    def rank(self, space: str) -> int:
+        return len(self.tiles.inner(space))
+
+    def place(self, pointer: str, type_: Type, row: str) -> tuple[str, str]:
+        """The addresses of a value at rows, and the mask of the places that exist."""
+        space = self.tiles.space(type_)
+        rank = self.rank(space)
+        return (
+            f"{pointer} + {self.across(row, rank)} * {self.tiles.width(type_)} + o_{space}",
+            f"m_{space}",
+        )
+
+    def load(self, name: str, pointer: str, type_: Type, row: str, on: str) -> None:
+        where, mask = self.place(pointer, type_, row)
+        on = self.across(on, self.rank(self.tiles.space(type_)))
+        self.put(f"{name} = tl.load({where}, mask={on} & {mask}, other=0.0).to({self.compute})")
+
+    def store(self, name: str, pointer: str, type_: Type, row: str, on: str) -> None:
+        where, mask = self.place(pointer, type_, row)
+        space = self.tiles.space(type_)
+        on = self.across(on, self.rank(space))
+        self.put(f"tl.store({where}, {name}, mask={on} & {mask}{self.first_lane(space)})")
+
+    def first_lane(self, space: str) -> str:
+        """In an elementwise sweep a number per head is computed in each lane, and stored by the first."""
+        own = self.tiles.space(self.tiles.lanes)
+        return "" if self.tiles.form != "lanes" or space == own else f" & u_{space}"
+
+    def spaces(self) -> list[str]:
+        instrs, program = self.program.instrs, self.program
+        used = [*self.sweep.body, *self.sweep.loads, *self.sweep.consts]
+        used += [a for k in self.sweep.body for a in instrs[k].args]
+        types = [instrs[k].type for k in used] + [program.slots[s].type for s in self.sweep.slots]
+        return sorted({self.tiles.space(t) for t in types if t.kind != "num"})
+
+    def addresses(self) -> None:
+        tiles, sizes = self.tiles, self.tiles.sizes
+        if tiles.form == "lanes":
+            width, own = tiles.width(tiles.lanes), tiles.space(tiles.lanes)
+            self.put(f"c = tl.program_id(1) * {tiles.block} + tl.arange(0, {tiles.block})")
+            for space in self.spaces():
+                per = 1 if space == own else width // (sizes.heads if space == "scal" else 1)
+                self.put(f"o_{space} = (c // {per})[None, :]" if per > 1 else f"o_{space} = c[None, :]")
+                self.put(f"m_{space} = (c < {width})[None, :]")
+                if space != own:
+                    self.put(f"u_{space} = (c % {per} == 0)[None, :]")
+            return
+        first = "tl.program_id(1)" if tiles.form == "heads" else "0"
+        self.put(f"n = {first} + tl.arange(0, {tiles.heads})")
+        v, k = sizes.value_size, sizes.key_size
+        for space in self.spaces():
+            if space.startswith("flat"):
+                self.put(f"o_{space} = tl.arange(0, {tiles.inner(space)[0]})[None, :]")
+                self.put(f"m_{space} = o_{space} < {space[4:]}")
+                continue
+            heads = f"(n < {sizes.heads})"
+            if space == "scal":
+                self.put("o_scal = n[None, :]")
+                self.put(f"m_scal = {heads}[None, :]")
+            elif space in ("vec", "key"):
+                extent, size = (tiles.value, v) if space == "vec" else (tiles.key, k)
+                self.put(f"l_{space} = tl.arange(0, {extent})[None, None, :]")
+                self.put(f"o_{space} = n[None, :, None] * {size} + l_{space}")
+                self.put(f"m_{space} = {heads}[None, :, None] & (l_{space} < {size})")
+            else:
+                self.put(f"lk = tl.arange(0, {tiles.key})[None, None, :, None]")
+                self.put(f"lv = tl.arange(0, {tiles.value})[None, None, None, :]")
+                self.put(f"o_mat = (n[None, :, None, None] * {k} + lk) * {v} + lv")
+                self.put(f"m_mat = {heads}[None, :, None, None] & (lk < {k}) & (lv < {v})")
+
+    def weights(self) -> None:
+        """Load the matrices, whole: `[in, out]`, or one block for each head."""
+        tiles = self.tiles
+        for k in self.lins:
+            instr = self.program.instrs[k]
+            given, result = self.program.instrs[instr.args[0]].type, instr.type
+            rows, columns = (self.flat_places(t) for t in (given, result))
+            (o_in, m_in), (o_out, m_out) = rows, columns
+            stride = tiles.width(result)
+            base = f"weight{k}"
+            if tiles.form == "heads":
+                size_in, stride = tiles.width(given) // tiles.sizes.heads, stride // tiles.sizes.heads
+                base += f" + tl.program_id(1).to(tl.int64) * {size_in * stride}"
+            where = f"{base} + ({o_in})[:, None] * {stride} + ({o_out})[None, :]"
+            self.put(f"w{k} = tl.load({where}, mask=({m_in})[:, None] & ({m_out})[None, :], other=0.0)")
+            if self.compute == "tl.float64":
+                self.put(f"w{k} = w{k}.to(tl.float64)")
+
+    def flat_places(self, type_: Type) -> tuple[str, str]:
+        """Where each place of a value's tile made flat lies, and whether it exists; in a head for "heads"."""
+        tiles, sizes, space = self.tiles, self.tiles.sizes, self.tiles.space(type_)
+        extent = tiles.flat(space)
+        lane = f"tl.arange(0, {extent})"
+        if space.startswith("flat"):
+            return lane, f"{lane} < {space[4:]}"
+        v, k, heads = tiles.value, tiles.key, sizes.heads
+        if space == "scal":
+            limit = 1 if tiles.form == "heads" else heads
+            return lane, f"{lane} < {limit}"
+        if space == "mat":
+            inside = f"({lane} // {v} % {k} * {sizes.value_size} + {lane} % {v})"
+            head, per = f"({lane} // {v * k})", sizes.key_size * sizes.value_size
+            exists = f"({lane} // {v} % {k} < {sizes.key_size}) & ({lane} % {v} < {sizes.value_size})"
+        else:
+            padded, per = (v, sizes.value_size) if space == "vec" else (k, sizes.key_size)
+            inside, head = f"({lane} % {padded})", f"({lane} // {padded})"
+            exists = f"({lane} % {padded} < {per})"
+        limit = 1 if tiles.form == "heads" else heads
+        return f"{head} * {per} + {inside}", f"{exists} & ({head} < {limit})"
+
+    # ---- the kernel -----------------------------------------------------------------------
+
+    def kernel(self) -> Kernel:
+        program, sweep, tiles = self.program, self.sweep, self.tiles
+        pointers = (
+            [("load", k) for k in sweep.loads]
+            + [("const", k) for k in sweep.consts]
+            + [("weight", k) for k in self.lins]
+            + [("first", s) for s in sweep.slots]
+            + [("store", k) for k in sweep.stores]
+            + [("last", s) for s in sweep.slots]
+            + [("total", t) for t in sweep.totals]
+        )
+        names = ", ".join(f"{kind}{k}" for kind, k in pointers)
+        head = '@triton.jit(do_not_specialize=["T", "B"])\n'
+        head += f"def sweep(T, B, offsets, counts, {names}, EVEN: tl.constexpr):"
+        self.put("pb = tl.program_id(0).to(tl.int64)")
+        self.put(f"b = pb * {tiles.rows} + tl.arange(0, {tiles.rows})")
+        self.put("mb = b < B")
+        self.addresses()
+        for k in sweep.consts:
+            self.load(f"v{k}", f"const{k}", program.instrs[k].type, "tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")
+        self.weights()
+        for s in sweep.slots:
+            self.load(f"s{s}", f"first{s}", program.slots[s].type, "b", "mb")
+        for t in sweep.totals:
+            shape = self.body.shape(program.instrs[program.instrs[t].args[0]].type)
+            self.put(f"t{t} = tl.zeros({shape}, {self.compute})")
+        if sweep.slots:
+            self.loop()
+        else:
+            self.loads("b", "mb", "")
+            self.step("b", "mb", "")
+        for s in sweep.slots:
+            self.store(f"s{s}", f"last{s}", program.slots[s].type, "b", "mb")
+        for t in sweep.totals:
+            type_ = program.instrs[program.instrs[t].args[0]].type
+            self.put(f"t{t} = tl.sum(t{t}, 0, keep_dims=True)")
+            one = "tl.full([1], 1, tl.int1)"
+            self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", one)
+        text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
+        return Kernel(text, tuple(pointers), tiles, bool(sweep.slots), self.unrolled)
+
+    def rows(self, step: str, suffix: str) -> None:
+        """The rows of a step, and which of them exist."""
+        self.put(f"i{suffix} = {step}")
+        self.put(f"t{suffix} = T - 1 - i{suffix}" if self.reverse else f"t{suffix} = i{suffix}")
+        self.put("if EVEN:")
+        self.put(f"    row{suffix} = t{suffix}.to(tl.int64) * B + b")
+        self.put(f"    on{suffix} = mb & (i{suffix} < T)")
+        self.put("else:")
+        self.put(f"    row{suffix} = tl.load(offsets + i{suffix}) + b")
+        self.put(f"    on{suffix} = b < tl.load(counts + i{suffix})")
+
+    def loads(self, row: str, on: str, suffix: str) -> None:
+        for k in self.sweep.loads:
+            self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
+
+    def loop(self) -> None:
+        if self.unrolled > 1:
+            self.put(f"for i in range(0, T, {self.unrolled}):")
+            self.depth += 1
+            for u in range(self.unrolled):
+                self.rows(f"i + {u}", f"_{u}")
+                self.loads(f"row_{u}", f"on_{u}", f"_{u}")
+            for u in range(self.unrolled):
+                self.step(f"row_{u}", f"on_{u}", f"_{u}")
+            self.depth -= 1
+            return
+        ahead = bool(self.sweep.loads)
+        if ahead:  # the rows of a step are loaded during the step before it
+            self.put("zero = T - T")
+            self.rows("zero", "_n")
+            self.loads("row_n", "on_n", "_n")
+        self.put("for i in range(0, T):")
+        self.depth += 1
+        self.rows("i + 0", "_0")
+        for k in self.sweep.loads:
+            self.put(f"v{k}_0 = v{k}_n")
+        if ahead:
+            self.rows("i + 1", "_n")
+            self.loads("row_n", "on_n", "_n")
+        self.step("row_0", "on_0", "_0")
+        self.depth -= 1
+
+    def step(self, row: str, on: str, suffix: str) -> None:
+        """One step: its values, what is stored of them, and the slots' new values."""
+        program, sweep = self.program, self.sweep
+        names = {k: f"v{k}" for k in sweep.consts} | {k: f"v{k}{suffix}" for k in sweep.loads}
+        for k in sweep.body:
+            instr = program.instrs[k]
+            names[k] = f"v{k}{suffix}"
+            self.put(f"{names[k]} = {f's{instr.slot}' if instr.op == 'state' else self.body.write(k, names)}")
+        for k in sweep.stores:
+            self.store(names[k], f"store{k}", program.instrs[k].type, row, on)
+        for t in sweep.totals:
+            (k,) = program.instrs[t].args
+            space = self.body.space(k)
+            exists = f"{self.across(on, self.rank(space))} & m_{space}"
+            self.put(f"t{t} += tl.where({exists}, {names[k]}, 0.0)")
+        news = []
+        for s in sweep.slots:
+            following = program.slots[s].next
+            new = self.body.number(following) if program.instrs[following].op == "num" else names[following]
+            exists = self.across(on, self.rank(self.tiles.space(program.slots[s].type)))
+            news.append((s, f"tl.where({exists}, {new}, s{s})"))
+        for s, new in news:
+            self.put(f"n{s} = {new}")
+        for s, _ in news:
+            self.put(f"s{s} = n{s}")
