@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ from torch import Tensor
 from grammar import Sizes
 from nas.backends.primitives import TORCH, array_places, linear, matrix, numbers, param
 from nas.backends.steps import Steps
-from nas.backends.triton.emit import UNROLLED, Kernel, emit
+from nas.backends.triton.emit import Kernel, emit
 from nas.backends.triton.jit import load
-from nas.backends.triton.partition import Gap, Partition, Sweep, partition
+from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.tiles import Tiles, tiles
-from nas.errors import BuildError
 from nas.ir import Instr, Program, shape_in
+
+AHEAD = 64  # how many steps a kernel may look beyond the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,163 +25,231 @@ class Order:
     """The steps of a batch in the order in which a program runs them, on a device."""
 
     steps: Steps
-    reverse: bool
-    offsets: Tensor
+    offsets: Tensor  # of each step in that order: its first row, and how many rows it has; 0 beyond the last
     counts: Tensor
+    spans: tuple[tuple[int, int], ...]  # the same as numbers
 
     @staticmethod
     def of(steps: Steps, reverse: bool, device: torch.device) -> Order:
-        """Padded, so that a kernel may look a few steps ahead."""
+        """The order of a program, which runs from the first step to the last or in reverse."""
         counts = torch.tensor(steps.sizes, device="cpu")
         offsets = counts.cumsum(0) - counts
         if reverse:
             counts, offsets = counts.flip(0), offsets.flip(0)
-        pad = torch.zeros(UNROLLED, dtype=counts.dtype, device="cpu")
-        return Order(steps, reverse, torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device))
+        spans = tuple(zip(offsets.tolist(), counts.tolist(), strict=True))
+        pad = torch.zeros(AHEAD, dtype=counts.dtype, device="cpu")
+        return Order(
+            steps, torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans
+        )
 
 
 @dataclass(slots=True)
 class Values:
-    """What one run computes: rows and values without rows by instruction, final values by slot."""
+    """What one run has: rows and values without rows by instruction, first and last values by slot, weights."""
 
     rows: dict[int, Tensor]
-    consts: dict[int, Tensor]
-    last: dict[int, Tensor]
-    totals: dict[int, Tensor]
+    weights: Sequence[Tensor]
+    first: Mapping[int, Tensor]
+    like: Tensor
+    consts: dict[int, Tensor] = field(default_factory=dict)
+    last: dict[int, Tensor] = field(default_factory=dict)
+    totals: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A sweep as one kernel."""
+
+    sweep: Sweep
+    kernel: Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Stepwise:
+    """A sweep that no program holds: for each step what is before a product, the product, what is after it."""
+
+    sweep: Sweep
+    inner: tuple[Gap | Launch, ...]
+    reason: str
 
 
 class Executable:
-    """A program cut into kernels at some sizes. `wanted` are the instructions whose rows a run returns."""
+    """A program cut into kernels, for some sizes and a type of numbers. `wanted`: whose rows a run returns.
 
-    def __init__(self, program: Program, sizes: Sizes, wanted: Iterable[int], *, reverse: bool = False) -> None:
-        self.program, self.sizes, self.reverse = program, sizes, reverse
-        self.wanted = set(wanted)
-        self.cut: Partition = partition(program, sizes, self.wanted)
-        self.layouts: dict[int, Tiles] = {}
-        for place, step in enumerate(self.cut.steps):
-            if isinstance(step, Sweep):
-                made = tiles(program, step, sizes)
-                if isinstance(made, str):
-                    raise BuildError(f"{program.name}: {made}")
-                self.layouts[place] = made
+    `reverse` says that it runs from the last step to the first. `stepwise`: hold no matrices on the chip.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: Sizes,
+        wanted: Iterable[int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        reverse: bool = False,
+        stepwise: bool = False,
+    ) -> None:
+        self.program, self.sizes, self.reverse, self.dtype = program, sizes, reverse, dtype
+        self.state = torch.float64 if dtype == torch.float64 else torch.float32
+        cut = partition(program, sizes, wanted)
+        self.owner = cut.owner
         self.arrays = array_places(program)
-        self.kernels: dict[tuple[int, torch.dtype], Kernel] = {}
+        self.steps = tuple(
+            step if isinstance(step, Gap) else self._planned(step, stepwise) for step in cut.steps
+        )
+
+    def _planned(self, sweep: Sweep, stepwise: bool) -> Launch | Stepwise:
+        made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize)
+        stepwise = stepwise and any(self.program.instrs[k].op == "lin" for k in sweep.body)
+        if isinstance(made, Tiles) and not stepwise:
+            return Launch(sweep, self._kernel(sweep, made))
+        inner = []
+        for step in one_step(self.program, self.sizes, sweep):
+            layout = step if isinstance(step, Gap) else tiles(self.program, step, self.sizes, self.dtype.itemsize)
+            if isinstance(layout, Tiles) and isinstance(step, Sweep):
+                inner.append(Launch(step, self._kernel(step, layout)))
+            else:
+                inner.append(Gap(tuple(step.body)))
+        return Stepwise(sweep, tuple(inner), made if isinstance(made, str) else "asked for")
+
+    def _kernel(self, sweep: Sweep, layout: Tiles) -> Kernel:
+        name = "tl.float64" if self.dtype == torch.float64 else "tl.float32"
+        return emit(self.program, sweep, layout, reverse=self.reverse, compute=name)
 
     # ---- one run --------------------------------------------------------------------------
 
     def __call__(
-        self,
-        given: Mapping[int, Tensor],
-        weights: Sequence[Tensor],
-        first: Mapping[int, Tensor],
-        order: Order,
+        self, given: Mapping[int, Tensor], weights: Sequence[Tensor], first: Mapping[int, Tensor], order: Order
     ) -> Values:
         """`given` has the rows of leaves; `first` the slots' values before the first step, by slot."""
-        values = Values(dict(given), self.constants(weights), {}, {})
-        for place, step in enumerate(self.cut.steps):
+        like = next(iter(given.values()))
+        values = Values(dict(given), weights, first, like)
+        self._constants(values)
+        for place, step in enumerate(self.steps):
             if isinstance(step, Gap):
-                for k in step.body:
-                    values.rows[k] = self.eager(k, values.rows, values.consts, weights)
+                self._gap(step, values.rows, values)
+            elif isinstance(step, Launch):
+                self._launch(step, values, order, owned={s for s, p in self.owner.items() if p == place})
             else:
-                self.sweep(place, step, values, weights, first, order)
+                self._stepwise(step, values, order, place)
         return values
 
-    def constants(self, weights: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The values that need weights alone."""
-        made: dict[int, Tensor] = {}
+    def _constants(self, values: Values) -> None:
         for k, instr in enumerate(self.program.instrs):
             if instr.stage == "const":
-                made[k] = self.eager(k, made, made, weights)
-        return made
+                values.consts[k] = self.eager(k, values.consts, values)
 
-    def eager(
-        self, k: int, rows: Mapping[int, Tensor], consts: Mapping[int, Tensor], weights: Sequence[Tensor]
-    ) -> Tensor:
+    def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values) -> None:
+        for k in gap.body:
+            rows[k] = self.eager(k, rows, values)
+
+    def eager(self, k: int, rows: Mapping[int, Tensor], values: Values) -> Tensor:
         """One instruction by torch, for all rows at once or without rows."""
         instr, instrs = self.program.instrs[k], self.program.instrs
         if instr.op == "num":
-            return torch.full((), numbers(instr, self.sizes), dtype=weights[0].dtype, device=weights[0].device)
+            return values.like.new_full((), numbers(instr, self.sizes))
         if instr.op == "param":
-            return param(self.array(instr, weights), instr, self.sizes).to(weights[0].dtype)
-        args = [rows[a] if a in rows else consts[a] for a in instr.args]
+            return param(self.array(instr, values), instr, self.sizes).to(values.like.dtype)
+        args = [rows[a] if a in rows else values.consts[a] for a in instr.args]
         types = [instrs[a].type for a in instr.args]
         if instr.op == "lin":
-            array = self.array(instr, weights)
+            array = self.array(instr, values)
             return linear(args[0].to(array.dtype), types[0], instr, array, self.sizes)
         return TORCH[instr.op](args, instr, types, self.sizes)
 
-    def array(self, instr: Instr, weights: Sequence[Tensor]) -> Tensor:
-        return weights[self.arrays[instr.weight, str(instr.attr("role"))]]
+    def array(self, instr: Instr, values: Values) -> Tensor:
+        """The array that a `param` or `lin` names."""
+        return values.weights[self.arrays[instr.weight, str(instr.attr("role"))]]
 
     # ---- sweeps ---------------------------------------------------------------------------
 
-    def kernel(self, place: int, step: Sweep, dtype: torch.dtype) -> Kernel:
-        """The kernel of a sweep, for numbers of a type."""
-        compute = torch.float64 if dtype == torch.float64 else torch.float32
-        key = (place, compute)
-        if key not in self.kernels:
-            name = "tl.float64" if compute == torch.float64 else "tl.float32"
-            self.kernels[key] = emit(
-                self.program, step, self.layouts[place], reverse=self.reverse, compute=name
-            )
-        return self.kernels[key]
-
-    def sweep(
-        self,
-        place: int,
-        step: Sweep,
-        values: Values,
-        weights: Sequence[Tensor],
-        first: Mapping[int, Tensor],
-        order: Order,
-    ) -> None:
-        """Launch one kernel."""
-        like, layout = weights[0], order.steps
-        kernel = self.kernel(place, step, like.dtype)
+    def _launch(self, launch: Launch, values: Values, order: Order, owned: set[int]) -> None:
+        layout, kernel = order.steps, launch.kernel
         batch = layout.batch if kernel.loop else layout.rows
+        self._run(kernel, values, values.rows, order, (layout.count, batch, layout.rows), owned)
+
+    def _run(
+        self,
+        kernel: Kernel,
+        values: Values,
+        rows: dict[int, Tensor],
+        order: Order,
+        extent: tuple[int, int, int],
+        owned: set[int],
+    ) -> None:
+        """Launch one kernel over `extent`: steps, sequences, rows."""
+        count, batch, height = extent
         grid = kernel.tiles.grid(batch)
-        state = torch.float64 if like.dtype == torch.float64 else torch.float32
+        instrs, like = self.program.instrs, values.like
         pointers = []
         sums: dict[int, Tensor] = {}
         for kind, k in kernel.pointers:
             if kind == "load":
-                made = values.rows[k].contiguous()
+                made = rows[k].contiguous()
             elif kind == "const":
                 made = values.consts[k].contiguous()
             elif kind == "weight":
-                made = self.whole(k, weights, kernel.tiles)
+                made = self._matrix(k, values, kernel.tiles)
             elif kind == "store":
-                shape = shape_in(self.program.instrs[k].type, self.sizes)
-                made = values.rows[k] = like.new_empty(layout.rows, *shape, dtype=self.stored(k, like.dtype))
+                made = like.new_empty(height, *shape_in(instrs[k].type, self.sizes), dtype=self.stored(k))
+                rows[k] = made
             elif kind == "first":
-                made = first[k].contiguous()
+                made = values.first[k].contiguous()
             elif kind == "last":
-                made = like.new_empty(first[k].shape, dtype=state)
-                if self.cut.owner.get(k) == place:
+                made = like.new_empty(values.first[k].shape, dtype=self.state)
+                if k in owned:
                     values.last[k] = made
             else:
-                shape = shape_in(self.program.instrs[k].type, self.sizes)
-                made = sums[k] = like.new_empty(grid[0], *shape, dtype=state)
+                shape = shape_in(instrs[k].type, self.sizes)
+                made = sums[k] = like.new_empty(grid[0], *shape, dtype=self.state)
             pointers.append(made)
-        even = layout.even and layout.count % kernel.unrolled == 0
+        even = not kernel.loop or (order.steps.even and order.steps.count % kernel.unrolled == 0)
         load(kernel.text)[grid](
-            layout.count, batch, order.offsets, order.counts, *pointers, EVEN=even or not kernel.loop,
-            num_warps=kernel.tiles.warps,
+            count, batch, order.offsets, order.counts, *pointers, EVEN=even, num_warps=kernel.tiles.warps
         )
         for k, partial in sums.items():
             values.totals[k] = partial.sum(0)
 
-    def stored(self, k: int, dtype: torch.dtype) -> torch.dtype:
+    def stored(self, k: int) -> torch.dtype:
         """The type that rows are stored with: states keep their precision."""
-        state = self.program.instrs[k].op == "state"
-        return torch.float32 if state and dtype in (torch.bfloat16, torch.float16) else dtype
+        return self.state if self.program.instrs[k].op == "state" else self.dtype
 
-    def whole(self, k: int, weights: Sequence[Tensor], layout: Tiles) -> Tensor:
+    def _matrix(self, k: int, values: Values, layout: Tiles) -> Tensor:
         """The matrix of a `lin` as a kernel takes it: `[in, out]`, or a block for each head."""
         instr = self.program.instrs[k]
-        w = matrix(self.array(instr, weights), instr)
+        w = matrix(self.array(instr, values), instr)
         if layout.form == "whole" and w.dim() == 3:
             w = torch.block_diag(*w)
         return w.contiguous()
 
+    def _stepwise(self, plan: Stepwise, values: Values, order: Order, place: int) -> None:
+        program, sweep = self.program, plan.sweep
+        reads = {k: program.instrs[k].slot for k in sweep.body if program.instrs[k].op == "state"}
+        state = {s: values.first[s].to(self.state) for s in sweep.slots}
+        kept = {*sweep.stores, *(program.instrs[t].args[0] for t in sweep.totals)}
+        parts: dict[int, list[Tensor]] = {k: [] for k in kept}
+        for offset, count in order.spans:
+            rows = {k: values.rows[k][offset : offset + count] for k in sweep.loads}
+            rows |= {k: state[s][:count] for k, s in reads.items()}
+            for step in plan.inner:
+                if isinstance(step, Gap):
+                    self._gap(step, rows, values)
+                else:
+                    self._run(step.kernel, values, rows, order, (1, count, count), set())
+            for k, part in parts.items():
+                part.append(rows[k])
+            news = {s: self._following(s, rows, values, count) for s in sweep.slots}
+            for s, new in news.items():
+                state[s] = new if count == len(state[s]) else torch.cat([new, state[s][count:]])
+        for k, part in parts.items():
+            values.rows[k] = torch.cat(part[::-1] if self.reverse else part)
+        for t in sweep.totals:
+            values.totals[t] = values.rows[program.instrs[t].args[0]].to(self.state).sum(0)
+        values.last.update({s: state[s] for s, p in self.owner.items() if p == place})
 
+    def _following(self, s: int, rows: Mapping[int, Tensor], values: Values, count: int) -> Tensor:
+        """The new value of a slot."""
+        k = self.program.slots[s].next
+        shape = shape_in(self.program.slots[s].type, self.sizes)
+        new = rows[k] if k in rows else values.consts[k].expand(count, *shape)
+        return new.to(self.state)

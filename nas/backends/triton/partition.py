@@ -62,18 +62,35 @@ def row_values(program: Program) -> list[int]:
 
 def partition(program: Program, sizes: Sizes, wanted: Iterable[int]) -> Partition:
     """Cut a program; the rows of `wanted` are kept beside those that a later step needs."""
-    return _Cut(program, sizes, set(wanted)).done()
+    rows = row_values(program)
+    given = {k for k in rows if program.instrs[k].op in GIVEN}
+    return _Cut(program, sizes, set(wanted), rows, given).done()
+
+
+def one_step(program: Program, sizes: Sizes, sweep: Sweep) -> tuple[Sweep | Gap, ...]:
+    """What computes a single step of a sweep: the sweep cut again, with its slots among the given rows."""
+    rows = sorted({*sweep.body, *sweep.loads})
+    wanted = {*sweep.stores, *(program.slots[s].next for s in sweep.slots)}
+    wanted |= {program.instrs[t].args[0] for t in sweep.totals}
+    given = {*sweep.loads, *(k for k in rows if program.instrs[k].op == "state")}
+    steps = _Cut(program, sizes, wanted & set(rows), rows, given).done().steps
+    for step in steps:
+        if isinstance(step, Sweep):
+            step.totals = []  # summed by who runs the steps
+    return steps
 
 
 class _Cut:
-    def __init__(self, program: Program, sizes: Sizes, wanted: set[int]) -> None:
+    def __init__(
+        self, program: Program, sizes: Sizes, wanted: set[int], rows: Sequence[int], given: set[int]
+    ) -> None:
         self.program, self.sizes, self.wanted = program, sizes, wanted
-        self.rows = row_values(program)
+        self.rows, self.given = rows, given
         self.graph = self._graph()
         self.cyclic = self._cyclic()
         self.gap: dict[int, int] = {}  # of values computed in gaps: before which sweep
         self.phase: dict[int, int] = {}  # of values computed in sweeps: in which
-        self.read = {program.instrs[k].slot for k in self.rows if program.instrs[k].op == "state"}
+        self.read = {program.instrs[k].slot for k in rows if program.instrs[k].op == "state" and k not in given}
 
     def _graph(self) -> networkx.DiGraph[int]:
         program, rows = self.program, set(self.rows)
@@ -81,6 +98,8 @@ class _Cut:
         graph.add_nodes_from(self.rows)
         for k in self.rows:
             instr = program.instrs[k]
+            if k in self.given:
+                continue
             graph.add_edges_from((a, k) for a in instr.args if a in rows)
             if instr.op == "state" and program.slots[instr.slot].next in rows:
                 graph.add_edge(program.slots[instr.slot].next, k)
@@ -108,10 +127,10 @@ class _Cut:
             ready = max((self._ready(a) for a in before), default=0)
             (first, *_) = members
             instr = self.program.instrs[first]
-            if first in self.cyclic or instr.op == "state":
-                self.phase.update(dict.fromkeys(members, ready))
-            elif instr.op in GIVEN:
+            if first in self.given:
                 self.gap[first] = 0
+            elif first in self.cyclic or instr.op == "state":
+                self.phase.update(dict.fromkeys(members, ready))
             elif instr.op == "lin" or odd(self.program, first, self.sizes):
                 self.gap[first] = max((self._gap_after(a) for a in before), default=0)
             else:
@@ -137,7 +156,9 @@ class _Cut:
         graph: networkx.DiGraph[int] = networkx.DiGraph()
         graph.add_nodes_from(self.rows)
         rows = set(self.rows)
-        graph.add_edges_from((a, k) for k in self.rows for a in self.program.instrs[k].args if a in rows)
+        for k in self.rows:
+            if k not in self.given:
+                graph.add_edges_from((a, k) for a in self.program.instrs[k].args if a in rows)
         return graph
 
     def _steps(self) -> Partition:
@@ -151,7 +172,7 @@ class _Cut:
                 sweeps[self.phase[k]].body.append(k)
                 if k in self.cyclic:
                     sweeps[self.phase[k]].cyclic.add(k)
-            else:
+            elif k not in self.given:
                 stored.update(a for a in instrs[k].args if a in self.phase)
         for k in [k for k, i in enumerate(instrs) if i.op == "gram"]:
             stored.update(instrs[k].args)
@@ -181,12 +202,10 @@ class _Cut:
                 t for t, i in enumerate(instrs) if i.op == "total" and i.args[0] in inside
             ]
         rows = set(self.rows)
-        for t, i in enumerate(instrs):
-            if i.op == "total" and i.args[0] not in self.phase:
-                stored.add(i.args[0])
+        stored.update(i.args[0] for i in instrs if i.op == "total" and i.args[0] not in self.phase)
         steps: list[Sweep | Gap] = []
         for p in range(count + 1):
-            members = tuple(k for k in self.rows if self.gap.get(k) == p and instrs[k].op not in GIVEN)
+            members = tuple(k for k in self.rows if self.gap.get(k) == p and k not in self.given)
             if members:
                 steps.append(Gap(members))
             if p < count and sweeps[p].body:

@@ -91,8 +91,8 @@ class Tiles:
         return -(-batch // self.rows), across
 
 
-def tiles(program: Program, sweep: Sweep, sizes: Sizes) -> Tiles | str:
-    """The layout of a sweep, or the reason why no program can hold it."""
+def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4) -> Tiles | str:
+    """The layout of a sweep, or the reason why no program can hold it. `itemsize`: bytes per number of a weight."""
     instrs = program.instrs
     types = {instrs[k].type for k in (*sweep.body, *sweep.loads, *sweep.consts)} | {
         program.slots[s].type for s in sweep.slots
@@ -117,9 +117,9 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes) -> Tiles | str:
     if largest > TILE:
         return f"a value of {largest} numbers does not fit the registers of one program"
     weights = sum(made.flat(made.space(instrs[instrs[k].args[0]].type)) * made.flat(made.space(instrs[k].type)) for k in lins)
-    if weights * 4 > CHIP:
+    if weights * itemsize > CHIP:
         return f"{weights} weights do not fit one multiprocessor"
-    warps = 8 if largest > 4096 or weights > 16384 else made.warps
+    warps = 8 if largest > 4096 or weights * itemsize >= 48 * 1024 else made.warps
     return Tiles(made.form, sizes, made.rows, 0, made.lanes, least, warps)
 
 
