@@ -1,6 +1,17 @@
 """The intermediate representation: cells as Programs, passes over them, and the rules of a legal one. No torch."""
 
+from nas.ir.builder import Builder as Builder
+from nas.ir.builder import shape_in as shape_in
+from nas.ir.builder import width_of as width_of
+from nas.ir.expansions import EXPANSIONS as EXPANSIONS
+from nas.ir.expansions import register_expansion as register_expansion
 from nas.ir.lowering import taps as taps
+from nas.ir.normal import DEPTH_ONLY as DEPTH_ONLY
+from nas.ir.normal import PRIMITIVES as PRIMITIVES
+from nas.ir.normal import Normal as Normal
+from nas.ir.normal import Place as Place
+from nas.ir.normal import normal as normal
+from nas.ir.normal import normal_cell as normal_cell
 from nas.ir.passes import compile_program as compile_program
 from nas.ir.passes import is_plain as is_plain
 from nas.ir.passes import joins as joins

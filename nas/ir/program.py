@@ -8,8 +8,8 @@ from grammar import Type, Weight, WeightSpec
 
 # When a value is computed: once from weights alone; for all steps at once before the loop, from x and weights; once
 # per step; once per round of a `depth n until(p)` block; for all steps at once after the loop, from what it stored.
-# A depth cell has no loop: all of it is `before`, or in rounds.
-STAGES = ("const", "before", "loop", "round", "after")
+# A depth cell has no loop: all of it is `before`, or in rounds. `end` is for backward programs: once, after all rows.
+STAGES = ("const", "before", "loop", "round", "after", "end")
 
 # What stands in programs beside the operations of the language: leaves, and what passes put in.
 #   state   the value of a slot before this step            child   a state of a child in a tree

@@ -11,6 +11,7 @@ _TITLES = {
     "loop": "loop     in each step",
     "round": "round    in each round of the region",
     "after": "after    for all steps at once",
+    "end": "end      once, from totals over all steps",
 }
 
 
