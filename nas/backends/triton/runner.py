@@ -1,0 +1,187 @@
+"""A cell on tensors through kernels: forward, and backward for torch's autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grammar import Sizes
+from nas.backends.primitives import TORCH, blocks_of, flat, numbers, param
+from nas.backends.states import divided, normal_of, united
+from nas.backends.steps import Steps
+from nas.backends.triton.execute import Executable, Order, Values
+from nas.ir import Adjoint, Program, adjoint, shape_in
+
+
+class Both:
+    """A normal program and its adjoint at some sizes, for a type of numbers."""
+
+    def __init__(self, made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool = False) -> None:
+        self.made, self.sizes, self.dtype = made, sizes, dtype
+        forward, backward = made.forward, made.backward
+        reads = {i.slot: k for k, i in enumerate(forward.instrs) if i.op == "state"}
+        # the forward instruction whose rows each leaf of the backward program is
+        self.leaves: dict[int, int] = {}
+        for k, instr in enumerate(backward.instrs):
+            if instr.op == "saved":
+                self.leaves[k] = int(instr.attr("of"))  # type: ignore[arg-type]
+            elif instr.op == "past":
+                self.leaves[k] = reads[instr.slot]
+            elif instr.op == "next":
+                self.leaves[k] = forward.slots[instr.slot].next
+        self.x = [k for k, i in enumerate(backward.instrs) if i.op == "x"]
+        self.dy = [k for k, i in enumerate(backward.instrs) if i.op == "dy"]
+        self.kept = sorted(set(self.leaves.values()))
+        self.alone = Executable(forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise)
+        wanted = [k for k in (forward.out, *self.kept) if forward.instrs[k].stage != "const"]
+        self.forward = Executable(forward, sizes, wanted, dtype=dtype, stepwise=stepwise)
+        wanted = [] if made.dx is None else [made.dx]
+        self.backward = Executable(backward, sizes, wanted, dtype=dtype, reverse=True, stepwise=stepwise)
+
+
+class Runner:
+    """See `nas.backends.Runner`."""
+
+    def __init__(self, program: Program, sizes: Sizes, stepwise: bool = False) -> None:
+        self.normal = normal_of(program)
+        self.adjoint = adjoint(self.normal.program)
+        self.sizes, self.count, self.stepwise = sizes, len(program.slots), stepwise
+        self.compiled: dict[torch.dtype, Both] = {}
+
+    def __call__(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `nas.backends.Runner`."""
+        both = self.both(x.dtype)
+        first = divided(state, self.normal.slots)
+        y, *last = _Function.apply(both, steps, len(weights), x, *weights, *first)
+        ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
+        return y, united(ends, self.normal.slots, self.count)
+
+    def both(self, dtype: torch.dtype) -> Both:
+        """The programs for a type of numbers."""
+        if dtype not in self.compiled:
+            self.compiled[dtype] = Both(self.adjoint, self.sizes, dtype, self.stepwise)
+        return self.compiled[dtype]
+
+
+class _Function(torch.autograd.Function):
+    """Takes x, the weights and the slots' first values; gives the output's rows and the slots' last values."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Both, steps: Steps, count: int, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        weights, first = rest[:count], rest[count:]
+        wants = any(ctx.needs_input_grad)
+        run, program = both.forward if wants else both.alone, both.made.forward
+        given = {k: x for k, i in enumerate(program.instrs) if i.op == "x"} or {-1: x}
+        values = run(given, weights, dict(enumerate(first)), Order.of(steps, False, x.device))
+        y = rows_of(program, program.out, values, steps, both.sizes)
+        last = [_last(program, s, values, steps, both.sizes) for s in range(len(first))]
+        if wants:
+            kept = [rows_of(program, k, values, steps, both.sizes) for k in both.kept]
+            ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
+            ctx.save_for_backward(x, *weights, *first, *kept)
+        return (y, *last)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
+        both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
+        x, *rest = ctx.saved_tensors
+        weights, first, kept = rest[:count], rest[count : count + slots], rest[count + slots :]
+        program, made = both.made.backward, both.made
+        rows = dict(zip(both.kept, kept, strict=True))
+        given = {k: rows[of] for k, of in both.leaves.items()}
+        given |= dict.fromkeys(both.x, x) | dict.fromkeys(both.dy, dy) | {-1: x}
+        values = both.backward(given, weights, dict(enumerate(dlast)), Order.of(steps, True, x.device))
+        ends = _End(program, both, values, steps)
+        dx = None if made.dx is None else rows_of(program, made.dx, values, steps, both.sizes).to(x.dtype)
+        grads: list[Tensor | None] = [None] * count
+        for one in made.weights:
+            value, array = ends.value(one.value), weights[one.array]
+            whole = grads[one.array]
+            if one.column < 0:
+                part = value.reshape(array.shape).to(array.dtype)
+                grads[one.array] = part if whole is None else whole + part
+            else:
+                whole = torch.zeros_like(array) if whole is None else whole
+                whole[..., one.column] += value.reshape(array.shape[:-1]).to(array.dtype)
+                grads[one.array] = whole
+        dfirst = [
+            _last(program, s, values, steps, both.sizes, reverse=True).to(first[s].dtype) for s in range(slots)
+        ]
+        return (None, None, None, dx, *grads, *dfirst)
+
+
+def rows_of(program: Program, k: int, values: Values, steps: Steps, sizes: Sizes) -> Tensor:
+    """The rows of an instruction; of one without rows, repeated."""
+    if k in values.rows:
+        return values.rows[k]
+    one = values.consts[k]
+    return one.expand(steps.rows, *shape_in(program.instrs[k].type, sizes)).contiguous()
+
+
+def _last(
+    program: Program, s: int, values: Values, steps: Steps, sizes: Sizes, reverse: bool = False
+) -> Tensor:
+    """The final value of a slot, of a program in reversed time that after the first step."""
+    if s in values.last:
+        return values.last[s]
+    rows = rows_of(program, program.slots[s].next, values, steps, sizes)
+    return rows[: steps.batch] if reverse else steps.last(rows)
+
+
+class _End:
+    """The values of the stage `end`: from sums over all rows to the gradients of weights."""
+
+    def __init__(self, program: Program, both: Both, values: Values, steps: Steps) -> None:
+        self.program, self.both, self.values, self.steps = program, both, values, steps
+        self.made: dict[int, Tensor] = {}
+
+    def value(self, k: int) -> Tensor:
+        """The value of an instruction."""
+        if k in self.values.consts:
+            return self.values.consts[k]
+        if k not in self.made:
+            self.made[k] = self._compute(k)
+        return self.made[k]
+
+    def _compute(self, k: int) -> Tensor:
+        instr, instrs = self.program.instrs[k], self.program.instrs
+        if instr.op == "total":
+            return self._total(k)
+        if instr.op == "gram":
+            return self._gram(k)
+        if instr.op == "num":
+            return self.values.like.new_full((), numbers(instr, self.both.sizes))
+        if instr.op == "param":
+            array = self.both.backward.array(instr, self.values)
+            return param(array, instr, self.both.sizes)
+        args = [self.value(a) for a in instr.args]
+        wide = max((a.dtype for a in args), key=lambda d: d.itemsize)
+        types = [instrs[a].type for a in instr.args]
+        return TORCH[instr.op]([a.to(wide) for a in args], instr, types, self.both.sizes)
+
+    def _rows(self, k: int) -> Tensor:
+        return rows_of(self.program, k, self.values, self.steps, self.both.sizes)
+
+    def _total(self, k: int) -> Tensor:
+        if k in self.values.totals:
+            return self.values.totals[k]
+        return self._rows(self.program.instrs[k].args[0]).to(self.both.backward.state).sum(0)
+
+    def _gram(self, k: int) -> Tensor:
+        instr, instrs = self.program.instrs[k], self.program.instrs
+        a, b = (flat(self._rows(arg), instrs[arg].type) for arg in instr.args)
+        dtype = self.both.dtype
+        a, b = a.to(dtype), b.to(dtype)
+        blocks = blocks_of(instr, self.both.sizes)
+        if blocks == 1:
+            return a.t() @ b
+        a, b = (v.unflatten(-1, (blocks, -1)).transpose(0, 1) for v in (a, b))
+        return a.transpose(1, 2) @ b
+
+
