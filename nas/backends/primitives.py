@@ -98,7 +98,7 @@ def _reduce(args: Sequence[Tensor], instr: Instr, types: Sequence[Type], sizes: 
     if result == "mem":
         return flat(a, given).sum(-1, keepdim=True)
     if kind == "mat":
-        if result == "vec":
+        if result in ("vec", "in"):
             return a.sum(-2).flatten(-2)
         return a.sum(-1) if result == "key" else a.sum((-2, -1))
     if result == "scal":

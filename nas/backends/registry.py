@@ -7,6 +7,7 @@ from functools import lru_cache
 from grammar import Cell, Sizes, suggest
 from nas.backends.base import Backend, Runner, TreeRunner
 from nas.backends.reference import Reference
+from nas.backends.triton import TritonBackend
 from nas.errors import BuildError
 from nas.ir import compile_program
 
@@ -58,3 +59,4 @@ def tree_runner(name: str, cell: Cell, sizes: Sizes) -> TreeRunner:
 
 
 register_backend(Reference())
+register_backend(TritonBackend())

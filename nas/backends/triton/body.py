@@ -59,10 +59,12 @@ def _softplus(a):
 class Body:
     """Writes the values of one step, given the names of those that are there."""
 
-    def __init__(self, program: Program, sweep: Sweep, tiles: Tiles, compute: str, accurate: str) -> None:
+    def __init__(self, program: Program, sweep: Sweep, tiles: Tiles, compute: str, interpreted: bool) -> None:
         self.program, self.sweep, self.tiles = program, sweep, tiles
         self.compute = compute  # the type of all arithmetic
-        self.accurate = accurate  # the further arguments of a matrix product
+        self.interpreted = interpreted
+        three = ', input_precision="tf32x3", out_dtype=tl.float32'  # float32 by three products of tensor cores
+        self.accurate = three if compute == "tl.float32" else ""
 
     def number(self, k: int) -> str:
         """A literal."""
@@ -73,6 +75,12 @@ class Body:
         """The shape of a value's tile."""
         extents = (str(self.tiles.rows), *map(str, self.tiles.inner(self.tiles.space(type_))))
         return f"[{', '.join(extents)}]"
+
+    def operand(self, a: str, k: int) -> str:
+        """An operand of a matrix product, rounded to the type of its weights."""
+        if self.interpreted:  # the interpreter multiplies bits of bfloat16
+            return f"{a}.to(weight{k}.dtype.element_ty).to({self.compute})"
+        return f"{a}.to(w{k}.dtype)"
 
     def space(self, k: int) -> str:
         return self.tiles.space(self.program.instrs[k].type)
@@ -166,7 +174,7 @@ def _lin(body: Body, instr: Instr, args: list[str]) -> str:
     if tiles.rows < 16:
         result = f"tl.sum({a}[:, :, None] * w{k}[None, :, :], 1)"
     else:
-        result = f"tl.dot({a}.to(w{k}.dtype), w{k}{body.accurate})"
+        result = f"tl.dot({body.operand(a, k)}, w{k}{body.accurate})"
     return f"tl.reshape({result}, {body.shape(instr.type)})"
 
 

@@ -29,17 +29,22 @@ class Kernel:
 
 
 def emit(
-    program: Program, sweep: Sweep, tiles: Tiles, *, reverse: bool = False, compute: str = "tl.float32"
+    program: Program,
+    sweep: Sweep,
+    tiles: Tiles,
+    *,
+    reverse: bool = False,
+    compute: str = "tl.float32",
+    interpreted: bool = False,
 ) -> Kernel:
     """The kernel of a sweep; `reverse` runs the steps from the last to the first."""
-    return _Emitter(program, sweep, tiles, reverse, compute).kernel()
+    return _Emitter(program, sweep, tiles, reverse, compute, interpreted).kernel()
 
 
 class _Emitter:
-    def __init__(self, program: Program, sweep: Sweep, tiles: Tiles, reverse: bool, compute: str) -> None:
-        accurate = ', input_precision="tf32x3", out_dtype=tl.float32' if compute == "tl.float32" else ""
+    def __init__(self, program: Program, sweep: Sweep, tiles: Tiles, reverse: bool, compute: str, interpreted: bool) -> None:
         self.program, self.sweep, self.tiles, self.reverse = program, sweep, tiles, reverse
-        self.body = Body(program, sweep, tiles, compute, accurate)
+        self.body = Body(program, sweep, tiles, compute, interpreted)
         self.compute = compute
         self.lins = [k for k in sweep.body if program.instrs[k].op == "lin"]
         self.unrolled = UNROLLED if tiles.form == "lanes" and sweep.slots else 1
@@ -140,8 +145,8 @@ class _Emitter:
                 base += f" + tl.program_id(1).to(tl.int64) * {size_in * stride}"
             where = f"{base} + ({o_in})[:, None] * {stride} + ({o_out})[None, :]"
             self.put(f"w{k} = tl.load({where}, mask=({m_in})[:, None] & ({m_out})[None, :], other=0.0)")
-            if self.compute == "tl.float64":
-                self.put(f"w{k} = w{k}.to(tl.float64)")
+            if self.compute == "tl.float64" or self.body.interpreted:
+                self.put(f"w{k} = w{k}.to({self.compute})")
 
     def flat_places(self, type_: Type) -> tuple[str, str]:
         """Where each place of a value's tile made flat lies, and whether it exists; in a head for "heads"."""

@@ -12,7 +12,7 @@ from grammar import Sizes
 from nas.backends.primitives import TORCH, array_places, linear, matrix, numbers, param
 from nas.backends.steps import Steps
 from nas.backends.triton.emit import Kernel, emit
-from nas.backends.triton.jit import load
+from nas.backends.triton.jit import interpreted, load
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.tiles import Tiles, tiles
 from nas.ir import Instr, Program, shape_in
@@ -73,6 +73,40 @@ class Stepwise:
     reason: str
 
 
+class Eager:
+    """Single instructions of a program by torch, for all rows at once or without rows."""
+
+    def __init__(self, program: Program, sizes: Sizes) -> None:
+        self.program, self.sizes = program, sizes
+        self.arrays = array_places(program)
+
+    def constants(self, values: Values) -> dict[int, Tensor]:
+        """The values that need weights alone."""
+        made: dict[int, Tensor] = {}
+        for k, instr in enumerate(self.program.instrs):
+            if instr.stage == "const":
+                made[k] = self(k, made, values)
+        return made
+
+    def __call__(self, k: int, rows: Mapping[int, Tensor], values: Values) -> Tensor:
+        """The value of instruction k from those of its operands."""
+        instr, instrs = self.program.instrs[k], self.program.instrs
+        if instr.op == "num":
+            return values.like.new_full((), numbers(instr, self.sizes))
+        if instr.op == "param":
+            return param(self.array(instr, values), instr, self.sizes).to(values.like.dtype)
+        args = [rows[a] if a in rows else values.consts[a] for a in instr.args]
+        types = [instrs[a].type for a in instr.args]
+        if instr.op == "lin":
+            array = self.array(instr, values)
+            return linear(args[0].to(array.dtype), types[0], instr, array, self.sizes)
+        return TORCH[instr.op](args, instr, types, self.sizes)
+
+    def array(self, instr: Instr, values: Values) -> Tensor:
+        """The array that a `param` or `lin` names."""
+        return values.weights[self.arrays[instr.weight, str(instr.attr("role"))]]
+
+
 class Executable:
     """A program cut into kernels, for some sizes and a type of numbers. `wanted`: whose rows a run returns.
 
@@ -93,7 +127,7 @@ class Executable:
         self.state = torch.float64 if dtype == torch.float64 else torch.float32
         cut = partition(program, sizes, wanted)
         self.owner = cut.owner
-        self.arrays = array_places(program)
+        self.eager = Eager(program, sizes)
         self.steps = tuple(
             step if isinstance(step, Gap) else self._planned(step, stepwise) for step in cut.steps
         )
@@ -114,7 +148,9 @@ class Executable:
 
     def _kernel(self, sweep: Sweep, layout: Tiles) -> Kernel:
         name = "tl.float64" if self.dtype == torch.float64 else "tl.float32"
-        return emit(self.program, sweep, layout, reverse=self.reverse, compute=name)
+        return emit(
+            self.program, sweep, layout, reverse=self.reverse, compute=name, interpreted=interpreted()
+        )
 
     # ---- one run --------------------------------------------------------------------------
 
@@ -124,7 +160,7 @@ class Executable:
         """`given` has the rows of leaves; `first` the slots' values before the first step, by slot."""
         like = next(iter(given.values()))
         values = Values(dict(given), weights, first, like)
-        self._constants(values)
+        values.consts = self.eager.constants(values)
         for place, step in enumerate(self.steps):
             if isinstance(step, Gap):
                 self._gap(step, values.rows, values)
@@ -134,32 +170,9 @@ class Executable:
                 self._stepwise(step, values, order, place)
         return values
 
-    def _constants(self, values: Values) -> None:
-        for k, instr in enumerate(self.program.instrs):
-            if instr.stage == "const":
-                values.consts[k] = self.eager(k, values.consts, values)
-
     def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values) -> None:
         for k in gap.body:
             rows[k] = self.eager(k, rows, values)
-
-    def eager(self, k: int, rows: Mapping[int, Tensor], values: Values) -> Tensor:
-        """One instruction by torch, for all rows at once or without rows."""
-        instr, instrs = self.program.instrs[k], self.program.instrs
-        if instr.op == "num":
-            return values.like.new_full((), numbers(instr, self.sizes))
-        if instr.op == "param":
-            return param(self.array(instr, values), instr, self.sizes).to(values.like.dtype)
-        args = [rows[a] if a in rows else values.consts[a] for a in instr.args]
-        types = [instrs[a].type for a in instr.args]
-        if instr.op == "lin":
-            array = self.array(instr, values)
-            return linear(args[0].to(array.dtype), types[0], instr, array, self.sizes)
-        return TORCH[instr.op](args, instr, types, self.sizes)
-
-    def array(self, instr: Instr, values: Values) -> Tensor:
-        """The array that a `param` or `lin` names."""
-        return values.weights[self.arrays[instr.weight, str(instr.attr("role"))]]
 
     # ---- sweeps ---------------------------------------------------------------------------
 
@@ -217,7 +230,7 @@ class Executable:
     def _matrix(self, k: int, values: Values, layout: Tiles) -> Tensor:
         """The matrix of a `lin` as a kernel takes it: `[in, out]`, or a block for each head."""
         instr = self.program.instrs[k]
-        w = matrix(self.array(instr, values), instr)
+        w = matrix(self.eager.array(instr, values), instr)
         if layout.form == "whole" and w.dim() == 3:
             w = torch.block_diag(*w)
         return w.contiguous()

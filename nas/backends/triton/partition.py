@@ -51,7 +51,8 @@ def odd(program: Program, k: int, sizes: Sizes) -> bool:
     """Whether a value has a shape that does not go with vecs, keys and mats."""
     kinds = {program.instrs[k].type.kind, *(program.instrs[a].type.kind for a in program.instrs[k].args)}
     strange = {"mem", "wide"} | ({"in"} if sizes.input_size != sizes.hidden_size else set())
-    reducing = program.instrs[k].op in ("reduce", "hmax") and "in" in kinds
+    given = [program.instrs[a].type.kind for a in program.instrs[k].args]
+    reducing = program.instrs[k].op in ("reduce", "hmax") and "in" in given
     return bool(kinds & strange) or reducing
 
 

@@ -158,7 +158,7 @@ class _End:
         if instr.op == "num":
             return self.values.like.new_full((), numbers(instr, self.both.sizes))
         if instr.op == "param":
-            array = self.both.backward.array(instr, self.values)
+            array = self.both.backward.eager.array(instr, self.values)
             return param(array, instr, self.both.sizes)
         args = [self.value(a) for a in instr.args]
         wide = max((a.dtype for a in args), key=lambda d: d.itemsize)
