@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grammar import Type
@@ -14,7 +15,9 @@ UNROLLED = 4  # steps whose rows are loaded before the first of them is computed
 HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 
 # What a pointer is for: rows loaded and stored, values without rows, matrices, a slot's first and last value, sums.
-KINDS = ("load", "store", "const", "weight", "first", "last", "total")
+# A matrix slot is not kept: `check` has it before every CHUNK-th step, `scratch` between those of one chunk; `again`
+# and `once` are the rows and the values without rows that the replay needs.
+KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,21 @@ class Kernel:
     tiles: Tiles
     loop: bool
     unrolled: int
+    replays: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a backward sweep replays: a program forward in time, its body, and which slots of the cell its own are.
+
+    `past` and `next` say of instructions that the sweep would load which slot they are, before or after a step.
+    """
+
+    program: Program
+    sweep: Sweep
+    slots: tuple[int, ...]
+    past: dict[int, int]
+    next: dict[int, int]
 
 
 def emit(
@@ -36,9 +54,16 @@ def emit(
     reverse: bool = False,
     compute: str = "tl.float32",
     interpreted: bool = False,
+    checks: Sequence[int] = (),
+    again: Again | None = None,
 ) -> Kernel:
-    """The kernel of a sweep; `reverse` runs the steps from the last to the first."""
-    return _Emitter(program, sweep, tiles, reverse, compute, interpreted).kernel()
+    """The kernel of a sweep; `reverse` runs the steps from the last to the first.
+
+    `checks`: the slots that it writes checkpoints of; `again`: what it replays from such.
+    """
+    emitter = _Emitter(program, sweep, tiles, reverse, compute, interpreted)
+    emitter.checks, emitter.again = tuple(s for s in sweep.slots if s in checks), again
+    return emitter.kernel()
 
 
 class _Emitter:
@@ -50,6 +75,8 @@ class _Emitter:
         self.unrolled = UNROLLED if tiles.form == "lanes" and sweep.slots else 1
         self.lines: list[str] = []
         self.depth = 1
+        self.checks: tuple[int, ...] = ()
+        self.again: Again | None = None
 
     def put(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -93,6 +120,9 @@ class _Emitter:
         used = [*self.sweep.body, *self.sweep.loads, *self.sweep.consts]
         used += [a for k in self.sweep.body for a in instrs[k].args]
         types = [instrs[k].type for k in used] + [program.slots[s].type for s in self.sweep.slots]
+        if self.again is not None:
+            inner = self.again.sweep
+            types += [self.again.program.instrs[k].type for k in (*inner.body, *inner.loads, *inner.consts)]
         return sorted({self.tiles.space(t) for t in types if t.kind != "num"})
 
     def addresses(self) -> None:
@@ -182,10 +212,16 @@ class _Emitter:
             + [("store", k) for k in sweep.stores]
             + [("last", s) for s in sweep.slots]
             + [("total", t) for t in sweep.totals]
+            + [("check", s) for s in self.checks]
         )
+        again = self.again
+        if again is not None:
+            pointers = [(kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}]
+            pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
+            pointers += [("again", k) for k in again.sweep.loads] + [("once", k) for k in again.sweep.consts]
         names = ", ".join(f"{kind}{k}" for kind, k in pointers)
-        head = '@triton.jit(do_not_specialize=["T", "B"])\n'
-        head += f"def sweep(T, B, offsets, counts, {names}, EVEN: tl.constexpr):"
+        head = '@triton.jit(do_not_specialize=["T", "B", "CHUNK"])\n'
+        head += f"def sweep(T, B, CHUNK, offsets, counts, {names}, EVEN: tl.constexpr):"
         self.put("pb = tl.program_id(0).to(tl.int64)")
         self.put(f"b = pb * {tiles.rows} + tl.arange(0, {tiles.rows})")
         self.put("mb = b < B")
@@ -198,7 +234,9 @@ class _Emitter:
         for t in sweep.totals:
             shape = self.body.shape(program.instrs[program.instrs[t].args[0]].type)
             self.put(f"t{t} = tl.zeros({shape}, {self.compute})")
-        if sweep.slots:
+        if again is not None:
+            self.replayed(again)
+        elif sweep.slots:
             self.loop()
         else:
             self.loads("b", "mb", "")
@@ -211,22 +249,25 @@ class _Emitter:
             one = "tl.full([1], 1, tl.int1)"
             self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", one)
         text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
-        return Kernel(text, tuple(pointers), tiles, bool(sweep.slots), self.unrolled)
+        loop = bool(sweep.slots) or again is not None
+        return Kernel(text, tuple(pointers), tiles, loop, self.unrolled, again is not None)
 
     def rows(self, step: str, suffix: str) -> None:
         """The rows of a step, and which of them exist."""
         self.put(f"i{suffix} = {step}")
         self.put(f"t{suffix} = T - 1 - i{suffix}" if self.reverse else f"t{suffix} = i{suffix}")
         self.put("if EVEN:")
-        self.put(f"    row{suffix} = t{suffix}.to(tl.int64) * B + b")
-        self.put(f"    on{suffix} = mb & (i{suffix} < T)")
+        self.put(f"    row{suffix} = t{suffix} * (B + 0 * b) + b")
+        self.put(f"    on{suffix} = mb & (i{suffix} + 0 * b < T)")
         self.put("else:")
         self.put(f"    row{suffix} = tl.load(offsets + i{suffix}) + b")
         self.put(f"    on{suffix} = b < tl.load(counts + i{suffix})")
 
     def loads(self, row: str, on: str, suffix: str) -> None:
+        held = {} if self.again is None else {**self.again.past, **self.again.next}
         for k in self.sweep.loads:
-            self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
+            if k not in held:
+                self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
 
     def loop(self) -> None:
         if self.unrolled > 1:
@@ -257,6 +298,11 @@ class _Emitter:
 
     def step(self, row: str, on: str, suffix: str) -> None:
         """One step: its values, what is stored of them, and the slots' new values."""
+        for s in self.checks:
+            self.put(f"if i{suffix} % CHUNK == 0:")
+            self.depth += 1
+            self.store(f"s{s}", f"check{s}", self.program.slots[s].type, f"((i{suffix} // CHUNK).to(tl.int64) * B + b)", "mb")
+            self.depth -= 1
         program, sweep = self.program, self.sweep
         names = {k: f"v{k}" for k in sweep.consts} | {k: f"v{k}{suffix}" for k in sweep.loads}
         for k in sweep.body:
@@ -280,3 +326,69 @@ class _Emitter:
             self.put(f"n{s} = {new}")
         for s, _ in news:
             self.put(f"s{s} = n{s}")
+
+    # ---- matrices of the forward run, chunk by chunk ---------------------------------------
+
+    def replayed(self, again: Again) -> None:
+        """The loop of a backward sweep: of each chunk, from the last, its matrices forward and its steps backward."""
+        slots, types = again.slots, {s: again.program.slots[i].type for i, s in enumerate(again.slots)}
+        for k in again.sweep.consts:
+            one = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")
+            self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *one)
+        self.put("chunks = (T + CHUNK - 1) // CHUNK")
+        self.put("for h in range(0, chunks):")
+        self.depth += 1
+        self.put("base = (chunks - 1 - h) * CHUNK")
+        for s in slots:
+            self.load(f"p{s}", f"check{s}", types[s], "((chunks - 1 - h).to(tl.int64) * B + b)", "mb")
+        self.put("for j in range(0, CHUNK):")
+        self.depth += 1
+        self.at_time("base + j")
+        for s in slots:
+            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + j)", "mb")
+        self.replay_step(again)
+        self.depth -= 1
+        for s in slots:
+            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + CHUNK)", "mb")
+        self.put("tl.debug_barrier()")
+        self.put("for j in range(0, CHUNK):")
+        self.depth += 1
+        self.at_time("base + CHUNK - 1 - j")
+        self.loads("row", "on", "")
+        for later, held in ((0, again.past), (1, again.next)):
+            for k, s in held.items():
+                self.load(f"v{k}", f"scratch{s}", types[s], f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})", "mb")
+        self.step("row", "on", "")
+        self.depth -= 1
+        self.put("tl.debug_barrier()")
+        self.depth -= 1
+
+    def at_time(self, time: str) -> None:
+        """The rows of a step of the forward run, some of which may lie beyond the last."""
+        self.put(f"time = {time}")
+        self.put("there = tl.maximum(T - 1 - time, 0)")
+        self.put("if EVEN:")
+        self.put("    row = time * (B + 0 * b) + b")
+        self.put("    on = mb & (time + 0 * b < T)")
+        self.put("else:")
+        self.put("    row = tl.load(offsets + there) + b")
+        self.put("    on = (b < tl.load(counts + there)) & (time + 0 * b < T)")
+
+    def replay_step(self, again: Again) -> None:
+        """One step of the forward run."""
+        program, sweep = again.program, again.sweep
+        body = Body(program, sweep, self.tiles, self.compute, self.body.interpreted)
+        names = {k: f"r{k}" for k in (*sweep.consts, *sweep.loads, *sweep.body)}
+        for k in sweep.loads:
+            self.load(names[k], f"again{k}", program.instrs[k].type, "row", "on")
+        for k in sweep.body:
+            instr = program.instrs[k]
+            state = f"p{again.slots[instr.slot]}" if instr.op == "state" else ""
+            self.put(f"{names[k]} = {state or body.write(k, names)}")
+        for i, s in enumerate(again.slots):
+            following = program.slots[i].next
+            new = body.number(following) if program.instrs[following].op == "num" else names[following]
+            exists = self.across("on", self.rank(self.tiles.space(program.slots[i].type)))
+            self.put(f"q{s} = tl.where({exists}, {new}, p{s})")
+        for s in again.slots:
+            self.put(f"p{s} = q{s}")

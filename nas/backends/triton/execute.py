@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,11 +12,11 @@ from torch import Tensor
 from grammar import Sizes
 from nas.backends.primitives import TORCH, array_places, linear, matrix, numbers, param
 from nas.backends.steps import Steps
-from nas.backends.triton.emit import Kernel, emit
+from nas.backends.triton.emit import Again, Kernel, emit
 from nas.backends.triton.jit import interpreted, load
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.tiles import Tiles, tiles
-from nas.ir import Instr, Program, shape_in
+from nas.ir import Instr, Program, Replay, shape_in
 
 AHEAD = 64  # how many steps a kernel may look beyond the last
 
@@ -28,6 +29,11 @@ class Order:
     offsets: Tensor  # of each step in that order: its first row, and how many rows it has; 0 beyond the last
     counts: Tensor
     spans: tuple[tuple[int, int], ...]  # the same as numbers
+
+    @property
+    def chunk(self) -> int:
+        """How many steps lie between two checkpoints of a matrix: what keeps least of it in memory."""
+        return max(1, math.isqrt(self.steps.count))
 
     @staticmethod
     def of(steps: Steps, reverse: bool, device: torch.device) -> Order:
@@ -54,6 +60,9 @@ class Values:
     consts: dict[int, Tensor] = field(default_factory=dict)
     last: dict[int, Tensor] = field(default_factory=dict)
     totals: dict[int, Tensor] = field(default_factory=dict)
+    checks: dict[int, Tensor] = field(default_factory=dict)  # by slot: before every chunk of steps
+    again: Mapping[int, Tensor] = field(default_factory=dict)  # what a replay reads: rows, and without rows
+    once: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +131,11 @@ class Executable:
         dtype: torch.dtype = torch.float32,
         reverse: bool = False,
         stepwise: bool = False,
+        checks: Sequence[int] = (),
+        replay: Replay | None = None,
     ) -> None:
         self.program, self.sizes, self.reverse, self.dtype = program, sizes, reverse, dtype
+        self.checks, self.replay = checks, replay
         self.state = torch.float64 if dtype == torch.float64 else torch.float32
         cut = partition(program, sizes, wanted)
         self.owner = cut.owner
@@ -136,7 +148,7 @@ class Executable:
         made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize)
         stepwise = stepwise and any(self.program.instrs[k].op == "lin" for k in sweep.body)
         if isinstance(made, Tiles) and not stepwise:
-            return Launch(sweep, self._kernel(sweep, made))
+            return Launch(sweep, self._kernel(sweep, made, self._again(sweep)))
         inner = []
         for step in one_step(self.program, self.sizes, sweep):
             layout = step if isinstance(step, Gap) else tiles(self.program, step, self.sizes, self.dtype.itemsize)
@@ -146,11 +158,32 @@ class Executable:
                 inner.append(Gap(tuple(step.body)))
         return Stepwise(sweep, tuple(inner), made if isinstance(made, str) else "asked for")
 
-    def _kernel(self, sweep: Sweep, layout: Tiles) -> Kernel:
-        name = "tl.float64" if self.dtype == torch.float64 else "tl.float32"
+    def _kernel(self, sweep: Sweep, layout: Tiles, again: Again | None = None) -> Kernel:
         return emit(
-            self.program, sweep, layout, reverse=self.reverse, compute=name, interpreted=interpreted()
+            self.program,
+            sweep,
+            layout,
+            reverse=self.reverse,
+            compute="tl.float64" if self.dtype == torch.float64 else "tl.float32",
+            interpreted=interpreted(),
+            checks=self.checks,
+            again=again,
         )
+
+    def _again(self, sweep: Sweep) -> Again | None:
+        """What a sweep replays, where it reads matrices of the forward run."""
+        if self.replay is None:
+            return None
+        held = {"past": {}, "next": {}}
+        for k in sweep.loads:
+            instr = self.program.instrs[k]
+            if instr.op in held and instr.slot in self.replay.slots and instr.type.kind == "mat":
+                held[instr.op][k] = instr.slot
+        if not any(held.values()):
+            return None
+        (inner,) = partition(self.replay.program, self.sizes, ()).steps
+        assert isinstance(inner, Sweep)
+        return Again(self.replay.program, inner, self.replay.slots, held["past"], held["next"])
 
     # ---- one run --------------------------------------------------------------------------
 
@@ -158,8 +191,10 @@ class Executable:
         self, given: Mapping[int, Tensor], weights: Sequence[Tensor], first: Mapping[int, Tensor], order: Order
     ) -> Values:
         """`given` has the rows of leaves; `first` the slots' values before the first step, by slot."""
-        like = next(iter(given.values()))
-        values = Values(dict(given), weights, first, like)
+        return self.run(Values(dict(given), weights, first, next(iter(given.values()))), order)
+
+    def run(self, values: Values, order: Order) -> Values:
+        """The same from what a run starts with, completed and returned."""
         values.consts = self.eager.constants(values)
         for place, step in enumerate(self.steps):
             if isinstance(step, Gap):
@@ -208,6 +243,15 @@ class Executable:
                 rows[k] = made
             elif kind == "first":
                 made = values.first[k].contiguous()
+            elif kind == "again":
+                made = values.again[k].contiguous()
+            elif kind == "once":
+                made = values.once[k].contiguous()
+            elif kind == "check":
+                made = values.checks[k] if kernel.replays else self._room(values, k, -(-count // order.chunk))
+                values.checks[k] = made
+            elif kind == "scratch":
+                made = self._room(values, k, order.chunk + 1)
             elif kind == "last":
                 made = like.new_empty(values.first[k].shape, dtype=self.state)
                 if k in owned:
@@ -218,14 +262,18 @@ class Executable:
             pointers.append(made)
         even = not kernel.loop or (order.steps.even and order.steps.count % kernel.unrolled == 0)
         load(kernel.text)[grid](
-            count, batch, order.offsets, order.counts, *pointers, EVEN=even, num_warps=kernel.tiles.warps
+            count, batch, order.chunk, order.offsets, order.counts, *pointers, EVEN=even, num_warps=kernel.tiles.warps
         )
         for k, partial in sums.items():
             values.totals[k] = partial.sum(0)
 
+    def _room(self, values: Values, s: int, times: int) -> Tensor:
+        """Memory for a slot at several steps."""
+        return values.like.new_empty(times, *values.first[s].shape, dtype=self.state)
+
     def stored(self, k: int) -> torch.dtype:
-        """The type that rows are stored with: states keep their precision."""
-        return self.state if self.program.instrs[k].op == "state" else self.dtype
+        """The type that rows are stored with: only products over all rows have that of the weights."""
+        return self.dtype if self.program.instrs[k].op == "lin" else self.state
 
     def _matrix(self, k: int, values: Values, layout: Tiles) -> Tensor:
         """The matrix of a `lin` as a kernel takes it: `[in, out]`, or a block for each head."""

@@ -12,7 +12,8 @@ from grammar import Sizes
 from nas.backends.primitives import TORCH, blocks_of, flat, numbers, param
 from nas.backends.states import divided, normal_of, united
 from nas.backends.steps import Steps
-from nas.backends.triton.execute import Executable, Order, Values
+from nas.backends.triton.execute import Eager, Executable, Launch, Order, Values
+from nas.backends.triton.partition import Gap, Sweep, partition
 from nas.ir import Adjoint, Program, adjoint, shape_in
 
 
@@ -24,22 +25,56 @@ class Both:
         forward, backward = made.forward, made.backward
         reads = {i.slot: k for k, i in enumerate(forward.instrs) if i.op == "state"}
         # the forward instruction whose rows each leaf of the backward program is
+        self.replay = made.replay if _replays(made, sizes, dtype, stepwise) else None
+        slots = () if self.replay is None else self.replay.slots
         self.leaves: dict[int, int] = {}
-        for k, instr in enumerate(backward.instrs):
-            if instr.op == "saved":
-                self.leaves[k] = int(instr.attr("of"))  # type: ignore[arg-type]
-            elif instr.op == "past":
-                self.leaves[k] = reads[instr.slot]
-            elif instr.op == "next":
-                self.leaves[k] = forward.slots[instr.slot].next
+        self.again: dict[int, int] = {}  # of the leaves of the replay
+        programs = [(backward, self.leaves)]
+        if self.replay is not None:
+            programs.append((self.replay.program, self.again))
+            self.eager = Eager(self.replay.program, sizes)
+        for program, leaves in programs:
+            for k, instr in enumerate(program.instrs):
+                if instr.op == "saved":
+                    leaves[k] = int(instr.attr("of"))  # type: ignore[arg-type]
+                elif instr.op == "past" and instr.slot not in slots:
+                    leaves[k] = reads[instr.slot]
+                elif instr.op == "next" and instr.slot not in slots:
+                    leaves[k] = forward.slots[instr.slot].next
         self.x = [k for k, i in enumerate(backward.instrs) if i.op == "x"]
         self.dy = [k for k, i in enumerate(backward.instrs) if i.op == "dy"]
-        self.kept = sorted(set(self.leaves.values()))
+        self.kept = sorted({*self.leaves.values(), *self.again.values()})
         self.alone = Executable(forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise)
         wanted = [k for k in (forward.out, *self.kept) if forward.instrs[k].stage != "const"]
-        self.forward = Executable(forward, sizes, wanted, dtype=dtype, stepwise=stepwise)
+        self.forward = Executable(forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots)
         wanted = [] if made.dx is None else [made.dx]
-        self.backward = Executable(backward, sizes, wanted, dtype=dtype, reverse=True, stepwise=stepwise)
+        self.backward = Executable(
+            backward, sizes, wanted, dtype=dtype, reverse=True, stepwise=stepwise, replay=self.replay
+        )
+
+
+def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) -> bool:
+    """Whether matrices are replayed from checkpoints; where a kernel cannot do that their rows are kept."""
+    if made.replay is None:
+        return False
+    inner = partition(made.replay.program, sizes, ()).steps
+    if len(inner) != 1 or not isinstance(inner[0], Sweep):
+        return False
+    if any(made.replay.program.instrs[k].op == "lin" for k in inner[0].body):
+        return False
+    forward = Executable(made.forward, sizes, [], dtype=dtype, stepwise=stepwise)
+    held = {s for step in forward.steps if isinstance(step, Launch) for s in step.sweep.slots}
+    leaves = {
+        k
+        for k, i in enumerate(made.backward.instrs)
+        if i.op in ("past", "next") and i.slot in made.replay.slots and i.type.kind == "mat"
+    }
+    backward = Executable(made.backward, sizes, [], dtype=dtype, reverse=True, stepwise=stepwise)
+    elsewhere = [step for step in backward.steps if not isinstance(step, Launch)]
+    bodies = [k for step in elsewhere for k in (step.body if isinstance(step, Gap) else step.sweep.body)]
+    return set(made.replay.slots) <= held and not any(
+        leaves & set(made.backward.instrs[k].args) for k in bodies
+    )
 
 
 class Runner:
@@ -83,8 +118,9 @@ class _Function(torch.autograd.Function):
         if wants:
             kept = [rows_of(program, k, values, steps, both.sizes) for k in both.kept]
             ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
-            ctx.save_for_backward(x, *weights, *first, *kept)
-        return (y, *last)
+            slots = () if both.replay is None else both.replay.slots
+            ctx.save_for_backward(x, *weights, *first, *kept, *(values.checks[s] for s in slots))
+        return (y.to(x.dtype), *last)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -92,11 +128,18 @@ class _Function(torch.autograd.Function):
         both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
         x, *rest = ctx.saved_tensors
         weights, first, kept = rest[:count], rest[count : count + slots], rest[count + slots :]
+        kept, checks = kept[: len(both.kept)], kept[len(both.kept) :]
         program, made = both.made.backward, both.made
         rows = dict(zip(both.kept, kept, strict=True))
         given = {k: rows[of] for k, of in both.leaves.items()}
         given |= dict.fromkeys(both.x, x) | dict.fromkeys(both.dy, dy) | {-1: x}
-        values = both.backward(given, weights, dict(enumerate(dlast)), Order.of(steps, True, x.device))
+        values = Values(given, weights, dict(enumerate(dlast)), x)
+        if both.replay is not None:
+            values.checks = dict(zip(both.replay.slots, checks, strict=True))
+            values.again = {k: rows[of] for k, of in both.again.items()}
+            values.again |= {k: x for k, i in enumerate(both.replay.program.instrs) if i.op == "x"}
+            values.once = both.eager.constants(values)
+        both.backward.run(values, Order.of(steps, True, x.device))
         ends = _End(program, both, values, steps)
         dx = None if made.dx is None else rows_of(program, made.dx, values, steps, both.sizes).to(x.dtype)
         grads: list[Tensor | None] = [None] * count

@@ -100,7 +100,7 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4) -> Ti
     types = {t for t in types if t.kind != "num"}
     ops = {instrs[k].op for k in sweep.body}
     lanes = _lanes(types, sizes)
-    if lanes is not None and not ops & set(ELEMENTWISE_ONLY):
+    if lanes is not None and lanes.kind != "mat" and not ops & set(ELEMENTWISE_ONLY):
         return _elementwise(lanes, sizes)
     lins = [k for k in sweep.body if instrs[k].op == "lin"]
     mats = any(t.kind == "mat" for t in types)
@@ -117,9 +117,10 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4) -> Ti
     if largest > TILE:
         return f"a value of {largest} numbers does not fit the registers of one program"
     weights = sum(made.flat(made.space(instrs[instrs[k].args[0]].type)) * made.flat(made.space(instrs[k].type)) for k in lins)
-    if weights * itemsize > CHIP:
+    held = weights * itemsize * (2 if itemsize == 4 else 1)  # float32 as two numbers of tensor cores
+    if held > CHIP:
         return f"{weights} weights do not fit one multiprocessor"
-    warps = 8 if largest > 4096 or weights * itemsize >= 48 * 1024 else made.warps
+    warps = 8 if largest > 4096 or held >= 96 * 1024 else made.warps
     return Tiles(made.form, sizes, made.rows, 0, made.lanes, least, warps)
 
 
