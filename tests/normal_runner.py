@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grammar import Sizes
-from nas.ir import Instr, Program, shape_in
+from nas.ir import Adjoint, Instr, Program, shape_in
 
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "neg": torch.neg,
@@ -71,6 +72,29 @@ class Machine:
                 values[k] = self.compute(instr, values, leaves)
         return values
 
+    def sums_rows(self, k: int) -> bool:
+        """Whether an instruction is a sum over all rows."""
+        instr = self.program.instrs[k]
+        return instr.op in ("total", "gram") and all(
+            self.program.instrs[a].stage not in ("const", "end") for a in instr.args
+        )
+
+    def summed(self, k: int, values: Mapping[int, Tensor]) -> Tensor:
+        """What the rows of one step add to a sum over all rows."""
+        instr = self.program.instrs[k]
+        args = [values[a] for a in instr.args]
+        return args[0].sum(0) if instr.op == "total" else self.gram(instr, *args)
+
+    def gram(self, instr: Instr, du: Tensor, v: Tensor) -> Tensor:
+        """The sum over rows of du v^T, or of its diagonal blocks; operands without rows are one row."""
+        shapes = [shape_in(self.program.instrs[a].type, self.sizes) for a in instr.args]
+        du, v = (part.reshape(-1, math.prod(shape)) for part, shape in zip((du, v), shapes, strict=True))
+        blocks = instr.attr("blocks", 1)
+        if blocks == 1:
+            return du.t() @ v
+        count = self.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[arg-type]
+        return torch.einsum("rbo,rbi->boi", per_head(du, count), per_head(v, count))
+
     def end(self, totals: dict[int, Tensor]) -> dict[int, Tensor]:
         """The values of the stage `end`, given its totals."""
         values = self.constants | totals
@@ -105,6 +129,8 @@ class Machine:
             return leaves[f"child{instr.attr('child')}", instr.slot]
         if instr.op in ("state", "past", "next"):
             return leaves[instr.op, instr.slot]
+        if instr.op == "gram":
+            return self.gram(instr, *args)
         return self.over_axes(instr, args, [k.kind for k in kinds])
 
     def over_axes(self, instr: Instr, args: Sequence[Tensor], kinds: Sequence[str]) -> Tensor:
@@ -113,7 +139,7 @@ class Machine:
         if instr.op == "cast":
             return self.cast(args[0], kinds[0], instr)
         if instr.op in ("reduce", "hmax"):
-            if kinds[0] == "vec" or (kinds[0] == "in" and instr.type.kind == "scal"):
+            if kinds[0] in ("vec", "in") and instr.type.kind == "scal":
                 args = [per_head(args[0], heads)]
             axes = (
                 {"scal": (-2, -1), "key": (-1,), "vec": (-2,)}[instr.type.kind]
@@ -180,10 +206,14 @@ class Forward:
     past: list[list[Tensor]]  # the slots before each step
     final: list[Tensor]
 
-    def rows(self, k: int) -> list[Tensor]:
-        """The value of an instruction in each step, `[sizes[t], *shape]`."""
+    def row(self, t: int, k: int) -> Tensor:
+        """The value of an instruction in a step, `[sizes[t], *shape]`."""
         shape = shape_in(self.machine.program.instrs[k].type, self.machine.sizes)
-        return [values[k].expand(size, *shape) for values, size in zip(self.values, self.sizes, strict=True)]
+        return self.values[t][k].expand(self.sizes[t], *shape)
+
+    def rows(self, k: int) -> Tensor:
+        """The value of an instruction in all steps."""
+        return torch.cat([self.row(t, k) for t in range(len(self.sizes))])
 
 
 def run_forward(machine: Machine, x: Sequence[Tensor], state: Sequence[Tensor]) -> Forward:
@@ -203,3 +233,80 @@ def run_forward(machine: Machine, x: Sequence[Tensor], state: Sequence[Tensor]) 
             current[s] = values[-1][slot.next].expand(size, *shape)
     final = [torch.cat([value, *reversed(parts)]) for value, parts in zip(current, ended, strict=True)]
     return Forward(machine, [len(x_t) for x_t in x], values, past, final)
+
+
+@dataclass
+class Backward:
+    """What a backward run gives: gradients of the rows of x, of the initial slots, and of each array."""
+
+    dx: Tensor | None
+    initial: list[Tensor]
+    weights: dict[int, Tensor]
+    children: dict[tuple[int, int], Tensor]
+
+
+def run_backward(
+    adjoint: Adjoint, forward: Forward, x: Sequence[Tensor], dy: Sequence[Tensor], final: Sequence[Tensor]
+) -> Backward:
+    """Run the backward program after a forward run. `dy[t]` and `final` (for each slot, `[B, *shape]`) are gradients.
+
+    Matrix slots are taken from a replay from the first step, as a backend takes them from checkpoints.
+    """
+    machine = Machine(adjoint.backward, forward.machine.sizes, forward.machine.weights)
+    program, sizes = adjoint.backward, forward.sizes
+    matrices = _replayed(adjoint, forward, x)
+    totals = {
+        k: torch.zeros((), dtype=torch.float64) for k, i in enumerate(program.instrs) if machine.sums_rows(k)
+    }
+    current = [value[:0] for value in final]
+    dx: list[Tensor] = []
+    children: dict[tuple[int, int], Tensor] = {}
+    for t in reversed(range(len(sizes))):
+        for s, value in enumerate(final):
+            current[s] = torch.cat([current[s], value[len(current[s]) : sizes[t]]])
+        leaves = {("x", -1): x[t], ("dy", -1): dy[t]} | {("state", s): v for s, v in enumerate(current)}
+        leaves |= {("saved", k): forward.row(t, k) for k in adjoint.saved}
+        leaves |= {("past", s): forward.past[t][s] for s in adjoint.past}
+        leaves |= matrices[t]
+        values = machine.step(leaves)
+        for k in totals:
+            totals[k] = totals[k] + machine.summed(k, values)
+        if adjoint.dx is not None:
+            dx.append(values[adjoint.dx])
+        for child in adjoint.children:
+            children[child.child, child.slot] = values[child.value]
+        shapes = [shape_in(slot.type, machine.sizes) for slot in program.slots]
+        current = [
+            values[slot.next].expand(sizes[t], *shape)
+            for slot, shape in zip(program.slots, shapes, strict=True)
+        ]
+    ends = machine.end(totals)
+    weights: dict[int, Tensor] = {}
+    for gradient in adjoint.weights:
+        array = forward.machine.weights[gradient.array]
+        whole = weights.setdefault(gradient.array, torch.zeros_like(array))
+        place = whole if gradient.column < 0 else whole[..., gradient.column]
+        place += ends[gradient.value].reshape(place.shape)
+    return Backward(torch.cat(dx[::-1]) if dx else None, current, weights, children)
+
+
+def _replayed(adjoint: Adjoint, forward: Forward, x: Sequence[Tensor]) -> list[dict[tuple[str, int], Tensor]]:
+    """The matrix slots before and after each step."""
+    if adjoint.replay is None:
+        return [{} for _ in forward.sizes]
+    program = adjoint.replay.program
+    machine = Machine(program, forward.machine.sizes, forward.machine.weights)
+    current = [forward.past[0][s] for s in adjoint.replay.slots]
+    found = []
+    for t, size in enumerate(forward.sizes):
+        current = [value[:size] for value in current]
+        leaves = {("x", -1): x[t]} | {("state", s): v for s, v in enumerate(current)}
+        leaves |= {("saved", k): forward.row(t, k) for k in adjoint.saved}
+        leaves |= {("past", s): forward.past[t][s] for s in adjoint.past}
+        values = machine.step(leaves)
+        before = {("past", s): v for s, v in zip(adjoint.replay.slots, current, strict=True)}
+        current = [
+            values[slot.next].expand(size, *shape_in(slot.type, machine.sizes)) for slot in program.slots
+        ]
+        found.append(before | {("next", s): v for s, v in zip(adjoint.replay.slots, current, strict=True)})
+    return found

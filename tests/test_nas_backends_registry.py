@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from grammar import Sizes, zoo
+from grammar import Cell, Sizes, zoo
 from nas.backends import Backend, Runner, backend_names, choose, register_backend, runner
 from nas.errors import BuildError
-from nas.ir import Program
 
 
 class Absent(Backend):
@@ -18,10 +17,10 @@ class Absent(Backend):
     def available(self) -> str | None:
         return "no compiler `cc` was found"
 
-    def refuses(self, program: Program) -> str | None:
+    def refuses(self, cell: Cell) -> str | None:
         return None
 
-    def compile(self, program: Program, sizes: Sizes) -> Runner:
+    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
         raise AssertionError("never asked")
 
 

@@ -40,9 +40,10 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Array Builder DEPTH_ONLY EXPANSIONS IR_OPS Instr Map Normal PRIMITIVES Place Program RULES Region Rule STACK
-        STAGES Slot compile_program describe is_plain joins normal normal_cell passes register_expansion same_axes
-        shape_in show taps tree_parts verify width_of
+        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NO_DERIVATIVE Normal
+        PRIMITIVES Place Program RULES Region Replay Rule STACK STAGES Slot WeightGradient adjoint adjoint_cell
+        compile_program describe is_plain joins normal normal_cell passes register_expansion same_axes shape_in show
+        taps tree_parts verify width_of
     """,
     "nas.nn": """
         CellModule Stack State TreeModule build detach_state from_torch

@@ -8,6 +8,7 @@ from nas._lazy import attach
 
 if TYPE_CHECKING:
     from nas.backends.base import Backend as Backend
+    from nas.backends.base import FlexibleRunner as FlexibleRunner
     from nas.backends.base import Runner as Runner
     from nas.backends.base import TreeRunner as TreeRunner
     from nas.backends.registry import backend_names as backend_names
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "RENDERINGS": "nas.backends.renderings",
         "Backend": "nas.backends.base",
+        "FlexibleRunner": "nas.backends.base",
         "Runner": "nas.backends.base",
         "Steps": "nas.backends.steps",
         "TreeRunner": "nas.backends.base",

@@ -1,4 +1,4 @@
-"""What a backend is: it turns a Program into a function on tensors."""
+"""What a backend is: it turns a cell into a function on tensors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from grammar import Sizes
+from grammar import Cell, Sizes
 from nas.backends.steps import Steps
 from nas.errors import BuildError
-from nas.ir import Program
 
 
 class Runner(Protocol):
@@ -29,6 +28,24 @@ class Runner(Protocol):
         ...
 
 
+class FlexibleRunner(ABC):
+    """A Runner that takes more: rows by sequence, states of which it knows the start as None, and any direction."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        state: Sequence[Tensor | None],
+        steps: Steps,
+        reverse: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `Runner`. A state is None where it starts as the text says, and that is a number.
+
+        `reverse` goes through equally long sequences from their ends; rows stay where they are.
+        """
+
+
 class TreeRunner(Protocol):
     """A tree cell, differentiable by torch; rows are any leaves, or any merges whose children are known."""
 
@@ -44,7 +61,7 @@ class TreeRunner(Protocol):
 
 
 class Backend(ABC):
-    """One way to run Programs. `name` is what `build(..., backend=name)` takes."""
+    """One way to run cells. `name` is what `build(..., backend=name)` takes."""
 
     name: str
 
@@ -53,13 +70,13 @@ class Backend(ABC):
         """None where this backend works on this machine, otherwise the reason why it does not."""
 
     @abstractmethod
-    def refuses(self, program: Program) -> str | None:
-        """None where this backend can run the program, otherwise the reason why it cannot."""
+    def refuses(self, cell: Cell) -> str | None:
+        """None where this backend can run the cell, otherwise the reason why it cannot."""
 
     @abstractmethod
-    def compile(self, program: Program, sizes: Sizes) -> Runner:
+    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
         """A function that runs a time or depth cell at these sizes. Raises BuildError where they do not fit."""
 
-    def compile_tree(self, program: Program, sizes: Sizes) -> TreeRunner:
+    def compile_tree(self, cell: Cell, sizes: Sizes) -> TreeRunner:
         """The same for a tree cell. A backend without refuses them."""
         raise BuildError(f"the backend {self.name!r} runs no tree cells")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from grammar import Sizes
+from grammar import Cell, Sizes
 from nas.backends.base import Backend, Runner, TreeRunner
 from nas.backends.depth import DepthRunner
 from nas.backends.scan import ScanRunner
 from nas.backends.tree import Tree
-from nas.ir import Program
+from nas.ir import compile_program
 
 
 class Reference(Backend):
@@ -19,14 +19,15 @@ class Reference(Backend):
         """Always."""
         return None
 
-    def refuses(self, program: Program) -> str | None:
+    def refuses(self, cell: Cell) -> str | None:
         """Nothing."""
         return None
 
-    def compile(self, program: Program, sizes: Sizes) -> Runner:
+    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
         """A runner in eager torch."""
+        program = compile_program(cell)
         return DepthRunner(program, sizes) if program.kind == "depth" else ScanRunner(program, sizes)
 
-    def compile_tree(self, program: Program, sizes: Sizes) -> TreeRunner:
+    def compile_tree(self, cell: Cell, sizes: Sizes) -> TreeRunner:
         """A tree runner in eager torch."""
-        return Tree(program, sizes)
+        return Tree(compile_program(cell), sizes)

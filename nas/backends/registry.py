@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from grammar import Cell, Sizes, suggest
 from nas.backends.base import Backend, Runner, TreeRunner
+from nas.backends.c import C
 from nas.backends.reference import Reference
 from nas.backends.triton import TritonBackend
 from nas.errors import BuildError
-from nas.ir import compile_program
 
 _BACKENDS: dict[str, Backend] = {}
 
@@ -32,15 +32,14 @@ def choose(name: str, cell: Cell) -> Backend:
 
     Raises BuildError for an unknown name, and where the backend does not work here or cannot run the cell.
     """
-    program = compile_program(cell)
     if name == "auto":
-        able = [b for b in _BACKENDS.values() if b.available() is None and b.refuses(program) is None]
+        able = [b for b in _BACKENDS.values() if b.available() is None and b.refuses(cell) is None]
         # The reference refuses least: what it cannot run, it explains best.
         return able[-1] if able else choose("reference", cell)
     if name not in _BACKENDS:
         known = ", ".join(("auto", *_BACKENDS))
         raise BuildError(f"unknown backend {name!r}{suggest(name, _BACKENDS)}; the backends are {known}")
-    reason = _BACKENDS[name].available() or _BACKENDS[name].refuses(program)
+    reason = _BACKENDS[name].available() or _BACKENDS[name].refuses(cell)
     if reason:
         raise BuildError(f"the backend {name!r} cannot run cell {cell.name!r}: {reason}")
     return _BACKENDS[name]
@@ -49,14 +48,15 @@ def choose(name: str, cell: Cell) -> Backend:
 @lru_cache(maxsize=256)
 def runner(name: str, cell: Cell, sizes: Sizes) -> Runner:
     """The compiled cell, kept for the next caller. Raises BuildError like `choose`."""
-    return choose(name, cell).compile(compile_program(cell), sizes)
+    return choose(name, cell).compile(cell, sizes)
 
 
 @lru_cache(maxsize=256)
 def tree_runner(name: str, cell: Cell, sizes: Sizes) -> TreeRunner:
     """The same for a tree cell."""
-    return choose(name, cell).compile_tree(compile_program(cell), sizes)
+    return choose(name, cell).compile_tree(cell, sizes)
 
 
 register_backend(Reference())
+register_backend(C())
 register_backend(TritonBackend())

@@ -3,42 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from nas.ir import Instr, Normal, Place, Program, normal
-
-
-@lru_cache(maxsize=256)
-def normal_of(program: Program) -> Normal:
-    """The normal form of a time Program after all passes. Raises BuildError like `normal`."""
-    return normal(unstacked(program))
-
-
-def unstacked(program: Program) -> Program:
-    """The program with each `piece` of a `stack` as a `lin` of its own again, as before the pass `stack`."""
-    instrs = list(program.instrs)
-    for k, instr in enumerate(instrs):
-        if instr.op == "piece":
-            whole = program.instrs[instr.args[0]]
-            one = whole.maps[int(instr.attr("index"))]  # type: ignore[arg-type]
-            args = [whole.args[p] for p in range(len(one.parts))]
-            if one.base >= 0:
-                args.append(whole.args[one.base])
-                one = replace(one, base=len(args) - 1)
-            instrs[k] = Instr("lin", tuple(args), one.type, instr.stage, maps=(one,))
-    kept = [k for k, i in enumerate(instrs) if i.op != "stack"]
-    new = {old: place for place, old in enumerate(kept)}
-    return replace(
-        program,
-        instrs=tuple(replace(instrs[k], args=tuple(new[a] for a in instrs[k].args)) for k in kept),
-        slots=tuple(replace(s, next=new[s.next]) for s in program.slots),
-        out=new[program.out],
-        leaf=tuple(new[k] for k in program.leaf),
-    )
+from nas.ir import Place
 
 
 def divided(state: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:

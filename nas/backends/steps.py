@@ -18,8 +18,11 @@ CPU = torch.device("cpu")  # places of rows are computed there, whatever the def
 class Steps:
     """How many sequences are running at each step: `sizes`, which never grow. The longest sequence comes first.
 
-    Rows are `[sum(sizes), ...]`; where all sequences are equally long, that is `[T * B, ...]`.
+    Rows are `[sum(sizes), ...]`; where all sequences are equally long, that is `[T * B, ...]`. `by_sequence` says that
+    they are `[B * T, ...]` instead, sequence by sequence, which only a FlexibleRunner understands.
     """
+
+    by_sequence = False
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = tuple(sizes)
@@ -27,6 +30,11 @@ class Steps:
         self.batch = self.sizes[0]
         self.rows = sum(self.sizes)
         self.even = self.sizes[-1] == self.batch
+
+    @staticmethod
+    def same(batch: int, count: int, by_sequence: bool = False) -> Steps:
+        """The steps of sequences that are all `count` long."""
+        return _Same(batch, count, by_sequence)
 
     def split(self, value: Tensor) -> Sequence[Tensor]:
         """The rows of each step, `[sizes[t], ...]`."""
@@ -111,3 +119,15 @@ class Steps:
     @cached_property
     def _lengths(self) -> Tensor:
         return (torch.tensor(self.sizes, device=CPU)[:, None] > torch.arange(self.batch, device=CPU)).sum(0)
+
+
+class _Same(Steps):
+    """Equally long sequences; sizes may be symbols while torch traces."""
+
+    def __init__(self, batch: int, count: int, by_sequence: bool) -> None:
+        self.batch, self.count, self.rows, self.even = batch, count, batch * count, True
+        self.by_sequence = by_sequence
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.batch,) * self.count

@@ -1,8 +1,16 @@
 """The intermediate representation: cells as Programs, passes over them, and the rules of a legal one. No torch."""
 
+from nas.ir.adjoint import Adjoint as Adjoint
+from nas.ir.adjoint import ChildGradient as ChildGradient
+from nas.ir.adjoint import Replay as Replay
+from nas.ir.adjoint import WeightGradient as WeightGradient
+from nas.ir.adjoint import adjoint as adjoint
+from nas.ir.adjoint import adjoint_cell as adjoint_cell
 from nas.ir.builder import Builder as Builder
 from nas.ir.builder import shape_in as shape_in
 from nas.ir.builder import width_of as width_of
+from nas.ir.derivatives import DERIVATIVES as DERIVATIVES
+from nas.ir.derivatives import NO_DERIVATIVE as NO_DERIVATIVE
 from nas.ir.expansions import EXPANSIONS as EXPANSIONS
 from nas.ir.expansions import register_expansion as register_expansion
 from nas.ir.lowering import taps as taps
@@ -32,3 +40,11 @@ from nas.ir.show import show as show
 from nas.ir.verify import RULES as RULES
 from nas.ir.verify import Rule as Rule
 from nas.ir.verify import verify as verify
+from nas.ir.schedule import ROWS as ROWS
+from nas.ir.schedule import Node as Node
+from nas.ir.schedule import Product as Product
+from nas.ir.schedule import Schedule as Schedule
+from nas.ir.schedule import Sweep as Sweep
+from nas.ir.schedule import Use as Use
+from nas.ir.schedule import schedule as schedule
+from nas.ir.schedule import width as width

@@ -64,7 +64,7 @@ def width_of(type_: Type) -> Poly:
 def wider(a: Type, b: Type) -> Type:
     """The type of an elementwise operation on two types. Raises NasError where they do not join."""
     for one, other in ((a, b), (b, a)):
-        if one == ONE and other.kind in ("in", "mem", "wide"):
+        if one == ONE and other.kind in ("in", "vec", "mem", "wide"):
             return other
     joint = join(a, b)
     if joint is None:
@@ -189,10 +189,12 @@ class Builder:
         """A value repeated along the axes it lacks; a number becomes a value of that type."""
         if self.instrs[a].op == "cast":
             a = self.instrs[a].args[0]
+        type_ = self._as_vec(a, type_)
         return a if _same(self.type(a), type_) else self.emit("cast", (a,), type_)
 
     def reduce(self, a: int, type_: Type) -> int:
         """A value summed over the axes that the type lacks."""
+        type_ = self._as_vec(a, type_)
         if _same(self.type(a), type_):
             return a
         instr = self.instrs[a]
@@ -208,6 +210,10 @@ class Builder:
                 if inner >= 0 and self.type(inner) == type_ and self.type(other) == instr.type:
                     return self.mul(inner, self.reduce(other, type_))
         return self.emit("reduce", (a,), type_)
+
+    def _as_vec(self, a: int, type_: Type) -> Type:
+        """The type that x has beside a value with heads."""
+        return VEC if type_ == IN and self.type(a) not in (ONE, NUM) else type_
 
     # ---- simplification -------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ def normal(program: Program, arity: int = 2) -> Normal:
         region=None,
         children=(),
     )
-    return Normal(staged(pruned(made)), tuple(places))
+    return Normal(staged(pruned(made)[0]), tuple(places))
 
 
 def _places(program: Program, slot: int) -> list[Place]:
@@ -314,24 +314,34 @@ class _Lowering:
 # ---- after building ---------------------------------------------------------------------------
 
 
-def pruned(program: Program, roots: Sequence[int] = ()) -> Program:
-    """The program without what neither its own roots nor these need. Instructions keep their order."""
-    needed: set[int] = set()
-    todo = [*program.roots, *roots]
+def needed(program: Program, results: Sequence[int] = ()) -> list[int]:
+    """What the program's own roots and these results need, in order."""
+    found: set[int] = set()
+    todo = [*program.roots, *results]
     while todo:
         k = todo.pop()
-        if k not in needed:
-            needed.add(k)
+        if k not in found:
+            found.add(k)
             todo.extend(program.instrs[k].args)
-    new = {old: k for k, old in enumerate(sorted(needed))}
-    instrs = (
-        replace(i, args=tuple(new[a] for a in i.args)) for k, i in enumerate(program.instrs) if k in needed
-    )
+    return sorted(found)
+
+
+def pruned(program: Program, results: Sequence[int] = ()) -> tuple[Program, dict[int, int]]:
+    """The program without what neither its own roots nor these results need; and where each instruction is now."""
+    kept = needed(program, results)
+    new = {old: k for k, old in enumerate(kept)}
+    instrs = tuple(replace(i, args=tuple(new[a] for a in i.args)) for i in (program.instrs[k] for k in kept))
     slots = tuple(replace(s, next=new[s.next]) for s in program.slots)
-    return replace(program, instrs=tuple(instrs), slots=slots, out=new[program.out])
+    return replace(program, instrs=instrs, slots=slots, out=new[program.out]), new
 
 
-ROWLESS = ("num", "param", "total", "gram")
+def has_rows(program: Program) -> list[bool]:
+    """For each instruction whether it has a value for each row; the others depend on weights or totals alone."""
+    rows: list[bool] = []
+    for instr in program.instrs:
+        leaf = instr.op in LEAVES and instr.op not in ("num", "param")
+        rows.append(instr.op not in ("total", "gram") and (leaf or any(rows[a] for a in instr.args)))
+    return rows
 
 
 def staged(program: Program) -> Program:
@@ -340,24 +350,19 @@ def staged(program: Program) -> Program:
     `const` needs weights alone, `end` needs totals over all rows; of the others `loop` is what lies on a circle through
     the slots or between two, `before` what no circle leads to, `after` what leads to none.
     """
-    instrs = program.instrs
-    rows: list[bool] = []
+    rows = has_rows(program)
     ends: list[bool] = []
-    for instr in instrs:
+    for instr in program.instrs:
         ends.append(instr.op in ("total", "gram") or any(ends[a] for a in instr.args))
-        rows.append(not ends[-1] and (_has_rows(instr) or any(rows[a] for a in instr.args)))
     fed, feeding = _around_circles(program)
     stages = []
-    for k in range(len(instrs)):
+    for k in range(len(program.instrs)):
         if ends[k] or not rows[k]:
             stages.append("end" if ends[k] else "const")
         else:
             stages.append("before" if k not in fed else "loop" if k in feeding else "after")
-    return replace(program, instrs=tuple(replace(i, stage=s) for i, s in zip(instrs, stages, strict=True)))
-
-
-def _has_rows(instr: Instr) -> bool:
-    return instr.op in LEAVES and instr.op not in ROWLESS
+    instrs = (replace(i, stage=s) for i, s in zip(program.instrs, stages, strict=True))
+    return replace(program, instrs=tuple(instrs))
 
 
 def _around_circles(program: Program) -> tuple[set[int], set[int]]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
-from nas.backends import Steps, choose, runner
+from nas.backends import FlexibleRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
 from nas.nn.rows import Layout, as_rows
@@ -186,9 +186,10 @@ class CellModule(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
         """Output and final state: see the class. Raises BuildError where a shape is wrong."""
-        layout, rows = as_rows(x, lengths, self.batch_first, self.input_size)
-        parts = self._state_in(state, layout)
-        rows, final = self._run(rows, layout.steps, parts)
+        calls = self._calls()
+        flexible = all(isinstance(call, FlexibleRunner) for call in calls)
+        layout, rows = as_rows(x, lengths, self.batch_first, self.input_size, flexible)
+        rows, final = self._run(calls, rows, layout.steps, self._state_in(state, layout))
         return layout.restore(rows), self._state_out(final, layout)
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -196,20 +197,20 @@ class CellModule(nn.Module):
         self._check_stepwise("step")
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise BuildError(f"step takes x of shape [B, {self.input_size}]; received {list(x.shape)}")
-        layout = Layout(Steps([x.shape[0]]))
-        rows, final = self._run(x, layout.steps, self._state_in(state, layout))
+        layout = Layout(Steps.same(x.shape[0], 1))
+        rows, final = self._run(self._calls(), x, layout.steps, self._state_in(state, layout))
         return rows, self._state_out(final, layout)
 
     def init_state(self, batch: int) -> State:
         """The state before the first step for a batch of sequences, where it does not depend on them."""
         self._check_stepwise("init_state")
-        layout, nothing = Layout(Steps([batch])), [None] * len(self.program.slots)
+        layout, nothing = Layout(Steps.same(batch, 1)), [None] * len(self.program.slots)
         values = [
             self._start(nothing, layer, direction, self._like(), layout.steps)
             for layer in range(self.num_layers)
             for direction in range(self.directions)
         ]
-        return self._state_out(values, layout)
+        return self._state_out([[v for v in part if v is not None] for part in values], layout)
 
     def _check_stepwise(self, name: str) -> None:
         if self.cell.kind != "time":
@@ -223,20 +224,31 @@ class CellModule(nn.Module):
             return tensor
         return torch.empty(0) if x is None else x
 
-    def _run(self, rows: Tensor, steps: Steps, state: _Parts) -> tuple[Tensor, list[list[Tensor]]]:
+    def _calls(self) -> list[Runner]:
+        """What runs each layer."""
+        return [runner(self.backend, self.cell, sizes) for sizes in self.sizes]
+
+    def _run(
+        self, calls: Sequence[Runner], rows: Tensor, steps: Steps, state: _Parts
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         """All layers. Returns the output's rows and the final value of each slot, by layer and direction."""
         final = []
-        for layer, sizes in enumerate(self.sizes):
-            call = runner(self.backend, self.cell, sizes)
+        for layer, call in enumerate(calls):
             outputs = []
             for direction in range(self.directions):
                 place = layer * self.directions + direction
-                given = steps.reverse(rows) if direction else rows
-                before = self._start(state[place], layer, direction, given, steps)
-                y, after = call(given, self._arrays(layer, direction), before, steps)
-                outputs.append(steps.reverse(y) if direction else y)
-                if self.cell.kind == "depth":
-                    after = tuple(steps.reverse(value) if direction else value for value in after)
+                weights = self._arrays(layer, direction)
+                if isinstance(call, FlexibleRunner) and (steps.even or not direction):
+                    start = self._start(state[place], layer, direction, rows, steps, known=True)
+                    y, after = call(rows, weights, start, steps, reverse=bool(direction))
+                    outputs.append(y)
+                else:
+                    given = steps.reverse(rows) if direction else rows
+                    before = [v for v in self._start(state[place], layer, direction, given, steps) if v is not None]
+                    y, after = call(given, weights, before, steps)
+                    outputs.append(steps.reverse(y) if direction else y)
+                    if self.cell.kind == "depth":
+                        after = tuple(steps.reverse(value) if direction else value for value in after)
                 final.append(list(after))
             rows = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
             if self.dropout and layer < self.num_layers - 1:
@@ -244,17 +256,26 @@ class CellModule(nn.Module):
         return rows, final
 
     def _start(
-        self, given: Sequence[Tensor | None], layer: int, direction: int, x: Tensor, steps: Steps
-    ) -> list[Tensor]:
-        """The value of each slot before the first step: what the caller gave, or what the text says."""
-        values = []
+        self,
+        given: Sequence[Tensor | None],
+        layer: int,
+        direction: int,
+        x: Tensor,
+        steps: Steps,
+        known: bool = False,
+    ) -> list[Tensor | None]:
+        """The value of each slot before the first step: what the caller gave, or what the text says.
+
+        Where that is a number, and `known` by what runs the layer, None.
+        """
+        values: list[Tensor | None] = []
         depth = self.cell.kind == "depth"
         for s, slot in enumerate(self.program.slots):
             value = given[s]
             if value is not None and depth:
                 value = steps.unpad(value)
                 value = steps.reverse(value) if direction else value
-            elif value is None:
+            elif value is None and not (known and isinstance(slot.init, float)):
                 rows = steps.rows if depth else steps.batch
                 value = self._initial(slot, self._learned(layer, direction, s), self.sizes[layer], rows, x)
             values.append(value)
@@ -308,7 +329,7 @@ class CellModule(nn.Module):
             if slot.type.kind == "in":  # as wide as the widest layer's input
                 widest = max(value.shape[-1] for value in values)
                 values = [F.pad(value, (0, widest - value.shape[-1])) for value in values]
-            value = torch.stack(values)
+            value = torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
             if layout.inverse is not None:
                 value = value.index_select(1, layout.inverse)
             whole.append(value.squeeze(1) if layout.single else value)

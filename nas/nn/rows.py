@@ -42,16 +42,25 @@ class Layout:
             if self.was_packed:
                 return packed
             return pad_packed_sequence(packed, self.batch_first, total_length=self.total)[0]
-        y = rows.view(self.steps.count, self.steps.batch, -1)
+        if self.steps.by_sequence:
+            return rows.view(self.steps.batch, self.steps.count, rows.shape[1])
+        y = rows.view(self.steps.count, self.steps.batch, rows.shape[1])
         if self.single:
             return y.squeeze(1)
         return y.transpose(0, 1) if self.batch_first else y
 
 
 def as_rows(
-    x: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None, batch_first: bool, width: int
+    x: Tensor | PackedSequence,
+    lengths: Tensor | Sequence[int] | None,
+    batch_first: bool,
+    width: int,
+    by_sequence: bool = False,
 ) -> tuple[Layout, Tensor]:
-    """The layout of x and its rows `[rows, D]`. Raises BuildError where x or the lengths have the wrong shape."""
+    """The layout of x and its rows `[rows, D]`. Raises BuildError where x or the lengths have the wrong shape.
+
+    `by_sequence`: rows may be those of sequence after sequence, which spares a copy.
+    """
     if isinstance(x, PackedSequence):
         if lengths is not None:
             raise BuildError("a PackedSequence has its own lengths; received lengths= beside it")
@@ -66,12 +75,13 @@ def as_rows(
     if x.dim() == 2:
         if lengths is not None:
             raise BuildError("lengths go with a batch of sequences; received one sequence without batch")
-        return Layout(Steps([1] * x.shape[0]), single=True), x
+        return Layout(Steps.same(1, x.shape[0]), single=True), x
     batch, total = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
     checked = None if lengths is None else checked_lengths(lengths, batch, total)
     if checked is None or bool((checked == total).all()):
-        rows = (x.transpose(0, 1) if batch_first else x).reshape(total * batch, width)
-        return Layout(Steps([batch] * total), batch_first), rows
+        whole = batch_first and by_sequence
+        rows = (x.transpose(0, 1) if batch_first and not whole else x).reshape(total * batch, width)
+        return Layout(Steps.same(batch, total, whole), batch_first), rows
     packed = pack_padded_sequence(x, checked, batch_first, enforce_sorted=False)
     layout = Layout(Steps(packed.batch_sizes.tolist()), batch_first, packed, total=total)
     return layout, packed.data

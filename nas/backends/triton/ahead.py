@@ -17,6 +17,7 @@ from nas.backends.triton.emit import Kernel
 from nas.backends.triton.jit import load
 
 SM_90 = GPUTarget("cuda", 90, 32)
+STATES = ("first", "last", "total", "store", "load", "check", "scratch", "again")  # kept in float32
 SHARED = 227 * 1024  # bytes of shared memory that one program may use on sm_90
 
 
@@ -34,11 +35,11 @@ def taken(kernel: Kernel, dtype: torch.dtype = torch.float32, target: GPUTarget 
     """Compile a kernel for a target and read what it takes. Needs no GPU; not in the interpreter's process."""
     rows = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64"}[dtype]
     state = "*fp64" if dtype == torch.float64 else "*fp32"
-    signature = {"T": "i32", "B": "i32", "offsets": "*i64", "counts": "*i64"}
+    signature = {"T": "i32", "B": "i32", "CHUNK": "i32", "offsets": "*i64", "counts": "*i64"}
     for kind, k in kernel.pointers:
-        signature[f"{kind}{k}"] = state if kind in ("first", "last", "total") else rows
+        signature[f"{kind}{k}"] = state if kind in STATES else rows
     signature["EVEN"] = "constexpr"
-    aligned = {(n,): [["tt.divisibility", 16]] for n in range(2, len(signature) - 1)}
+    aligned = {(n,): [["tt.divisibility", 16]] for n in range(3, len(signature) - 1)}
     source = ASTSource(load(kernel.text), signature, {"EVEN": True}, aligned)
     made = triton.compile(source, target=target, options={"num_warps": kernel.tiles.warps})
     with tempfile.TemporaryDirectory() as folder:

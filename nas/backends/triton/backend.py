@@ -8,11 +8,10 @@ from functools import cache
 
 import torch
 
-from grammar import Sizes
+from grammar import Cell, Sizes
 from nas.backends.base import Backend, Runner
-from nas.backends.states import normal_of
 from nas.errors import BuildError
-from nas.ir import Program
+from nas.ir import normal_cell
 
 
 class TritonBackend(Backend):
@@ -27,21 +26,21 @@ class TritonBackend(Backend):
         """Where triton is installed and there is a CUDA device, or the interpreter is asked for."""
         return _missing()
 
-    def refuses(self, program: Program) -> str | None:
+    def refuses(self, cell: Cell) -> str | None:
         """Cells over trees and depth, and operations without an expansion."""
-        if program.kind != "time":
-            return f"it runs cells over time, and {program.name} is a {program.kind} cell"
+        if cell.kind != "time":
+            return f"it runs cells over time, and this is a {cell.kind} cell"
         try:
-            normal_of(program)
+            normal_cell(cell)
         except BuildError as error:
             return str(error)
         return None
 
-    def compile(self, program: Program, sizes: Sizes) -> Runner:
-        """A runner of kernels; tensors that lie on no CUDA device take the reference's way."""
+    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
+        """A runner of kernels; tensors that lie on no CUDA device take the way of another backend."""
         from nas.backends.triton.devices import ByDevice
 
-        return ByDevice(program, sizes)
+        return ByDevice(cell, sizes)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Kernels where tensors are on a device that runs them, the reference elsewhere."""
+"""Kernels where tensors are on a device that runs them, another backend elsewhere."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from functools import cached_property
 
 from torch import Tensor
 
-from grammar import Sizes
+from grammar import Cell, Sizes
 from nas.backends import base
+from nas.backends.c import C
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
 from nas.backends.triton.jit import interpreted
 from nas.backends.triton.runner import Runner
-from nas.ir import Program
 
 
 class ByDevice:
     """See `nas.backends.Runner`."""
 
-    def __init__(self, program: Program, sizes: Sizes) -> None:
-        self.program, self.sizes = program, sizes
+    def __init__(self, cell: Cell, sizes: Sizes) -> None:
+        self.cell, self.sizes = cell, sizes
 
     @cached_property
     def kernels(self) -> base.Runner:
         """The runner for CUDA tensors; in the interpreter, for all."""
-        return Runner(self.program, self.sizes)
+        return Runner(self.cell, self.sizes)
 
     @cached_property
     def plain(self) -> base.Runner:
         """The runner for other tensors."""
-        return Reference().compile(self.program, self.sizes)
+        compiled = C()
+        able = compiled.available() is None and compiled.refuses(self.cell) is None
+        return (compiled if able else Reference()).compile(self.cell, self.sizes)
 
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps

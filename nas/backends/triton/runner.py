@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grammar import Sizes
+from grammar import Cell, Sizes
 from nas.backends.primitives import TORCH, blocks_of, flat, numbers, param
-from nas.backends.states import divided, normal_of, united
+from nas.backends.states import divided, united
 from nas.backends.steps import Steps
 from nas.backends.triton.execute import Eager, Executable, Launch, Order, Values
 from nas.backends.triton.partition import Gap, Sweep, partition
-from nas.ir import Adjoint, Program, adjoint, shape_in
+from nas.ir import Adjoint, Program, adjoint_cell, compile_program, normal_cell, shape_in
 
 
 class Both:
@@ -80,10 +80,10 @@ def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) ->
 class Runner:
     """See `nas.backends.Runner`."""
 
-    def __init__(self, program: Program, sizes: Sizes, stepwise: bool = False) -> None:
-        self.normal = normal_of(program)
-        self.adjoint = adjoint(self.normal.program)
-        self.sizes, self.count, self.stepwise = sizes, len(program.slots), stepwise
+    def __init__(self, cell: Cell, sizes: Sizes, stepwise: bool = False) -> None:
+        self.normal, self.adjoint = normal_cell(cell), adjoint_cell(cell)
+        self.sizes, self.stepwise = sizes, stepwise
+        self.count = len(compile_program(cell).slots)
         self.compiled: dict[torch.dtype, Both] = {}
 
     def __call__(

@@ -1,0 +1,31 @@
+"""The backend of generated C."""
+
+from __future__ import annotations
+
+from grammar import Cell, Sizes
+from nas.backends.base import Backend, Runner
+from nas.backends.c.compiler import problem
+from nas.backends.c.runner import CompiledRunner
+from nas.ir import adjoint_cell
+
+
+class C(Backend):
+    """Cells over time as C, built by the system's compiler: float32 on the CPU."""
+
+    name = "c"
+
+    def available(self) -> str | None:
+        """What is wrong with the C compiler, if anything is."""
+        return problem()
+
+    def refuses(self, cell: Cell) -> str | None:
+        """Cells over depth and trees."""
+        if cell.kind != "time":
+            return f"the C backend runs cells over time, and this is a {cell.kind} cell"
+        if adjoint_cell(cell).replay is not None:
+            return "matrices"
+        return None
+
+    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
+        """A runner with its library. Raises CompilerError where the compiler fails."""
+        return CompiledRunner(cell, sizes)

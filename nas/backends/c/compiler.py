@@ -1,0 +1,175 @@
+"""C text to a loaded library: the system's compiler, and a cache on disk by digest.
+
+A file appears in the cache under its final name only when it is complete (`os.replace`), so two processes may build the
+same text at once. A folder that cannot be written is said once, and a temporary one takes its place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+from nas.errors import BuildError
+
+# No -ffast-math, ever: linking with it changes denormal numbers for the whole process.
+_FLAGS = ("-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-w")
+_SECONDS = 120.0  # a compiler that takes longer hangs
+_HEADERS = ("vectors.h", "matrices.h")
+_PROBE = "int recell_probe(void) { return VL; }\n"
+
+
+class CompilerError(BuildError):
+    """There is no C compiler, or it failed; the message says how."""
+
+
+def load(text: str) -> ctypes.CDLL:
+    """The library of a C text that follows the headers here, built or taken from the cache.
+
+    Raises CompilerError where there is no compiler or it fails.
+    """
+    source = headers() + text
+    name = f"{digest(source)}.so"
+    folder = cache_folder()
+    try:
+        return ctypes.CDLL(str(folder / name))
+    except OSError:  # not there, or cut short by a crash of the machine
+        pass
+    try:
+        _build(source, folder / name)
+    except OSError as error:
+        folder = _instead(folder, str(error))
+        _build(source, folder / name)
+    return ctypes.CDLL(str(folder / name))
+
+
+@cache
+def problem() -> str | None:
+    """None where C can be compiled and loaded here, otherwise the reason why not."""
+    try:
+        return None if lanes() else "the C compiler builds libraries that do not work"
+    except (CompilerError, OSError) as error:
+        return str(error)
+
+
+@cache
+def lanes() -> int:
+    """How many floats a vector has here. Raises CompilerError like `load`."""
+    return int(load(_PROBE).recell_probe())
+
+
+@cache
+def headers() -> str:
+    """The text of the headers, which precedes every text."""
+    here = Path(__file__).parent
+    return "".join((here / name).read_text(encoding="utf-8") for name in _HEADERS)
+
+
+def digest(source: str) -> str:
+    """What a library is filed under: its text, the compiler and the processor that it is for."""
+    parts = (source, *_command(), *_identity(), _processor())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: $RECELL_CACHE, else `recell` in the user's cache folder."""
+    given = os.environ.get("RECELL_CACHE")
+    if given:
+        folder = Path(given).expanduser()
+    else:
+        own = os.environ.get("XDG_CACHE_HOME")
+        folder = (Path(own) if own else Path("~/.cache").expanduser()) / "recell"
+    return _usable(folder / "c")
+
+
+@cache
+def _usable(folder: Path) -> Path:
+    """The folder, or a temporary one where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _instead(folder, str(error))
+    return folder
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="recell-c-", ignore_cleanup_errors=True)
+
+
+_refused: set[Path] = set()
+
+
+def _instead(folder: Path, reason: str) -> Path:
+    """A temporary folder in place of one that cannot be written; says so once."""
+    if folder not in _refused:
+        _refused.add(folder)
+        warnings.warn(
+            f"compiled cells are kept in a temporary folder and built anew by each process: "
+            f"the cache folder {folder} cannot be written ({reason}); set RECELL_CACHE to another one",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return Path(_temporary().name)
+
+
+def _build(source: str, target: Path) -> None:
+    """Compile into the folder of `target`. Raises OSError where the folder is at fault, else CompilerError."""
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as work:
+        text, made = Path(work) / "cell.c", Path(work) / "cell.so"
+        text.write_text(source, encoding="utf-8")
+        _run([*_command(), str(text), "-o", str(made), "-lm"], target.parent)
+        os.replace(made, target)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise CompilerError(f"the C compiler {command[0]} took more than {_SECONDS:.0f} s") from None
+    except OSError as error:
+        raise CompilerError(f"the C compiler {command[0]} cannot be started: {error}") from None
+    if done.returncode:
+        if shutil.disk_usage(folder).free < 1 << 20:
+            raise OSError("no space left")
+        shown = " ".join(done.stderr.split())[-400:] or "no message"
+        raise CompilerError(f"the C compiler {command[0]} failed with code {done.returncode}: {shown}")
+
+
+@cache
+def _command() -> tuple[str, ...]:
+    """The compiler and its options. Raises CompilerError where there is no compiler."""
+    given = shlex.split(os.environ.get("CC", ""))
+    for words in (given, ["cc"], ["gcc"], ["clang"]):
+        place = shutil.which(words[0]) if words else None
+        if place:
+            native = "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
+            return (place, *words[1:], *_FLAGS, native, "-shared")
+    raise CompilerError("no C compiler `cc`, `gcc` or `clang` was found on PATH (nor one named by CC)")
+
+
+@cache
+def _identity() -> tuple[str, ...]:
+    """Which compiler it is, without starting it."""
+    place = os.path.realpath(_command()[0])
+    found = os.stat(place)
+    return (place, str(found.st_size), str(found.st_mtime_ns))
+
+
+@cache
+def _processor() -> str:
+    """What `native` means here: the processor's features."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.split("\t")[0].split(":")[0].strip() in wanted}))

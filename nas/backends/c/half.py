@@ -1,0 +1,101 @@
+"""One half of a layer, forward or backward: where the rows of its values lie, and its C text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from grammar import Sizes
+from nas.backends.c.sweep import Column, EndText, Held, Key, SweepText, World, arrays_of
+from nas.ir import ROWS, Product, Schedule, Sweep
+
+
+class Half:
+    """Steps of a schedule with a place for all rows. `given` are leaves' rows, `outputs` the buffers of results.
+
+    `keep` are nodes whose rows are stored for the other half, `ends` those of the stage `end` that are wanted. `name`
+    begins the names of its functions and marks its buffers.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        sizes: Sizes,
+        lanes: int,
+        name: str,
+        given: Mapping[int, Column],
+        outputs: Mapping[int, Key],
+        held: Sequence[Held],
+        keep: Sequence[int] = (),
+        ends: Sequence[int] = (),
+    ) -> None:
+        self.schedule, self.name, self.outputs = schedule, name, dict(outputs)
+        self.world = World(schedule, sizes, lanes, dict(given), held=held, arrays=arrays_of(schedule, sizes))
+        self.keep = set(keep)
+        self.widths: dict[Key, int] = {}  # of each buffer of rows that this half makes
+        self.copies: list[tuple[int, Key]] = []  # outputs that are computed elsewhere than in their buffer
+        for n, step in enumerate(schedule.steps):
+            if isinstance(step, Sweep):
+                self._place_sweep(n, step)
+            else:
+                self._place_product(n, step)
+        self.copies = [(k, key) for k, key in self.outputs.items() if self.world.rows[k].key != key]
+        self.sweeps = {
+            n: SweepText(self.world, step, f"{name}{n}")
+            for n, step in enumerate(schedule.steps)
+            if isinstance(step, Sweep)
+        }
+        self.ends = [k for k in ends if schedule.nodes[k].op not in ("total", "gram")]
+        self.end = EndText(self.world, self.ends, f"{name}_end") if self.ends else None
+
+    @property
+    def text(self) -> str:
+        """The C text of all functions."""
+        return "".join(t.text for t in (*self.sweeps.values(), *((self.end,) if self.end else ())))
+
+    def column(self, k: int) -> Column:
+        """Where the rows of a node are after this half has run."""
+        return self.world.kept.get(k) or self.world.rows[k]
+
+    # -- where rows are ---------------------------------------------------------------------
+
+    def _place_sweep(self, n: int, sweep: Sweep) -> None:
+        """Buffers of what a sweep stores: outputs by themselves, then what later steps read, then what is kept."""
+        for k in sweep.stored:
+            if k in self.outputs:
+                self.widths[self.outputs[k]] = self.world.size(k)
+                self.world.rows[k] = Column(self.outputs[k], 0, self.world.size(k))
+        crossing = [k for k in self._order(sweep) if k not in self.outputs]
+        self._side_by_side((f"{self.name}cross", n), crossing, self.world.rows)
+        kept = [k for k in sweep.stored if k in self.keep and k not in self.world.rows]
+        self._side_by_side((f"{self.name}keep", n), kept, self.world.kept, optional=True)
+
+    def _place_product(self, n: int, product: Product) -> None:
+        results = product.results
+        if len(results) == 1 and results[0] in self.outputs:
+            self._side_by_side(self.outputs[results[0]], results, self.world.rows)
+        else:
+            self._side_by_side((f"{self.name}made", n), results, self.world.rows)
+
+    def _side_by_side(
+        self, key: Key, members: Sequence[int], table: dict[int, Column], optional: bool = False
+    ) -> None:
+        first, total = 0, sum(self.world.size(k) for k in members)
+        if members:
+            self.widths[key] = total
+        for k in members:
+            table[k] = Column(key, first, total, optional)
+            first += self.world.size(k)
+
+    def _order(self, sweep: Sweep) -> list[int]:
+        """What is read of a sweep's values after it, operands of one product beside each other."""
+        nodes, inside = self.schedule.nodes, set(sweep.body)
+        slots = range(len(self.schedule.following))
+        readers = [k for k in range(len(nodes)) if k not in inside and nodes[k].op != "total"]
+        read = {a for k in readers for a in nodes[k].args}
+        read |= {self.schedule.following[s] for s in slots if s not in sweep.slots}
+        found = []
+        for step in self.schedule.steps:
+            if isinstance(step, Product):
+                found += [k for k in step.operands if k not in found]
+        found += [a for k in readers for a in nodes[k].args if nodes[k].stage not in ROWS]
+        return [k for k in dict.fromkeys([*found, *sweep.stored]) if k in sweep.stored and k in read]

@@ -1,0 +1,135 @@
+"""Compiled layers as runners of modules: gradients for torch, and the reference for what is not float32 on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from grammar import Cell, Sizes
+from nas.backends.base import FlexibleRunner, Runner
+from nas.backends.c.layer import Layer
+from nas.backends.c.running import Geometry
+from nas.backends.reference import Reference
+from nas.backends.steps import Steps
+from nas.ir import compile_program
+
+
+class CompiledRunner(FlexibleRunner):
+    """One layer in one direction through generated C, in float32 on the CPU; anything else through the reference."""
+
+    def __init__(self, cell: Cell, sizes: Sizes) -> None:
+        self.cell, self.sizes = cell, sizes
+        self.layer = Layer(cell, sizes)
+        self._plain: Runner | None = None
+
+    def __call__(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        state: Sequence[Tensor | None],
+        steps: Steps,
+        reverse: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `FlexibleRunner`."""
+        like = weights[0] if weights else x
+        if like.dtype is not torch.float32 or like.device.type != "cpu" or x.device.type != "cpu":
+            return self._by_reference(x, weights, state, steps, reverse)
+        if x.dtype is not torch.float32:
+            if x.dtype is torch.float64:
+                return self._by_reference(x, weights, state, steps, reverse)
+            x = x.float()
+        given = [None if value is None else _ready(value) for value in state]
+        if torch.is_grad_enabled():
+            y, *final = _Layer.apply(self.layer, geometry(steps, reverse), x, *weights, *given)
+            return y, tuple(final)
+        y, ends, _ = self.layer.forward(
+            x.contiguous(), [w.contiguous() for w in weights], given, geometry(steps, reverse), False
+        )
+        return y, tuple(ends)
+
+    def _by_reference(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        state: Sequence[Tensor | None],
+        steps: Steps,
+        reverse: bool,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if self._plain is None:
+            self._plain = Reference().compile(compile_program(self.cell), self.sizes)
+        like = weights[0] if weights else x
+        full = []
+        for slot, value in zip(self.layer.slots, state, strict=True):
+            if value is None:
+                kind = like.dtype.to_complex() if slot.complex else like.dtype
+                assert slot.start is not None
+                value = torch.full((steps.batch, *slot.shape), slot.start, dtype=kind, device=like.device)
+            full.append(value)
+        plain = Steps.same(steps.batch, steps.count) if steps.by_sequence else steps
+        rows = _swapped(x, steps.batch, steps.count) if steps.by_sequence else x
+        rows = plain.reverse(rows) if reverse else rows
+        y, final = self._plain(rows, weights, full, plain)
+        y = plain.reverse(y) if reverse else y
+        return (_swapped(y, steps.count, steps.batch) if steps.by_sequence else y), final
+
+
+def geometry(steps: Steps, reverse: bool = False) -> Geometry:
+    """Where the rows of steps lie."""
+    if steps.by_sequence:
+        return Geometry(steps.batch, steps.count, 1, steps.count, steps.rows, reverse)
+    if steps.even:
+        return Geometry(steps.batch, steps.count, steps.batch, 1, steps.rows, reverse)
+    sizes = torch.tensor(steps.sizes)
+    return Geometry(steps.batch, steps.count, 0, 1, steps.rows, False, sizes.cumsum(0) - sizes, sizes)
+
+
+def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:
+    """Rows `[outer * inner, ...]` as `[inner * outer, ...]`."""
+    return rows.view(outer, inner, -1).transpose(0, 1).reshape(rows.shape)
+
+
+def _ready(value: Tensor) -> Tensor:
+    """A state as C takes it."""
+    if value.dtype not in (torch.float32, torch.complex64):
+        value = value.to(torch.complex64 if value.is_complex() else torch.float32)
+    return value.contiguous()
+
+
+class _Layer(torch.autograd.Function):
+    """A layer's forward and backward halves."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: Layer, where: Geometry, x: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
+        x = x.contiguous()
+        count = len(rest) - len(layer.slots)
+        weights = [w.contiguous() for w in rest[:count] if w is not None]
+        keep = any(ctx.needs_input_grad)
+        y, finals, saved = layer.forward(x, weights, rest[count:], where, keep)
+        ctx.set_materialize_grads(False)
+        if keep:
+            ctx.layer, ctx.where, ctx.count = layer, where, count
+            ctx.save_for_backward(x, *weights, *saved)
+        return (y, *finals)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, *dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *rest = ctx.saved_tensors
+        count = ctx.count
+        needs = ctx.needs_input_grad
+        dx, dweights, dstate = ctx.layer.backward(
+            rest[count:],
+            x,
+            rest[:count],
+            ctx.where,
+            None if dy is None else dy.contiguous(),
+            [None if d is None else d.contiguous() for d in dfinal],
+            needs[3 + count :],
+        )
+        return (None, None, dx if needs[2] else None, *dweights, *dstate)
+
+
