@@ -70,11 +70,11 @@ def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) ->
         if i.op in ("past", "next") and i.slot in made.replay.slots and i.type.kind == "mat"
     }
     backward = Executable(made.backward, sizes, [], dtype=dtype, reverse=True, stepwise=stepwise)
-    elsewhere = [step for step in backward.steps if not isinstance(step, Launch)]
-    bodies = [k for step in elsewhere for k in (step.body if isinstance(step, Gap) else step.sweep.body)]
-    return set(made.replay.slots) <= held and not any(
-        leaves & set(made.backward.instrs[k].args) for k in bodies
-    )
+    held_by = {k for step in backward.steps if isinstance(step, Launch) for k in step.sweep.body}
+    elsewhere = {
+        a for k, i in enumerate(made.backward.instrs) if k not in held_by for a in i.args
+    }  # a product over all rows, say, wants the rows
+    return set(made.replay.slots) <= held and not leaves & elsewhere
 
 
 class Runner:

@@ -120,7 +120,7 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4) -> Ti
     held = weights * itemsize * (2 if itemsize == 4 else 1)  # float32 as two numbers of tensor cores
     if held > CHIP:
         return f"{weights} weights do not fit one multiprocessor"
-    warps = 8 if largest > 4096 or held >= 96 * 1024 else made.warps
+    warps = 8 if largest > 4096 or held >= 96 * 1024 or (lins and largest >= 1024) else made.warps
     return Tiles(made.form, sizes, made.rows, 0, made.lanes, least, warps)
 
 
