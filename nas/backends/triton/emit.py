@@ -30,6 +30,7 @@ class Kernel:
     loop: bool
     unrolled: int
     replays: bool = False
+    scan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,12 @@ def emit(
 
     `checks`: the slots that it writes checkpoints of; `again`: what it replays from such.
     """
-    emitter = _Emitter(program, sweep, tiles, reverse, compute, interpreted)
+    emitter = Emitter(program, sweep, tiles, reverse, compute, interpreted)
     emitter.checks, emitter.again = tuple(s for s in sweep.slots if s in checks), again
     return emitter.kernel()
 
 
-class _Emitter:
+class Emitter:
     def __init__(self, program: Program, sweep: Sweep, tiles: Tiles, reverse: bool, compute: str, interpreted: bool) -> None:
         self.program, self.sweep, self.tiles, self.reverse = program, sweep, tiles, reverse
         self.body = Body(program, sweep, tiles, compute, interpreted)
@@ -222,9 +223,7 @@ class _Emitter:
         names = ", ".join(f"{kind}{k}" for kind, k in pointers)
         head = '@triton.jit(do_not_specialize=["T", "B", "CHUNK"])\n'
         head += f"def sweep(T, B, CHUNK, offsets, counts, {names}, EVEN: tl.constexpr):"
-        self.put("pb = tl.program_id(0).to(tl.int64)")
-        self.put(f"b = pb * {tiles.rows} + tl.arange(0, {tiles.rows})")
-        self.put("mb = b < B")
+        self.sequences()
         self.addresses()
         for k in sweep.consts:
             self.load(f"v{k}", f"const{k}", program.instrs[k].type, "tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")
@@ -251,6 +250,13 @@ class _Emitter:
         text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
         loop = bool(sweep.slots) or again is not None
         return Kernel(text, tuple(pointers), tiles, loop, self.unrolled, again is not None)
+
+    def sequences(self) -> None:
+        """Which sequences a program sees."""
+        rows = self.tiles.rows
+        self.put("pb = tl.program_id(0).to(tl.int64)")
+        self.put(f"b = pb * {rows} + tl.arange(0, {rows})")
+        self.put("mb = b < B")
 
     def rows(self, step: str, suffix: str) -> None:
         """The rows of a step, and which of them exist."""
@@ -311,11 +317,7 @@ class _Emitter:
             self.put(f"{names[k]} = {f's{instr.slot}' if instr.op == 'state' else self.body.write(k, names)}")
         for k in sweep.stores:
             self.store(names[k], f"store{k}", program.instrs[k].type, row, on)
-        for t in sweep.totals:
-            (k,) = program.instrs[t].args
-            space = self.body.space(k)
-            exists = f"{self.across(on, self.rank(space))} & m_{space}"
-            self.put(f"t{t} += tl.where({exists}, {names[k]}, 0.0)")
+        self.sums(on, names)
         news = []
         for s in sweep.slots:
             following = program.slots[s].next
@@ -326,6 +328,14 @@ class _Emitter:
             self.put(f"n{s} = {new}")
         for s, _ in news:
             self.put(f"s{s} = n{s}")
+
+    def sums(self, on: str, names: dict[int, str]) -> None:
+        """Add this step to the sums over all rows."""
+        for t in self.sweep.totals:
+            (k,) = self.program.instrs[t].args
+            space = self.body.space(k)
+            exists = f"{self.across(on, self.rank(space))} & m_{space}"
+            self.put(f"t{t} += tl.where({exists}, {names[k]}, 0.0)")
 
     # ---- matrices of the forward run, chunk by chunk ---------------------------------------
 

@@ -15,9 +15,13 @@ from nas.backends.steps import Steps
 from nas.backends.triton.emit import Again, Kernel, emit
 from nas.backends.triton.jit import interpreted, load
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
+from nas.backends.triton.scan import scan
 from nas.backends.triton.tiles import Tiles, tiles
 from nas.ir import Instr, Program, Replay, shape_in
 
+# Elementwise recurrences are scanned from LONG steps on, or where fewer than FEW lanes run at once and there are at
+# least SHORT steps. Estimates: to be measured.
+LONG, FEW, SHORT = 512, 16 * 1024, 64
 AHEAD = 64  # how many steps a kernel may look beyond the last
 
 
@@ -67,10 +71,11 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A sweep as one kernel."""
+    """A sweep as one kernel; as a second one where it can be a scan over chunks of steps."""
 
     sweep: Sweep
     kernel: Kernel
+    scan: Kernel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ class Executable:
     """A program cut into kernels, for some sizes and a type of numbers. `wanted`: whose rows a run returns.
 
     `reverse` says that it runs from the last step to the first. `stepwise`: hold no matrices on the chip.
+    `scan`: whether to scan over chunks of steps where that can be; None is where it pays.
     """
 
     def __init__(
@@ -133,9 +139,10 @@ class Executable:
         stepwise: bool = False,
         checks: Sequence[int] = (),
         replay: Replay | None = None,
+        scan: bool | None = None,
     ) -> None:
         self.program, self.sizes, self.reverse, self.dtype = program, sizes, reverse, dtype
-        self.checks, self.replay = checks, replay
+        self.checks, self.replay, self.scan = checks, replay, scan
         self.state = torch.float64 if dtype == torch.float64 else torch.float32
         cut = partition(program, sizes, wanted)
         self.owner = cut.owner
@@ -148,7 +155,7 @@ class Executable:
         made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize)
         stepwise = stepwise and any(self.program.instrs[k].op == "lin" for k in sweep.body)
         if isinstance(made, Tiles) and not stepwise:
-            return Launch(sweep, self._kernel(sweep, made, self._again(sweep)))
+            return Launch(sweep, self._kernel(sweep, made, self._again(sweep)), self._scan(sweep, made))
         inner = []
         for step in one_step(self.program, self.sizes, sweep):
             layout = step if isinstance(step, Gap) else tiles(self.program, step, self.sizes, self.dtype.itemsize)
@@ -168,6 +175,14 @@ class Executable:
             interpreted=interpreted(),
             checks=self.checks,
             again=again,
+        )
+
+    def _scan(self, sweep: Sweep, layout: Tiles) -> Kernel | None:
+        if self.scan is False:
+            return None
+        name = "tl.float64" if self.dtype == torch.float64 else "tl.float32"
+        return scan(
+            self.program, sweep, layout, reverse=self.reverse, compute=name, interpreted=interpreted()
         )
 
     def _again(self, sweep: Sweep) -> Again | None:
@@ -213,8 +228,15 @@ class Executable:
 
     def _launch(self, launch: Launch, values: Values, order: Order, owned: set[int]) -> None:
         layout, kernel = order.steps, launch.kernel
+        if launch.scan is not None and self._scans(launch.scan, layout):
+            kernel = launch.scan
         batch = layout.batch if kernel.loop else layout.rows
         self._run(kernel, values, values.rows, order, (layout.count, batch, layout.rows), owned)
+
+    def _scans(self, kernel: Kernel, steps: Steps) -> bool:
+        """Whether to scan: few programs run at once otherwise, or sequences are long."""
+        few = steps.batch * kernel.tiles.width(kernel.tiles.lanes) < FEW
+        return bool(self.scan) or (steps.count >= LONG or (few and steps.count >= SHORT))
 
     def _run(
         self,
@@ -227,7 +249,7 @@ class Executable:
     ) -> None:
         """Launch one kernel over `extent`: steps, sequences, rows."""
         count, batch, height = extent
-        grid = kernel.tiles.grid(batch)
+        grid = (batch, kernel.tiles.grid(1)[1]) if kernel.scan else kernel.tiles.grid(batch)
         instrs, like = self.program.instrs, values.like
         pointers = []
         sums: dict[int, Tensor] = {}
@@ -260,7 +282,8 @@ class Executable:
                 shape = shape_in(instrs[k].type, self.sizes)
                 made = sums[k] = like.new_empty(grid[0], *shape, dtype=self.state)
             pointers.append(made)
-        even = not kernel.loop or (order.steps.even and order.steps.count % kernel.unrolled == 0)
+        whole = kernel.scan or order.steps.count % kernel.unrolled == 0
+        even = not kernel.loop or (order.steps.even and whole)
         load(kernel.text)[grid](
             count, batch, order.chunk, order.offsets, order.counts, *pointers, EVEN=even, num_warps=kernel.tiles.warps
         )

@@ -20,7 +20,9 @@ from nas.ir import Adjoint, Program, adjoint_cell, compile_program, normal_cell,
 class Both:
     """A normal program and its adjoint at some sizes, for a type of numbers."""
 
-    def __init__(self, made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool = False) -> None:
+    def __init__(
+        self, made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool = False, scan: bool | None = None
+    ) -> None:
         self.made, self.sizes, self.dtype = made, sizes, dtype
         forward, backward = made.forward, made.backward
         reads = {i.slot: k for k, i in enumerate(forward.instrs) if i.op == "state"}
@@ -44,12 +46,19 @@ class Both:
         self.x = [k for k, i in enumerate(backward.instrs) if i.op == "x"]
         self.dy = [k for k, i in enumerate(backward.instrs) if i.op == "dy"]
         self.kept = sorted({*self.leaves.values(), *self.again.values()})
-        self.alone = Executable(forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise)
+        self.alone = Executable(forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise, scan=scan)
         wanted = [k for k in (forward.out, *self.kept) if forward.instrs[k].stage != "const"]
-        self.forward = Executable(forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots)
+        self.forward = Executable(forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots, scan=scan)
         wanted = [] if made.dx is None else [made.dx]
         self.backward = Executable(
-            backward, sizes, wanted, dtype=dtype, reverse=True, stepwise=stepwise, replay=self.replay
+            backward,
+            sizes,
+            wanted,
+            dtype=dtype,
+            reverse=True,
+            stepwise=stepwise,
+            replay=self.replay,
+            scan=scan,
         )
 
 
@@ -80,9 +89,9 @@ def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) ->
 class Runner:
     """See `nas.backends.Runner`."""
 
-    def __init__(self, cell: Cell, sizes: Sizes, stepwise: bool = False) -> None:
+    def __init__(self, cell: Cell, sizes: Sizes, stepwise: bool = False, scan: bool | None = None) -> None:
         self.normal, self.adjoint = normal_cell(cell), adjoint_cell(cell)
-        self.sizes, self.stepwise = sizes, stepwise
+        self.sizes, self.stepwise, self.scan = sizes, stepwise, scan
         self.count = len(compile_program(cell).slots)
         self.compiled: dict[torch.dtype, Both] = {}
 
@@ -99,7 +108,7 @@ class Runner:
     def both(self, dtype: torch.dtype) -> Both:
         """The programs for a type of numbers."""
         if dtype not in self.compiled:
-            self.compiled[dtype] = Both(self.adjoint, self.sizes, dtype, self.stepwise)
+            self.compiled[dtype] = Both(self.adjoint, self.sizes, dtype, self.stepwise, self.scan)
         return self.compiled[dtype]
 
 
