@@ -12,6 +12,7 @@ from nas.backends.triton.tiles import Tiles
 from nas.ir import Program
 
 UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
+ROOMY = 32 * 1024  # weights beside which a program's registers hold the rows of two steps
 HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 
 # What a pointer is for: rows loaded and stored, values without rows, matrices, a slot's first and last value, sums.
@@ -275,6 +276,11 @@ class Emitter:
             if k not in held:
                 self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
 
+    def held(self) -> int:
+        """The weights that a program holds."""
+        flat, instrs = self.tiles.flat, self.program.instrs
+        return sum(flat(self.body.space(instrs[k].args[0])) * flat(self.body.space(k)) for k in self.lins)
+
     def loop(self) -> None:
         if self.unrolled > 1:
             self.put(f"for i in range(0, T, {self.unrolled}):")
@@ -286,7 +292,7 @@ class Emitter:
                 self.step(f"row_{u}", f"on_{u}", f"_{u}")
             self.depth -= 1
             return
-        ahead = bool(self.sweep.loads)
+        ahead = bool(self.sweep.loads) and self.held() <= ROOMY
         if ahead:  # the rows of a step are loaded during the step before it
             self.put("zero = T - T")
             self.rows("zero", "_n")
@@ -294,9 +300,11 @@ class Emitter:
         self.put("for i in range(0, T):")
         self.depth += 1
         self.rows("i + 0", "_0")
-        for k in self.sweep.loads:
-            self.put(f"v{k}_0 = v{k}_n")
-        if ahead:
+        if not ahead:
+            self.loads("row_0", "on_0", "_0")
+        else:
+            for k in self.sweep.loads:
+                self.put(f"v{k}_0 = v{k}_n")
             self.rows("i + 1", "_n")
             self.loads("row_n", "on_n", "_n")
         self.step("row_0", "on_0", "_0")

@@ -152,10 +152,12 @@ class Executable:
         )
 
     def _planned(self, sweep: Sweep, stepwise: bool) -> Launch | Stepwise:
-        made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize)
+        again = self._again(sweep)
+        more = 0 if again is None else 1 + 2 * len(again.slots)
+        made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize, more)
         stepwise = stepwise and any(self.program.instrs[k].op == "lin" for k in sweep.body)
         if isinstance(made, Tiles) and not stepwise:
-            return Launch(sweep, self._kernel(sweep, made, self._again(sweep)), self._scan(sweep, made))
+            return Launch(sweep, self._kernel(sweep, made, again), self._scan(sweep, made))
         inner = []
         for step in one_step(self.program, self.sizes, sweep):
             layout = step if isinstance(step, Gap) else tiles(self.program, step, self.sizes, self.dtype.itemsize)
@@ -284,9 +286,9 @@ class Executable:
             pointers.append(made)
         whole = kernel.scan or order.steps.count % kernel.unrolled == 0
         even = not kernel.loop or (order.steps.even and whole)
-        load(kernel.text)[grid](
-            count, batch, order.chunk, order.offsets, order.counts, *pointers, EVEN=even, num_warps=kernel.tiles.warps
-        )
+        # One stage: the compiler's own pipelining would take shared memory twice for what products read.
+        options = {"EVEN": even, "num_warps": kernel.tiles.warps, "num_stages": 1}
+        load(kernel.text)[grid](count, batch, order.chunk, order.offsets, order.counts, *pointers, **options)
         for k, partial in sums.items():
             values.totals[k] = partial.sum(0)
 

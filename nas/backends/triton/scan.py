@@ -112,7 +112,8 @@ def scan(
     parts = components(program, sweep)
     if parts is None:
         return None
-    chunk = replace(tiles, rows=STEPS, block=min(LANES, tiles.block), warps=4)
+    warps = 4 if len(sweep.slots) == 1 and len(sweep.body) <= 16 else 8
+    chunk = replace(tiles, rows=STEPS, block=min(LANES, tiles.block), warps=warps)
     emitter = _ScanEmitter(program, sweep, chunk, reverse, compute, interpreted)
     emitter.parts = parts
     made = emitter.kernel()

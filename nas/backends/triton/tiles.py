@@ -91,8 +91,11 @@ class Tiles:
         return -(-batch // self.rows), across
 
 
-def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4) -> Tiles | str:
-    """The layout of a sweep, or the reason why no program can hold it. `itemsize`: bytes per number of a weight."""
+def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more: int = 0) -> Tiles | str:
+    """The layout of a sweep, or the reason why no program can hold it.
+
+    `itemsize`: bytes per number of a weight; `more`: matrices that live beside those of the sweep.
+    """
     instrs = program.instrs
     types = {instrs[k].type for k in (*sweep.body, *sweep.loads, *sweep.consts)} | {
         program.slots[s].type for s in sweep.slots
@@ -120,8 +123,21 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4) -> Ti
     held = weights * itemsize * (2 if itemsize == 4 else 1)  # float32 as two numbers of tensor cores
     if held > CHIP:
         return f"{weights} weights do not fit one multiprocessor"
-    warps = 8 if largest > 4096 or held >= 96 * 1024 or (lins and largest >= 1024) else made.warps
+    warps = made.warps
+    if mats:
+        warps = _warps(program, sweep, made.flat("mat"), more)
+    elif largest > 4096 or held >= 96 * 1024 or (lins and largest >= 1024):
+        warps = 8
     return Tiles(made.form, sizes, made.rows, 0, made.lanes, least, warps)
+
+
+def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
+    """How many warps hold the matrices that live at once, and a few on the way, in their registers."""
+    instrs = program.instrs
+    lasting = [instrs[k].type for k in sweep.consts] + [program.slots[s].type for s in sweep.slots]
+    lasting += [instrs[t].type for t in sweep.totals]
+    alive = sum(t.kind == "mat" for t in lasting) + more + 4
+    return next((w for w, most in ((4, 128), (8, 144)) if alive * size <= most * 32 * w), 16)
 
 
 def _as_vec(type_: Type, sizes: Sizes) -> bool:
