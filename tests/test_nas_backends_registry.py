@@ -20,7 +20,7 @@ class Absent(Backend):
     def refuses(self, cell: Cell) -> str | None:
         return None
 
-    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
+    def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
         raise AssertionError("never asked")
 
 

@@ -74,8 +74,11 @@ class Backend(ABC):
         """None where this backend can run the cell, otherwise the reason why it cannot."""
 
     @abstractmethod
-    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
-        """A function that runs a time or depth cell at these sizes. Raises BuildError where they do not fit."""
+    def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
+        """A function that runs a time or depth cell at these sizes. Raises BuildError where they do not fit.
+
+        `fallback`: where building fails, the runner warns and uses the reference, instead of an error.
+        """
 
     def compile_tree(self, cell: Cell, sizes: Sizes) -> TreeRunner:
         """The same for a tree cell. A backend without refuses them."""

@@ -23,7 +23,7 @@ class Reference(Backend):
         """Nothing."""
         return None
 
-    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
+    def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
         """A runner in eager torch."""
         program = compile_program(cell)
         return DepthRunner(program, sizes) if program.kind == "depth" else ScanRunner(program, sizes)

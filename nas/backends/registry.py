@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from grammar import Cell, Sizes, suggest
 from nas.backends.base import Backend, Runner, TreeRunner
-from nas.backends.c import C
+from nas.backends.c.backend import C
 from nas.backends.reference import Reference
 from nas.backends.triton import TritonBackend
 from nas.errors import BuildError
@@ -48,7 +48,7 @@ def choose(name: str, cell: Cell) -> Backend:
 @lru_cache(maxsize=256)
 def runner(name: str, cell: Cell, sizes: Sizes) -> Runner:
     """The compiled cell, kept for the next caller. Raises BuildError like `choose`."""
-    return choose(name, cell).compile(cell, sizes)
+    return choose(name, cell).compile(cell, sizes, fallback=name == "auto")
 
 
 @lru_cache(maxsize=256)

@@ -35,11 +35,6 @@ from nas.ir.program import Map as Map
 from nas.ir.program import Program as Program
 from nas.ir.program import Region as Region
 from nas.ir.program import Slot as Slot
-from nas.ir.show import describe as describe
-from nas.ir.show import show as show
-from nas.ir.verify import RULES as RULES
-from nas.ir.verify import Rule as Rule
-from nas.ir.verify import verify as verify
 from nas.ir.schedule import ROWS as ROWS
 from nas.ir.schedule import Node as Node
 from nas.ir.schedule import Product as Product
@@ -48,3 +43,8 @@ from nas.ir.schedule import Sweep as Sweep
 from nas.ir.schedule import Use as Use
 from nas.ir.schedule import schedule as schedule
 from nas.ir.schedule import width as width
+from nas.ir.show import describe as describe
+from nas.ir.show import show as show
+from nas.ir.verify import RULES as RULES
+from nas.ir.verify import Rule as Rule
+from nas.ir.verify import verify as verify

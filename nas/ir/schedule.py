@@ -110,7 +110,9 @@ class _Sums:
         self.nodes: list[Node] = []
         self.at: dict[int, int] = {}
         hidden: set[int] = set()
-        sums: dict[int, list[list[int]]] = {}  # of each sum that changes: its other terms, then groups of `lin`
+        sums: dict[
+            int, list[list[int]]
+        ] = {}  # of each sum that changes: its other terms, then groups of `lin`
         for k in self._tops():
             leaves, inner = self._leaves(k)
             lins = [a for a in leaves if self.instrs[a].op == "lin" and self._alone(a, k)]
@@ -248,7 +250,9 @@ class _Scheduling:
         node = self.nodes[k]
         if node.op != "matmul" or k in self.circle or node.type.kind == "mat":
             return False
-        return all(u.blocks == 1 for u in node.uses) and all(self.nodes[a].type.kind != "mat" for a in node.args)
+        return all(u.blocks == 1 for u in node.uses) and all(
+            self.nodes[a].type.kind != "mat" for a in node.args
+        )
 
     def _settle(self) -> None:
         """Earliest phases; a product between a matrix and what reads it in a later phase is done in the sweep."""
@@ -256,9 +260,9 @@ class _Scheduling:
             self.phase = self._earliest()
             late = set[int]()
             for a, k in self._edges():
-                if self.nodes[a].type.kind == "mat" and self.nodes[a].op not in GIVEN:
-                    if self.phase[k] > self.phase[a]:
-                        late |= {b for b in self._above(k) & self.big if self.phase[b] >= self.phase[a]}
+                matrix = self.nodes[a].type.kind == "mat" and a not in self.given
+                if matrix and self.phase[k] > self.phase[a]:
+                    late |= {b for b in self._above(k) & self.big if self.phase[b] >= self.phase[a]}
             if not late:
                 return
             self.big -= late
@@ -349,7 +353,9 @@ class _Scheduling:
         if phase == 0:  # an output that is the same for all rows
             stored += [k for k in self.kept if k not in self.row]
         totals = [
-            k for k, node in enumerate(self.nodes) if node.op == "total" and node.args[0] in inside - self.given
+            k
+            for k, node in enumerate(self.nodes)
+            if node.op == "total" and node.args[0] in inside - self.given
         ]
         if not slots and not stored and not totals:
             return []

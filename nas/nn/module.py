@@ -244,7 +244,9 @@ class CellModule(nn.Module):
                     outputs.append(y)
                 else:
                     given = steps.reverse(rows) if direction else rows
-                    before = [v for v in self._start(state[place], layer, direction, given, steps) if v is not None]
+                    before = [
+                        v for v in self._start(state[place], layer, direction, given, steps) if v is not None
+                    ]
                     y, after = call(given, weights, before, steps)
                     outputs.append(steps.reverse(y) if direction else y)
                     if self.cell.kind == "depth":

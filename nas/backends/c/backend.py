@@ -26,6 +26,6 @@ class C(Backend):
             return "matrices"
         return None
 
-    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
-        """A runner with its library. Raises CompilerError where the compiler fails."""
-        return CompiledRunner(cell, sizes)
+    def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
+        """A runner that builds its library when it is first called."""
+        return CompiledRunner(cell, sizes, fallback)

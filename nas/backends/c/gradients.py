@@ -26,10 +26,14 @@ class Gradients:
             self.summands.setdefault(w.array, []).append((w.column, plan.at[w.value]))
         self.count = len(adjoint.forward.arrays)
         self.totals = [k for k, node in enumerate(plan.nodes) if node.op == "total"]
-        self.loose = [k for k in self.totals if not any(k in sweep.sweep.totals for sweep in half.sweeps.values())]
+        self.loose = [
+            k for k in self.totals if not any(k in sweep.sweep.totals for sweep in half.sweeps.values())
+        ]
         self.grams = self._grouped([k for k, node in enumerate(plan.nodes) if node.op == "gram"])
 
-    def _grouped(self, grams: Sequence[int]) -> list[tuple[Column, int, Column, int, list[tuple[int, int]], int]]:
+    def _grouped(
+        self, grams: Sequence[int]
+    ) -> list[tuple[Column, int, Column, int, list[tuple[int, int]], int]]:
         """Products of rows, those with the same second operand and first ones side by side as one.
 
         Of each: both operands' columns and sizes, the nodes with their parts of the first operand, and the blocks.
@@ -42,7 +46,12 @@ class Gradients:
         for (b, blocks), members in by_second.items():
             count = self.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload]
             second = self.half.column(b)
-            members.sort(key=lambda k: (self.half.column(nodes[k].args[0]).key, self.half.column(nodes[k].args[0]).first))
+            members.sort(
+                key=lambda k: (
+                    self.half.column(nodes[k].args[0]).key,
+                    self.half.column(nodes[k].args[0]).first,
+                )
+            )
             firsts = [self.half.column(nodes[k].args[0]) for k in members]
             widths = [size(nodes[k].args[0]) for k in members]
             for run, places in side_by_side(firsts, widths):
@@ -66,7 +75,9 @@ class Gradients:
         """Sums of rows that no sweep computes."""
         for k in self.loose:
             (a,) = self.half.schedule.nodes[k].args
-            torch.sum(column_of(buffers, self.half.column(a), self.half.world.size(a)), 0, out=buffers["total", k])
+            torch.sum(
+                column_of(buffers, self.half.column(a), self.half.world.size(a)), 0, out=buffers["total", k]
+            )
 
     def __call__(self, buffers: Buffers, weights: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradient of each array; None where it has none."""

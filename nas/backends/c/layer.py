@@ -15,7 +15,7 @@ from nas.backends.c.gradients import Gradients
 from nas.backends.c.half import Half
 from nas.backends.c.running import Buffers, Geometry, Running
 from nas.backends.c.sweep import Column, Held, Key
-from nas.ir import Adjoint, Normal, Program, adjoint_cell, compile_program, normal_cell, schedule
+from nas.ir import Adjoint, Normal, adjoint_cell, compile_program, normal_cell, schedule
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Layer:
     def __init__(self, cell: Cell, sizes: Sizes) -> None:
         self.cell, self.sizes = cell, sizes
         normal, adjoint = normal_cell(cell), adjoint_cell(cell)
-        self.slots = _slots(compile_program(cell), sizes)
+        self.slots = slots_of(cell, sizes)
         held = _held(normal, self.slots, sizes)
         self.half = self._forward(normal, adjoint, held)
         self.back = self._backward(adjoint, [Held(h.slot, h.row, h.first, h.step) for h in held])
@@ -41,6 +41,8 @@ class Layer:
         self.forward_half = Running(self.half, library)
         self.backward_half = Running(self.back, library, backward=True)
         self.gradients = Gradients(adjoint, self.back, sizes)
+        self.seen = _seen(normal)
+        self.seen_by_all = all(found == self.seen[0] for found in self.seen)
         self.backward_half.before_end = self.gradients.sum_given
 
     def _forward(self, normal: Normal, adjoint: Adjoint, held: Sequence[Held]) -> Half:
@@ -49,7 +51,9 @@ class Layer:
         keep = [*adjoint.saved, *(states[s] for s in adjoint.past)]
         plan = schedule(program, self.sizes, [program.out, *keep])
         given = {
-            k: Column(("x", 0), 0, self.sizes.input_size) for k, node in enumerate(plan.nodes) if node.op == "x"
+            k: Column(("x", 0), 0, self.sizes.input_size)
+            for k, node in enumerate(plan.nodes)
+            if node.op == "x"
         }
         outputs: dict[int, Key] = {plan.at[program.out]: ("y", 0)}
         half = Half(plan, self.sizes, lanes(), "f", given, outputs, held, keep=[plan.at[k] for k in keep])
@@ -113,7 +117,10 @@ class Layer:
 
         `wanted` says for each state whether its gradient is.
         """
-        buffers: Buffers = {("x", 0): x, ("dy", 0): torch.zeros(geometry.rows, self.sizes.hidden_size) if dy is None else dy}
+        buffers: Buffers = {
+            ("x", 0): x,
+            ("dy", 0): torch.zeros(geometry.rows, self.sizes.hidden_size) if dy is None else dy,
+        }
         buffers |= zip(self.keys, saved, strict=True)
         starts: list[Tensor | None] = []
         for s, (slot, gradient, want) in enumerate(zip(self.slots, dfinal, wanted, strict=True)):
@@ -126,13 +133,18 @@ class Layer:
                 starts[-1] = buffers["final", s] = made
         self.gradients.prepare(buffers)
         self.backward_half(buffers, weights, geometry)
-        return buffers.get(("dx", 0)), self.gradients(buffers, weights), starts
+        found = self.gradients(buffers, weights)
+        if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
+            asked = [dy is not None, *(gradient is not None for gradient in dfinal)]
+            seen = frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
+            found = [value if k in seen else None for k, value in enumerate(found)]
+        return buffers.get(("dx", 0)), found, starts
 
 
-def _slots(program: Program, sizes: Sizes) -> list[Slotted]:
+def slots_of(cell: Cell, sizes: Sizes) -> list[Slotted]:
     """The states of a cell as callers give them."""
     found = []
-    for slot in program.slots:
+    for slot in compile_program(cell).slots:
         shape = ((slot.steps,) if slot.steps else ()) + sizes.shape(slot.type)
         start = None if isinstance(slot.init, str) else float(slot.init)
         found.append(Slotted(shape, slot.type.is_complex, start))
@@ -148,8 +160,42 @@ def _held(normal: Normal, slots: Sequence[Slotted], sizes: Sizes) -> list[Held]:
         start = None if own.start is None else float(own.start)
         if own.complex:
             imaginary = place.part == "im"
-            found.append(Held(place.slot, 2 * count, int(imaginary), 2, 0.0 if imaginary and start is not None else start))
+            found.append(
+                Held(
+                    place.slot,
+                    2 * count,
+                    int(imaginary),
+                    2,
+                    0.0 if imaginary and start is not None else start,
+                )
+            )
         else:
             first = max(place.step, 0) * math.prod(sizes.shape(slot.type))
             found.append(Held(place.slot, count, first, 1, start))
+    return found
+
+
+def _seen(normal: Normal) -> list[frozenset[int]]:
+    """The arrays that the output sees over any number of steps, then those that each state of a caller does."""
+    program = normal.program
+    arrays = {(array.weight, array.spec.role): n for n, array in enumerate(program.arrays)}
+    count = 1 + max((place.slot for place in normal.slots), default=-1)
+    roots = [[program.out]] + [
+        [slot.next for place, slot in zip(normal.slots, program.slots, strict=True) if place.slot == s]
+        for s in range(count)
+    ]
+    found = []
+    for root in roots:
+        live: set[int] = set()
+        todo = list(root)
+        while todo:
+            k = todo.pop()
+            if k not in live:
+                live.add(k)
+                instr = program.instrs[k]
+                todo.extend(instr.args)
+                if instr.op == "state":
+                    todo.append(program.slots[instr.slot].next)
+        used = (program.instrs[k] for k in live)
+        found.append(frozenset(arrays[i.weight, str(i.attr("role"))] for i in used if i.weight >= 0))
     return found

@@ -278,7 +278,11 @@ class Loop:
     def _chunk(self, start: int, counts: Sequence[int]) -> None:
         """Some vectors of all rows of one head's matrix."""
         self.text.append("{")
-        sums = [i for i in self.items if i.node.op == "read" or (i.node.op == "reduce" and i.node.type.kind == "vec")]
+        sums = [
+            i
+            for i in self.items
+            if i.node.op == "read" or (i.node.op == "reduce" and i.node.type.kind == "vec")
+        ]
         for q, count in enumerate(counts):
             where = f"n * {self.f.value} + {start + q * self.f.lanes}"
             for a in sorted(self._by("vec")):
@@ -287,11 +291,17 @@ class Loop:
         self.text.append(f"for (int k = 0; k < {self.f.key}; k++) {{")
         for a in sorted(self._by("key")):
             self.text.append(f"const V k{a} = vset(a{a}[n * {self.f.key} + k]);")
-        rows = [i for i in self.items if i.node.op == "readt" or (i.node.op == "reduce" and i.node.type.kind == "key")]
+        rows = [
+            i
+            for i in self.items
+            if i.node.op == "readt" or (i.node.op == "reduce" and i.node.type.kind == "key")
+        ]
         self.text += [f"V r{i.index} = {{0}};" for i in rows]
         for q, count in enumerate(counts):
             self.text.append("{")
-            self._matrix_body(q, f"(n * {self.f.key} + k) * {self.f.value} + {start + q * self.f.lanes}", str(count))
+            self._matrix_body(
+                q, f"(n * {self.f.key} + k) * {self.f.value} + {start + q * self.f.lanes}", str(count)
+            )
             self.text.append("}")
         for item in rows:
             self.text.append(f"const float f{item.index} = vsum(r{item.index});")
@@ -311,7 +321,12 @@ class Loop:
 
     def _by(self, kind: str) -> set[int]:
         """The values from outside that join as this kind."""
-        return {a for item in self.items for a in self._args(item) if a not in self.inside and self._kind(a) == kind}
+        return {
+            a
+            for item in self.items
+            for a in self._args(item)
+            if a not in self.inside and self._kind(a) == kind
+        }
 
     def _matrix_body(self, q: int, where: str, count: str) -> None:
         for a in sorted(self._by("mat")):

@@ -11,20 +11,27 @@ from torch.autograd.function import once_differentiable
 
 from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
-from nas.backends.c.layer import Layer
+from nas.backends.c.compiler import CompilerError
+from nas.backends.c.layer import Layer, slots_of
 from nas.backends.c.running import Geometry
+from nas.backends.fallbacks import fell_back
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
-from nas.ir import compile_program
 
 
 class CompiledRunner(FlexibleRunner):
-    """One layer in one direction through generated C, in float32 on the CPU; anything else through the reference."""
+    """One layer in one direction through generated C, in float32 on the CPU; anything else through the reference.
 
-    def __init__(self, cell: Cell, sizes: Sizes) -> None:
-        self.cell, self.sizes = cell, sizes
-        self.layer = Layer(cell, sizes)
+    The library is built at the first call that needs it. Where that fails, `fallback` says so in a warning and leaves
+    the layer to the reference; otherwise that call raises CompilerError.
+    """
+
+    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> None:
+        self.cell, self.sizes, self.fallback = cell, sizes, fallback
+        self.slots = slots_of(cell, sizes)
+        self._layer: Layer | None = None
         self._plain: Runner | None = None
+        self._failed = False
 
     def __call__(
         self,
@@ -36,20 +43,31 @@ class CompiledRunner(FlexibleRunner):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `FlexibleRunner`."""
         like = weights[0] if weights else x
-        if like.dtype is not torch.float32 or like.device.type != "cpu" or x.device.type != "cpu":
+        here = like.dtype is torch.float32 and x.dtype is not torch.float64 and like.device.type == "cpu"
+        layer = self._built() if here and x.device.type == "cpu" else None
+        if layer is None:
             return self._by_reference(x, weights, state, steps, reverse)
-        if x.dtype is not torch.float32:
-            if x.dtype is torch.float64:
-                return self._by_reference(x, weights, state, steps, reverse)
-            x = x.float()
+        x = x if x.dtype is torch.float32 else x.float()
         given = [None if value is None else _ready(value) for value in state]
         if torch.is_grad_enabled():
-            y, *final = _Layer.apply(self.layer, geometry(steps, reverse), x, *weights, *given)
+            y, *final = _Layer.apply(layer, geometry(steps, reverse), x, *weights, *given)  # type: ignore[no-untyped-call]
             return y, tuple(final)
-        y, ends, _ = self.layer.forward(
+        y, ends, _ = layer.forward(
             x.contiguous(), [w.contiguous() for w in weights], given, geometry(steps, reverse), False
         )
         return y, tuple(ends)
+
+    def _built(self) -> Layer | None:
+        """The layer with its library; None where it cannot be built and need not."""
+        if self._layer is None and not self._failed:
+            try:
+                self._layer = Layer(self.cell, self.sizes)
+            except CompilerError as error:
+                if not self.fallback:
+                    raise
+                self._failed = True
+                fell_back(self.cell.name, str(error))
+        return self._layer
 
     def _by_reference(
         self,
@@ -60,10 +78,10 @@ class CompiledRunner(FlexibleRunner):
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if self._plain is None:
-            self._plain = Reference().compile(compile_program(self.cell), self.sizes)
+            self._plain = Reference().compile(self.cell, self.sizes)
         like = weights[0] if weights else x
         full = []
-        for slot, value in zip(self.layer.slots, state, strict=True):
+        for slot, value in zip(self.slots, state, strict=True):
             if value is None:
                 kind = like.dtype.to_complex() if slot.complex else like.dtype
                 assert slot.start is not None
@@ -103,7 +121,9 @@ class _Layer(torch.autograd.Function):
     """A layer's forward and backward halves."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Layer, where: Geometry, x: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, layer: Layer, where: Geometry, x: Tensor, *rest: Tensor | None
+    ) -> tuple[Tensor, ...]:
         x = x.contiguous()
         count = len(rest) - len(layer.slots)
         weights = [w.contiguous() for w in rest[:count] if w is not None]
@@ -131,5 +151,3 @@ class _Layer(torch.autograd.Function):
             needs[3 + count :],
         )
         return (None, None, dx if needs[2] else None, *dweights, *dstate)
-
-

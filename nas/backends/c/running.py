@@ -48,7 +48,9 @@ class Running:
         self.widths = list(half.widths.items())
         self.before_end: Callable[[Buffers], None] = lambda buffers: None
 
-    def __call__(self, buffers: Buffers, weights: Sequence[Tensor], geometry: Geometry, keep: bool = True) -> None:
+    def __call__(
+        self, buffers: Buffers, weights: Sequence[Tensor], geometry: Geometry, keep: bool = True
+    ) -> None:
         """Run all steps. `buffers` has what is given, and gets what is made; without `keep` not what is kept."""
         g = geometry
         numbers = (ctypes.c_long * 5)(g.batch, g.count, g.step, g.sequence, g.reverse != self.backward)
@@ -97,7 +99,9 @@ class _Product:
         nodes, rows, arrays = half.schedule.nodes, half.world.rows, half.world.arrays
         self.key = rows[product.results[0]].key
         self.parts: list[tuple[Column, int, list[list[tuple[int, Use]]]]] = []
-        for run, members in side_by_side([rows[k] for k in product.operands], [half.world.size(k) for k in product.operands]):
+        for run, members in side_by_side(
+            [rows[k] for k in product.operands], [half.world.size(k) for k in product.operands]
+        ):
             uses = [[nodes[k].uses[p] for p in members] for k in product.results]
             found = [[(arrays[u.weight, u.role][0], u) for u in row] for row in uses]
             self.parts.append((run, sum(half.world.size(product.operands[p]) for p in members), found))

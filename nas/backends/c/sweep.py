@@ -111,7 +111,14 @@ class Text:
     def _frame(self) -> Frame:
         s = self.w.sizes
         return Frame(
-            self.w.lanes, s.heads, s.key_size, s.value_size, self.places, self.numbers, self.widths, self.kinds
+            self.w.lanes,
+            s.heads,
+            s.key_size,
+            s.value_size,
+            self.places,
+            self.numbers,
+            self.widths,
+            self.kinds,
         )
 
     # -- values without rows ----------------------------------------------
@@ -167,7 +174,9 @@ class Text:
             for b in range(blocks):
                 first = f"{pointer} + {b * inner * outer * each + max(use.column, 0)}"
                 here = f"{packed} + {b * inner * self._pad(outer)}"
-                self.prologue.append(f"pack({here}, {first}, {inner}, {outer}, {across * each}, {down * each});")
+                self.prologue.append(
+                    f"pack({here}, {first}, {inner}, {outer}, {across * each}, {down * each});"
+                )
                 lines.append(
                     f"product({rows}, {outer}, {inner}, {source.base} + {b * inner}, {source.row}, {here}, "
                     f"{target.base} + {b * outer}, {target.row}, {int(n > 0)});"
@@ -234,7 +243,7 @@ class SweepText(Text):
             own = next(g for g, (_, members) in enumerate(groups) if a in members)
             soft = groups[own][0] == space and self.nodes[a].op not in WHOLE
             first = own if soft else own + 1
-        for g, (found, members) in enumerate(groups[first:], first):
+        for found, members in groups[first:]:
             uses = after or any(a in self.nodes[b].args for b in members)
             if found == space and uses:
                 members.append(k)
@@ -268,7 +277,9 @@ class SweepText(Text):
             elif s not in self.copied:
                 reads = [g for g, group in enumerate(self.groups) if self._reads(group, state)]
                 same = group_of[k]
-                late = any(g > same for g in reads) or (same in reads and not self._in_place(self.groups[same], state, k))
+                late = any(g > same for g in reads) or (
+                    same in reads and not self._in_place(self.groups[same], state, k)
+                )
                 if late:
                     self.double.add(s)
 
@@ -281,7 +292,9 @@ class SweepText(Text):
             return False
         for k in group.nodes:
             node = self.nodes[k]
-            if state in node.args and (node.op in ("cast", "outer") or (node.op in ("read", "readt") and node.args[1] == state)):
+            if state in node.args and (
+                node.op in ("cast", "outer") or (node.op in ("read", "readt") and node.args[1] == state)
+            ):
                 return False
         return True
 
@@ -325,7 +338,9 @@ class SweepText(Text):
         pointer = self._port(column.key)
         self.rows_used[column.key] = column.width
         plus = f" + {column.first}" if column.first else ""
-        return Place(f"{pointer.replace('p', 'q')}{plus}", f"bs * {column.width}", pointer if column.optional else "")
+        return Place(
+            f"{pointer.replace('p', 'q')}{plus}", f"bs * {column.width}", pointer if column.optional else ""
+        )
 
     def _plan_value(self, k: int, group: Group) -> None:
         node, stores = self.nodes[k], list[Place]()
@@ -348,7 +363,9 @@ class SweepText(Text):
 
     def _escapes(self, k: int, group: Group) -> bool:
         """Whether something outside of its group reads a value in this step."""
-        users = {b for other in self.groups if other is not group for b in other.nodes if k in self.nodes[b].args}
+        users = {
+            b for other in self.groups if other is not group for b in other.nodes if k in self.nodes[b].args
+        }
         sources = {self.w.schedule.following[s] for s in self.copied}
         return bool(users) or k in sources
 
@@ -359,7 +376,9 @@ class SweepText(Text):
             if group.space is None:
                 self.steps += self._product(group.nodes[0], "m", None)
             else:
-                items = [Item(k, self.nodes[k], self.stores[k], self.adds.get(k, [])) for k in self._ordered(group)]
+                items = [
+                    Item(k, self.nodes[k], self.stores[k], self.adds.get(k, [])) for k in self._ordered(group)
+                ]
                 self.steps += Loop(self._frame(), group.space, items, "m").lines()
         for s in self.copied:
             self.steps += self._copy(s)
@@ -412,8 +431,7 @@ class SweepText(Text):
             for k, place in self.totals.items()
         ]
         clear = [
-            f"memset({place}, 0, {8 * self._pad(self._total_width(k))});"
-            for k, place in self.totals.items()
+            f"memset({place}, 0, {8 * self._pad(self._total_width(k))});" for k, place in self.totals.items()
         ]
         body = [
             *clear,
@@ -496,7 +514,9 @@ class EndText(Text):
         lines = [
             f"memcpy({self._port(('end', k))}, {self.places[k].base}, {4 * world.size(k)});" for k in results
         ]
-        self.text = "\n".join([*self._opening(self.floats), *self.prologue, *lines, "free(S);", "return 0;", "}\n"])
+        self.text = "\n".join(
+            [*self._opening(self.floats), *self.prologue, *lines, "free(S);", "return 0;", "}\n"]
+        )
 
 
 def arrays_of(schedule: Schedule, sizes: Sizes) -> dict[tuple[int, str], tuple[int, tuple[int, ...]]]:
