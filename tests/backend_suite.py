@@ -21,6 +21,8 @@ TOLERANCES = {
     ("reference", torch.float32): 2e-3,
     ("c", torch.float64): 1e-9,
     ("c", torch.float32): 2e-3,
+    ("triton", torch.float64): 1e-9,
+    ("triton", torch.float32): 2e-3,
 }
 BATCH, STEPS = 3, 5
 WILD = 1e6  # numbers of random cells beyond this are compared no further

@@ -41,7 +41,8 @@ def taken(kernel: Kernel, dtype: torch.dtype = torch.float32, target: GPUTarget 
     signature["EVEN"] = "constexpr"
     aligned = {(n,): [["tt.divisibility", 16]] for n in range(3, len(signature) - 1)}
     source = ASTSource(load(kernel.text), signature, {"EVEN": True}, aligned)
-    made = triton.compile(source, target=target, options={"num_warps": kernel.tiles.warps, "num_stages": 1})
+    options = {"num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
+    made = triton.compile(source, target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(made.asm["cubin"])

@@ -36,11 +36,14 @@ class TritonBackend(Backend):
             return str(error)
         return None
 
-    def compile(self, cell: Cell, sizes: Sizes) -> Runner:
-        """A runner of kernels; tensors that lie on no CUDA device take the way of another backend."""
+    def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
+        """A runner of kernels; tensors that lie on no CUDA device take the way of another backend.
+
+        `fallback` is for that one: Triton itself is part of no system that lacks a compiler.
+        """
         from nas.backends.triton.devices import ByDevice
 
-        return ByDevice(cell, sizes)
+        return ByDevice(cell, sizes, fallback)
 
 
 @cache

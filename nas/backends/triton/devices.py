@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grammar import Cell, Sizes
 from nas.backends import base
-from nas.backends.c import C
+from nas.backends.c.backend import C
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
 from nas.backends.triton.jit import interpreted
@@ -19,8 +19,8 @@ from nas.backends.triton.runner import Runner
 class ByDevice:
     """See `nas.backends.Runner`."""
 
-    def __init__(self, cell: Cell, sizes: Sizes) -> None:
-        self.cell, self.sizes = cell, sizes
+    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool) -> None:
+        self.cell, self.sizes, self.fallback = cell, sizes, fallback
 
     @cached_property
     def kernels(self) -> base.Runner:
@@ -32,7 +32,7 @@ class ByDevice:
         """The runner for other tensors."""
         compiled = C()
         able = compiled.available() is None and compiled.refuses(self.cell) is None
-        return (compiled if able else Reference()).compile(self.cell, self.sizes)
+        return (compiled if able else Reference()).compile(self.cell, self.sizes, self.fallback)
 
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps

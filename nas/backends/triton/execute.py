@@ -287,7 +287,7 @@ class Executable:
         whole = kernel.scan or order.steps.count % kernel.unrolled == 0
         even = not kernel.loop or (order.steps.even and whole)
         # One stage: the compiler's own pipelining would take shared memory twice for what products read.
-        options = {"EVEN": even, "num_warps": kernel.tiles.warps, "num_stages": 1}
+        options = {"EVEN": even, "num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
         load(kernel.text)[grid](count, batch, order.chunk, order.offsets, order.counts, *pointers, **options)
         for k, partial in sums.items():
             values.totals[k] = partial.sum(0)

@@ -227,7 +227,9 @@ class _End:
 
     def _gram(self, k: int) -> Tensor:
         instr, instrs = self.program.instrs[k], self.program.instrs
-        a, b = (flat(self._rows(arg), instrs[arg].type) for arg in instr.args)
+        rowless = all(instrs[arg].stage in ("const", "end") for arg in instr.args)  # then it is one row
+        rows = [self.value(arg).unsqueeze(0) if rowless else self._rows(arg) for arg in instr.args]
+        a, b = (flat(value, instrs[arg].type) for value, arg in zip(rows, instr.args, strict=True))
         dtype = self.both.dtype
         a, b = a.to(dtype), b.to(dtype)
         blocks = blocks_of(instr, self.both.sizes)
