@@ -33,15 +33,16 @@ LEFT = {
 HOMES = {
     "lark": ("grammar/parser.py", "search_spaces/reader.py"),
     "ray": ("nas/campaign/workers.py",),
-    "triton": ("nas/backends/triton.py",),
+    "triton": ("nas/backends/triton/",),
     "optuna": (),
     "sklearn": ("predictors/", "nas/tasks/"),
-    "networkx": ("grammar/", "nas/ir/", "nas/reports/"),
+    "networkx": ("grammar/", "nas/ir/", "nas/backends/triton/", "nas/reports/"),
     "typer": ("nas/cli/",),
     "torch": ("nas/backends/", "nas/nn/", "nas/tasks/", "nas/training/", "nas/campaign/", "nas/exporters/"),
 }
 # Imports of our own code inside functions, outside of the commands (which import on demand, so that --help is quick).
 LAZY = {
+    "nas/backends/triton/backend.py: nas.backends.triton",  # only a run imports triton
     "grammar/cell.py: grammar.canonical",  # a Cell has a canonical form, which is a Cell
     "nas/campaign/workers.py: nas.tasks",  # only the worker's process imports torch, after setting its threads
 }

@@ -78,7 +78,8 @@ def test_any_cell_agrees_with_the_interpreter(backend: str, cell: Cell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "dtype"), [pair for pair in TOLERANCES if pair[0] in HERE and pair != ("reference", torch.float64)]
+    ("backend", "dtype"),
+    [pair for pair in TOLERANCES if pair[0] in HERE and pair != ("reference", torch.float64)],
 )
 @pytest.mark.parametrize("name", KNOWN)
 def test_all_gradients_agree_with_the_reference(name: str, backend: str, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Torch's rendering of every primitive of normal programs, for values with any leading axes: one entry per primitive."""
+"""Torch's rendering of every primitive of normal programs, for values with any leading axes: one entry each."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def flat(value: Tensor, type_: Type) -> Tensor:
 
 def heads(value: Tensor, sizes: Sizes) -> Tensor:
     """A `vec` as `[..., N, V]`."""
-    return value.unflatten(-1, (sizes.heads, sizes.value_size))
+    made: Tensor = value.unflatten(-1, (sizes.heads, sizes.value_size))
+    return made
 
 
 def _cast(args: Sequence[Tensor], instr: Instr, types: Sequence[Type], sizes: Sizes) -> Tensor:

@@ -63,7 +63,9 @@ class Body:
         self.program, self.sweep, self.tiles = program, sweep, tiles
         self.compute = compute  # the type of all arithmetic
         self.interpreted = interpreted
-        three = ', input_precision="tf32x3", out_dtype=tl.float32'  # float32 by three products of tensor cores
+        three = (
+            ', input_precision="tf32x3", out_dtype=tl.float32'  # float32 by three products of tensor cores
+        )
         self.accurate = three if compute == "tl.float32" else ""
 
     def number(self, k: int) -> str:

@@ -69,7 +69,9 @@ def emit(
 
 
 class Emitter:
-    def __init__(self, program: Program, sweep: Sweep, tiles: Tiles, reverse: bool, compute: str, interpreted: bool) -> None:
+    def __init__(
+        self, program: Program, sweep: Sweep, tiles: Tiles, reverse: bool, compute: str, interpreted: bool
+    ) -> None:
         self.program, self.sweep, self.tiles, self.reverse = program, sweep, tiles, reverse
         self.body = Body(program, sweep, tiles, compute, interpreted)
         self.compute = compute
@@ -218,7 +220,9 @@ class Emitter:
         )
         again = self.again
         if again is not None:
-            pointers = [(kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}]
+            pointers = [
+                (kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}
+            ]
             pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
             pointers += [("again", k) for k in again.sweep.loads] + [("once", k) for k in again.sweep.consts]
         names = ", ".join(f"{kind}{k}" for kind, k in pointers)
@@ -227,7 +231,13 @@ class Emitter:
         self.sequences()
         self.addresses()
         for k in sweep.consts:
-            self.load(f"v{k}", f"const{k}", program.instrs[k].type, "tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")
+            self.load(
+                f"v{k}",
+                f"const{k}",
+                program.instrs[k].type,
+                "tl.zeros([1], tl.int64)",
+                "tl.full([1], 1, tl.int1)",
+            )
         self.weights()
         for s in sweep.slots:
             self.load(f"s{s}", f"first{s}", program.slots[s].type, "b", "mb")
@@ -315,7 +325,13 @@ class Emitter:
         for s in self.checks:
             self.put(f"if i{suffix} % CHUNK == 0:")
             self.depth += 1
-            self.store(f"s{s}", f"check{s}", self.program.slots[s].type, f"((i{suffix} // CHUNK).to(tl.int64) * B + b)", "mb")
+            self.store(
+                f"s{s}",
+                f"check{s}",
+                self.program.slots[s].type,
+                f"((i{suffix} // CHUNK).to(tl.int64) * B + b)",
+                "mb",
+            )
             self.depth -= 1
         program, sweep = self.program, self.sweep
         names = {k: f"v{k}" for k in sweep.consts} | {k: f"v{k}{suffix}" for k in sweep.loads}
@@ -375,7 +391,9 @@ class Emitter:
         self.loads("row", "on", "")
         for later, held in ((0, again.past), (1, again.next)):
             for k, s in held.items():
-                self.load(f"v{k}", f"scratch{s}", types[s], f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})", "mb")
+                self.load(
+                    f"v{k}", f"scratch{s}", types[s], f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})", "mb"
+                )
         self.step("row", "on", "")
         self.depth -= 1
         self.put("tl.debug_barrier()")

@@ -48,9 +48,7 @@ class Order:
             counts, offsets = counts.flip(0), offsets.flip(0)
         spans = tuple(zip(offsets.tolist(), counts.tolist(), strict=True))
         pad = torch.zeros(AHEAD, dtype=counts.dtype, device="cpu")
-        return Order(
-            steps, torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans
-        )
+        return Order(steps, torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans)
 
 
 @dataclass(slots=True)
@@ -113,7 +111,12 @@ class Eager:
         types = [instrs[a].type for a in instr.args]
         if instr.op == "lin":
             array = self.array(instr, values)
-            return linear(args[0].to(array.dtype), types[0], instr, array, self.sizes)
+            wide = (
+                max(array.dtype, args[0].dtype, key=lambda d: d.itemsize)
+                if instr.stage == "end"
+                else array.dtype
+            )
+            return linear(args[0].to(wide), types[0], instr, array.to(wide), self.sizes)
         return TORCH[instr.op](args, instr, types, self.sizes)
 
     def array(self, instr: Instr, values: Values) -> Tensor:
@@ -158,9 +161,11 @@ class Executable:
         stepwise = stepwise and any(self.program.instrs[k].op == "lin" for k in sweep.body)
         if isinstance(made, Tiles) and not stepwise:
             return Launch(sweep, self._kernel(sweep, made, again), self._scan(sweep, made))
-        inner = []
+        inner: list[Gap | Launch] = []
         for step in one_step(self.program, self.sizes, sweep):
-            layout = step if isinstance(step, Gap) else tiles(self.program, step, self.sizes, self.dtype.itemsize)
+            layout = (
+                step if isinstance(step, Gap) else tiles(self.program, step, self.sizes, self.dtype.itemsize)
+            )
             if isinstance(layout, Tiles) and isinstance(step, Sweep):
                 inner.append(Launch(step, self._kernel(step, layout)))
             else:
@@ -191,7 +196,7 @@ class Executable:
         """What a sweep replays, where it reads matrices of the forward run."""
         if self.replay is None:
             return None
-        held = {"past": {}, "next": {}}
+        held: dict[str, dict[int, int]] = {"past": {}, "next": {}}
         for k in sweep.loads:
             instr = self.program.instrs[k]
             if instr.op in held and instr.slot in self.replay.slots and instr.type.kind == "mat":
@@ -202,10 +207,23 @@ class Executable:
         assert isinstance(inner, Sweep)
         return Again(self.replay.program, inner, self.replay.slots, held["past"], held["next"])
 
+    def kernels(self) -> list[Kernel]:
+        """Every kernel that a run may launch."""
+        found = []
+        for step in self.steps:
+            for one in step.inner if isinstance(step, Stepwise) else (step,):
+                if isinstance(one, Launch):
+                    found += [one.kernel, one.scan] if one.scan else [one.kernel]
+        return found
+
     # ---- one run --------------------------------------------------------------------------
 
     def __call__(
-        self, given: Mapping[int, Tensor], weights: Sequence[Tensor], first: Mapping[int, Tensor], order: Order
+        self,
+        given: Mapping[int, Tensor],
+        weights: Sequence[Tensor],
+        first: Mapping[int, Tensor],
+        order: Order,
     ) -> Values:
         """`given` has the rows of leaves; `first` the slots' values before the first step, by slot."""
         return self.run(Values(dict(given), weights, first, next(iter(given.values()))), order)

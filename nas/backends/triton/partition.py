@@ -91,7 +91,9 @@ class _Cut:
         self.cyclic = self._cyclic()
         self.gap: dict[int, int] = {}  # of values computed in gaps: before which sweep
         self.phase: dict[int, int] = {}  # of values computed in sweeps: in which
-        self.read = {program.instrs[k].slot for k in rows if program.instrs[k].op == "state" and k not in given}
+        self.read = {
+            program.instrs[k].slot for k in rows if program.instrs[k].op == "state" and k not in given
+        }
 
     def _graph(self) -> networkx.DiGraph[int]:
         program, rows = self.program, set(self.rows)
@@ -122,8 +124,9 @@ class _Cut:
     def _early(self) -> None:
         """Put each value where it can be computed first."""
         condensed = networkx.condensation(self.graph)
-        for node in networkx.lexicographical_topological_sort(condensed, key=lambda n: min(condensed.nodes[n]["members"])):
-            members = condensed.nodes[node]["members"]
+        inside = {n: condensed.nodes[n]["members"] for n in condensed}
+        for node in networkx.lexicographical_topological_sort(condensed, key=lambda n: min(inside[n])):
+            members = inside[node]
             before = {a for k in members for a in self.graph.predecessors(k)} - set(members)
             ready = max((self._ready(a) for a in before), default=0)
             (first, *_) = members
@@ -199,9 +202,7 @@ class _Cut:
                 else:
                     sweep.loads.append(a)
                     stored.add(a)
-            sweep.totals = [
-                t for t, i in enumerate(instrs) if i.op == "total" and i.args[0] in inside
-            ]
+            sweep.totals = [t for t, i in enumerate(instrs) if i.op == "total" and i.args[0] in inside]
         rows = set(self.rows)
         stored.update(i.args[0] for i in instrs if i.op == "total" and i.args[0] not in self.phase)
         steps: list[Sweep | Gap] = []

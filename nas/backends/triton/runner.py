@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
-from nas.backends.primitives import TORCH, blocks_of, flat, numbers, param
+from nas.backends.primitives import blocks_of, flat
 from nas.backends.states import divided, united
 from nas.backends.steps import Steps
 from nas.backends.triton.execute import Eager, Executable, Launch, Order, Values
-from nas.backends.triton.partition import Gap, Sweep, partition
+from nas.backends.triton.partition import Sweep, partition
 from nas.ir import Adjoint, Program, adjoint_cell, compile_program, normal_cell, shape_in
 
 
@@ -21,7 +21,12 @@ class Both:
     """A normal program and its adjoint at some sizes, for a type of numbers."""
 
     def __init__(
-        self, made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool = False, scan: bool | None = None
+        self,
+        made: Adjoint,
+        sizes: Sizes,
+        dtype: torch.dtype,
+        stepwise: bool = False,
+        scan: bool | None = None,
     ) -> None:
         self.made, self.sizes, self.dtype = made, sizes, dtype
         forward, backward = made.forward, made.backward
@@ -48,7 +53,9 @@ class Both:
         self.kept = sorted({*self.leaves.values(), *self.again.values()})
         self.alone = Executable(forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise, scan=scan)
         wanted = [k for k in (forward.out, *self.kept) if forward.instrs[k].stage != "const"]
-        self.forward = Executable(forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots, scan=scan)
+        self.forward = Executable(
+            forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots, scan=scan
+        )
         wanted = [] if made.dx is None else [made.dx]
         self.backward = Executable(
             backward,
@@ -101,7 +108,7 @@ class Runner:
         """See `nas.backends.Runner`."""
         both = self.both(x.dtype)
         first = divided(state, self.normal.slots)
-        y, *last = _Function.apply(both, steps, len(weights), x, *weights, *first)
+        y, *last = _Function.apply(both, steps, len(weights), x, *weights, *first)  # type: ignore[no-untyped-call]
         ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
         return y, united(ends, self.normal.slots, self.count)
 
@@ -116,7 +123,9 @@ class _Function(torch.autograd.Function):
     """Takes x, the weights and the slots' first values; gives the output's rows and the slots' last values."""
 
     @staticmethod
-    def forward(ctx: Any, both: Both, steps: Steps, count: int, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, both: Both, steps: Steps, count: int, x: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
         weights, first = rest[:count], rest[count:]
         wants = any(ctx.needs_input_grad)
         run, program = both.forward if wants else both.alone, both.made.forward
@@ -163,7 +172,8 @@ class _Function(torch.autograd.Function):
                 whole[..., one.column] += value.reshape(array.shape[:-1]).to(array.dtype)
                 grads[one.array] = whole
         dfirst = [
-            _last(program, s, values, steps, both.sizes, reverse=True).to(first[s].dtype) for s in range(slots)
+            _last(program, s, values, steps, both.sizes, reverse=True).to(first[s].dtype)
+            for s in range(slots)
         ]
         return (None, None, None, dx, *grads, *dfirst)
 
@@ -202,20 +212,14 @@ class _End:
         return self.made[k]
 
     def _compute(self, k: int) -> Tensor:
-        instr, instrs = self.program.instrs[k], self.program.instrs
+        instr = self.program.instrs[k]
         if instr.op == "total":
             return self._total(k)
         if instr.op == "gram":
             return self._gram(k)
-        if instr.op == "num":
-            return self.values.like.new_full((), numbers(instr, self.both.sizes))
-        if instr.op == "param":
-            array = self.both.backward.eager.array(instr, self.values)
-            return param(array, instr, self.both.sizes)
-        args = [self.value(a) for a in instr.args]
-        wide = max((a.dtype for a in args), key=lambda d: d.itemsize)
-        types = [instrs[a].type for a in instr.args]
-        return TORCH[instr.op]([a.to(wide) for a in args], instr, types, self.both.sizes)
+        args = {a: self.value(a) for a in instr.args}
+        wide = max((a.dtype for a in args.values()), key=lambda d: d.itemsize, default=self.both.dtype)
+        return self.both.backward.eager(k, {a: value.to(wide) for a, value in args.items()}, self.values)
 
     def _rows(self, k: int) -> Tensor:
         return rows_of(self.program, k, self.values, self.steps, self.both.sizes)
@@ -236,6 +240,4 @@ class _End:
         if blocks == 1:
             return a.t() @ b
         a, b = (v.unflatten(-1, (blocks, -1)).transpose(0, 1) for v in (a, b))
-        return a.transpose(1, 2) @ b
-
-
+        return torch.bmm(a.transpose(1, 2), b)

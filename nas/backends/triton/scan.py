@@ -71,7 +71,9 @@ def components(program: Program, sweep: Sweep) -> list[tuple[tuple[int, ...], st
     return found
 
 
-def _fits(program: Program, seen: dict[int, frozenset[int]], members: tuple[int, ...], s: int, form: str) -> bool:
+def _fits(
+    program: Program, seen: dict[int, frozenset[int]], members: tuple[int, ...], s: int, form: str
+) -> bool:
     """Whether the next value of a slot is a map of that form of the members."""
 
     def free(k: int) -> bool:
@@ -194,7 +196,9 @@ class _ScanEmitter(Emitter):
         for name, text in zip(given, (*matrix, *vector), strict=True):
             self.put(f"{name} = {text}")
         count = len(members)
-        identity = [unit if r == c else nothing for r in range(count) for c in range(count)] + [nothing] * count
+        identity = [unit if r == c else nothing for r in range(count) for c in range(count)] + [
+            nothing
+        ] * count
         full = [f"tl.full({shape}, {text}, {self.compute})" for text in identity]
         after, before = ([f"{side}{s}_{n}" for n in range(len(given))] for side in ("after", "before"))
         operands = ", ".join((*given, *full))
@@ -217,7 +221,9 @@ class _ScanEmitter(Emitter):
         terms = [f"{names[row * count + c]} * s{s}" for c, s in enumerate(members)]
         return " + ".join((*terms, names[count * count + row]))
 
-    def coefficients(self, k: int, members: tuple[int, ...], form: str) -> tuple[list[str | None], str | None]:
+    def coefficients(
+        self, k: int, members: tuple[int, ...], form: str
+    ) -> tuple[list[str | None], str | None]:
         """A value as a map of the members: a factor for each, and the rest; None is nothing."""
         self.memory: dict[int, tuple[list[str | None], str | None]] = {}
         self.fresh = f"c{'_'.join(map(str, members))}_{k}_"

@@ -13,6 +13,7 @@ from nas.ir import Program, shape_in
 FLAT = ("in", "mem", "wide")
 ELEMENTWISE_ONLY = ("reduce", "hmax", "lin", "tokey", "toval", "outer", "read", "readt", "gram")
 CHIP = 200 * 1024  # bytes of weights that one multiprocessor holds beside all else
+LANES = 128  # values of a type that a program of an elementwise sweep computes: one for each thread
 TILE = 32 * 1024  # numbers of one value that a program's registers hold
 
 
@@ -115,11 +116,14 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     made = Tiles("heads" if per_head else "whole", sizes, rows, 0, Type("vec"), least, 4)
     if not lins and not mats:
         rows = max(1, 256 // made.flat("vec"))
-        made = Tiles(made.form, sizes, rows, 0, Type("vec"), least, 2 if rows * made.flat("vec") <= 256 else 4)
+        made = Tiles(
+            made.form, sizes, rows, 0, Type("vec"), least, 2 if rows * made.flat("vec") <= 256 else 4
+        )
     largest = max(made.rows * made.flat(made.space(t)) for t in types)
     if largest > TILE:
         return f"a value of {largest} numbers does not fit the registers of one program"
-    weights = sum(made.flat(made.space(instrs[instrs[k].args[0]].type)) * made.flat(made.space(instrs[k].type)) for k in lins)
+    ends = [(instrs[instrs[k].args[0]].type, instrs[k].type) for k in lins]
+    weights = sum(math.prod(made.flat(made.space(t)) for t in pair) for pair in ends)
     held = weights * itemsize * (2 if itemsize == 4 else 1)  # float32 as two numbers of tensor cores
     if held > CHIP:
         return f"{weights} weights do not fit one multiprocessor"
@@ -159,6 +163,6 @@ def _lanes(types: set[Type], sizes: Sizes) -> Type | None:
 
 
 def _elementwise(lanes: Type, sizes: Sizes) -> Tiles:
-    block = min(128, power(math.prod(shape_in(lanes, sizes))))
-    rows = max(1, 128 // block)
+    block = min(LANES, power(math.prod(shape_in(lanes, sizes))))
+    rows = max(1, LANES // block)
     return Tiles("lanes", sizes, rows, block, lanes, 1, 4)
