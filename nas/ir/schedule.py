@@ -64,13 +64,14 @@ class Product:
 class Sweep:
     """One pass over the steps: what it computes per row, and of that what it stores as rows; the slots it carries.
 
-    `totals` are the nodes that sum a value of its body over all rows.
+    `totals` are the nodes that sum a value of its body over all rows, `grams` those that sum products with a matrix.
     """
 
     body: tuple[int, ...]
     stored: tuple[int, ...]
     slots: tuple[int, ...]
     totals: tuple[int, ...] = ()
+    grams: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,13 @@ class Schedule:
     following: tuple[int, ...]  # of each slot: the node of its next value
 
 
-def schedule(program: Program, sizes: Sizes, keep: Sequence[int] = ()) -> Schedule:
-    """The schedule of a normal program; the rows of the instructions in `keep` are stored, be they used or not."""
+def schedule(program: Program, sizes: Sizes, keep: Sequence[int] = (), whole: bool = False) -> Schedule:
+    """The schedule of a normal program; the rows of the instructions in `keep` are stored, be they used or not.
+
+    `whole`: as one sweep that computes every product step by step.
+    """
     sums = _Sums(program, keep)
-    return _Scheduling(program, sums.nodes, sums.at, {sums.at[k] for k in keep}, sizes).done()
+    return _Scheduling(program, sums, {sums.at[k] for k in keep}, sizes, whole).done()
 
 
 def width(type_: Type, sizes: Sizes) -> int:
@@ -210,9 +214,8 @@ GIVEN = ("x", "saved", "past", "dy", "next")  # leaves whose rows are there from
 class _Scheduling:
     """Phases of nodes, and the steps that follow from them."""
 
-    def __init__(
-        self, program: Program, nodes: Sequence[Node], at: dict[int, int], kept: set[int], sizes: Sizes
-    ) -> None:
+    def __init__(self, program: Program, sums: _Sums, kept: set[int], sizes: Sizes, whole: bool) -> None:
+        nodes, at = sums.nodes, sums.at
         self.program, self.nodes, self.at, self.kept, self.sizes = program, nodes, at, kept, sizes
         self.following = [at[slot.next] for slot in program.slots]
         self.rows = [k for k, node in enumerate(nodes) if node.stage in ROWS]
@@ -226,7 +229,7 @@ class _Scheduling:
         self.circle: dict[int, frozenset[int]] = {}
         for circle in _circles(len(nodes), self._edges()):
             self.circle |= dict.fromkeys(circle, frozenset(circle))
-        self.big = {k for k in self.rows if self._can_be_big(k)}
+        self.big = set() if whole else {k for k in self.rows if self._can_be_big(k)}
 
     def done(self) -> Schedule:
         """Phases, the later ones for what can wait, and the steps."""
@@ -346,7 +349,9 @@ class _Scheduling:
         body = [k for k in self.rows if self.phase[k] == phase and k not in self.big]
         slots = [s for s in range(len(self.following)) if self._home(s) == phase]
         inside = set(body)
-        outside = [k for k in range(len(self.nodes)) if k not in inside and self.nodes[k].op != "total"]
+        grams = [k for k in self._matrix_grams() if self._gram_phase(k) == phase]
+        outside = [k for k in range(len(self.nodes)) if k not in inside and k not in grams]
+        outside = [k for k in outside if self.nodes[k].op != "total"]
         needed = {a for k in outside for a in self.nodes[k].args} | self.kept
         needed |= {self.following[s] for s in range(len(self.following)) if s not in slots}
         stored = [k for k in body if self.nodes[k].op not in GIVEN and k in needed]
@@ -357,9 +362,21 @@ class _Scheduling:
             for k, node in enumerate(self.nodes)
             if node.op == "total" and node.args[0] in inside - self.given
         ]
-        if not slots and not stored and not totals:
+        if not slots and not stored and not totals and not grams:
             return []
-        return [Sweep(tuple(body), tuple(stored), tuple(slots), tuple(totals))]
+        return [Sweep(tuple(body), tuple(stored), tuple(slots), tuple(totals), tuple(grams))]
+
+    def _matrix_grams(self) -> list[int]:
+        """The sums of products with a matrix that there are no rows of."""
+        grams = [k for k, node in enumerate(self.nodes) if node.op == "gram"]
+        return [k for k in grams if any(self._rowless_matrix(a) for a in self.nodes[k].args)]
+
+    def _rowless_matrix(self, a: int) -> bool:
+        return self.nodes[a].type.kind == "mat" and self.nodes[a].op != "saved"
+
+    def _gram_phase(self, k: int) -> int:
+        """The phase whose sweep has both operands of a gram."""
+        return max(self.phase[a] + (a in self.big) for a in self.nodes[k].args)
 
     def _products(self, phase: int) -> list[Product]:
         """The big products of a phase, those of the same operands as one."""

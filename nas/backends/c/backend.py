@@ -6,7 +6,6 @@ from grammar import Cell, Sizes
 from nas.backends.base import Backend, Runner
 from nas.backends.c.compiler import problem
 from nas.backends.c.runner import CompiledRunner
-from nas.ir import adjoint_cell
 
 
 class C(Backend):
@@ -22,8 +21,6 @@ class C(Backend):
         """Cells over depth and trees."""
         if cell.kind != "time":
             return f"the C backend runs cells over time, and this is a {cell.kind} cell"
-        if adjoint_cell(cell).replay is not None:
-            return "matrices"
         return None
 
     def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:

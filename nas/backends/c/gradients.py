@@ -2,119 +2,144 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from grammar import Sizes
-from nas.backends.c.half import Half
-from nas.backends.c.running import Buffers, column_of, side_by_side
-from nas.backends.c.sweep import Column
+from nas.backends.c.running import Geometry, Running, Values, side_by_side
 from nas.ir import Adjoint
 
 
 class Gradients:
-    """What follows the sweeps of a backward half."""
+    """What follows the sweeps of a backward half: `prepare` makes room for sums, a call gives all gradients."""
 
-    def __init__(self, adjoint: Adjoint, half: Half, sizes: Sizes) -> None:
-        self.half, self.sizes = half, sizes
-        plan = half.schedule
-        self.summands: dict[int, list[tuple[int, int]]] = {}  # of each array: columns and nodes
-        for w in adjoint.weights:
-            self.summands.setdefault(w.array, []).append((w.column, plan.at[w.value]))
-        self.count = len(adjoint.forward.arrays)
-        self.totals = [k for k, node in enumerate(plan.nodes) if node.op == "total"]
+    def __init__(self, adjoint: Adjoint, running: Running, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.running, half = running, running.half
+        self.nodes, self.size, self.column = half.schedule.nodes, half.world.size, half.column
+        self.heads = half.world.sizes.heads
+        count = range(len(self.nodes))
+        totals = [k for k in count if self.nodes[k].op == "total"]
+        swept = [k for sweep in half.sweeps.values() for k in sweep.sweep.grams]
+        place = running.place
+        self.room = [(place(("total", k)), self.size(self.nodes[k].args[0])) for k in totals]
+        self.room += [(place(("end", k)), self.size(k)) for k in half.ends]
+        self.widths = [n for _, n in self.room]
+        self.whole = sum(self.widths)
+        self.squares = [(place(("gram", k)), tuple(self.size(a) for a in self.nodes[k].args)) for k in swept]
+        counted = {k for sweep in half.sweeps.values() for k in sweep.sweep.totals}
         self.loose = [
-            k for k in self.totals if not any(k in sweep.sweep.totals for sweep in half.sweeps.values())
+            (place(("total", k)), running.column(self.column(a), self.size(a)))
+            for k in totals
+            if k not in counted
+            for a in self.nodes[k].args
         ]
-        self.grams = self._grouped([k for k, node in enumerate(plan.nodes) if node.op == "gram"])
+        self.grams = self._grouped([k for k in count if self.nodes[k].op == "gram" and k not in swept])
+        self.shapes = list(shapes)
+        summands: dict[int, list[tuple[int, int]]] = {}
+        for w in adjoint.weights:
+            summands.setdefault(w.array, []).append((w.column, self._value(half.schedule.at[w.value])))
+        self.results = [self._result(n, summands.get(n, [])) for n in range(len(self.shapes))]
 
-    def _grouped(
-        self, grams: Sequence[int]
-    ) -> list[tuple[Column, int, Column, int, list[tuple[int, int]], int]]:
-        """Products of rows, those with the same second operand and first ones side by side as one.
+    def _value(self, k: int) -> int:
+        """Where the value of a node of the stage `end` is."""
+        return self.running.place(({"total": "total", "gram": "gram"}.get(self.nodes[k].op, "end"), k))
 
-        Of each: both operands' columns and sizes, the nodes with their parts of the first operand, and the blocks.
-        """
-        nodes, size = self.half.schedule.nodes, self.half.world.size
-        by_second: dict[tuple[int, object], list[int]] = {}
+    def prepare(self, values: Values) -> None:
+        """Room for the sums over rows and what is made of them."""
+        if self.whole:
+            parts = torch.empty(self.whole).split_with_sizes(self.widths)
+            for (place, _), part in zip(self.room, parts, strict=True):
+                values[place] = part
+        for place, shape in self.squares:
+            values[place] = torch.zeros(shape)
+
+    def __call__(self, values: Values, geometry: Geometry) -> list[Tensor | None]:
+        """The gradient of each array; None where it has none."""
+        for place, rows in self.loose:
+            torch.sum(rows(values), 0, out=values[place])
+        if self.running.end:
+            self.running.end(values, geometry)
+        for gram in self.grams:
+            gram(values)
+        return [None if result is None else result(values) for result in self.results]
+
+    # -- products of rows -------------------------------------------------------------------
+
+    def _grouped(self, grams: Sequence[int]) -> list[Callable[[Values], None]]:
+        """Products of rows; those with the same second operand and first ones side by side are one."""
+        groups: dict[tuple[int, object], list[int]] = {}
         for k in grams:
-            by_second.setdefault((nodes[k].args[1], nodes[k].attr("blocks", 1)), []).append(k)
+            groups.setdefault((self.nodes[k].args[1], self.nodes[k].attr("blocks", 1)), []).append(k)
         made = []
-        for (b, blocks), members in by_second.items():
-            count = self.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload]
-            second = self.half.column(b)
-            members.sort(
-                key=lambda k: (
-                    self.half.column(nodes[k].args[0]).key,
-                    self.half.column(nodes[k].args[0]).first,
-                )
-            )
-            firsts = [self.half.column(nodes[k].args[0]) for k in members]
-            widths = [size(nodes[k].args[0]) for k in members]
-            for run, places in side_by_side(firsts, widths):
-                own = [(members[p], widths[p]) for p in places]
-                for part in [own] if count == 1 else [[one] for one in own]:
-                    column = run if count == 1 else self.half.column(nodes[part[0][0]].args[0])
-                    made.append((column, sum(w for _, w in part), second, size(b), part, count))
+        for (b, blocks), members in groups.items():
+            second = self.running.column(self.column(b), self.size(b))
+            if blocks != 1:
+                count = self.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload]
+                made += [self._in_blocks(k, second, count) for k in members]
+                continue
+            firsts = {k: self.column(self.nodes[k].args[0]) for k in members}
+            members.sort(key=lambda k: (firsts[k].key, firsts[k].first))
+            widths = [self.size(self.nodes[k].args[0]) for k in members]
+            for run, places in side_by_side([firsts[k] for k in members], widths):
+                own = [widths[p] for p in places]
+                first = self.running.column(run, sum(own))
+                made.append(_gram(first, second, [self._value(members[p]) for p in places], own))
         return made
 
-    def prepare(self, buffers: Buffers) -> None:
-        """Room for the sums over rows and what is made of them."""
-        plan, size = self.half.schedule, self.half.world.size
-        wanted = [("total", k, size(plan.nodes[k].args[0])) for k in self.totals]
-        wanted += [("end", k, size(k)) for k in self.half.ends]
-        if wanted:
-            parts = torch.empty(sum(n for _, _, n in wanted)).split([n for _, _, n in wanted])
-            for (kind, k, _), part in zip(wanted, parts, strict=True):
-                buffers[kind, k] = part
+    def _in_blocks(self, k: int, second: Callable[[Values], Tensor], blocks: int) -> Callable[[Values], None]:
+        a = self.nodes[k].args[0]
+        first, place = self.running.column(self.column(a), self.size(a)), self._value(k)
 
-    def sum_given(self, buffers: Buffers) -> None:
-        """Sums of rows that no sweep computes."""
-        for k in self.loose:
-            (a,) = self.half.schedule.nodes[k].args
-            torch.sum(
-                column_of(buffers, self.half.column(a), self.half.world.size(a)), 0, out=buffers["total", k]
+        def gram(values: Values) -> None:
+            left, right = (
+                rows.reshape(rows.shape[0], blocks, -1).transpose(0, 1)
+                for rows in (first(values), second(values))
             )
+            values[place] = torch.bmm(left.transpose(1, 2), right)
 
-    def __call__(self, buffers: Buffers, weights: Sequence[Tensor]) -> list[Tensor | None]:
-        """The gradient of each array; None where it has none."""
-        found: dict[int, Tensor] = {}
-        for first, n, second, m, parts, blocks in self.grams:
-            a, b = column_of(buffers, first, n), column_of(buffers, second, m)
-            if blocks > 1:
-                rows = a.shape[0]
-                left, right = (v.reshape(rows, blocks, -1).transpose(0, 1) for v in (a, b))
-                found[parts[0][0]] = torch.bmm(left.transpose(1, 2), right)
-                continue
-            product = torch.mm(a.t(), b)
-            if len(parts) == 1:
-                found[parts[0][0]] = product
-            else:
-                found |= zip([k for k, _ in parts], product.split([w for _, w in parts]), strict=True)
-        for k in self.totals:
-            found[k] = buffers["total", k]
-        for k in self.half.ends:
-            found[k] = buffers["end", k]
-        result: list[Tensor | None] = [None] * self.count
-        for array, summands in self.summands.items():
-            result[array] = _joined([(column, found[k]) for column, k in summands], weights[array])
+        return gram
+
+    # -- results ----------------------------------------------------------------------------
+
+    def _result(self, n: int, summands: Sequence[tuple[int, int]]) -> Callable[[Values], Tensor] | None:
+        """The gradient of an array, from summands for all of it or for one place of its last axis."""
+        if not summands:
+            return None
+        shape = self.shapes[n]
+        if len(summands) == 1 and summands[0][0] < 0:
+            place = summands[0][1]
+            return lambda values: values[place].view(shape)  # type: ignore[union-attr]
+
+        def result(values: Values) -> Tensor:
+            whole = [values[place].reshape(shape) for column, place in summands if column < 0]  # type: ignore[union-attr]
+            total = sum(whole[1:], whole[0]) if whole else torch.zeros(shape)
+            for column, place in summands:
+                if column >= 0:
+                    part = total[..., column]
+                    part += values[place].reshape(part.shape)  # type: ignore[union-attr]
+            return total
+
         return result
 
 
-def _joined(summands: Sequence[tuple[int, Tensor]], like: Tensor) -> Tensor:
-    """A gradient in the shape of its array, from summands for all of it or for one place of its last axis."""
-    whole = [value.reshape(like.shape) for column, value in summands if column < 0]
-    total = sum(whole[1:], whole[0]) if whole else torch.zeros_like(like)
-    for column, value in summands:
-        if column >= 0:
-            place = total[..., column]
-            place += value.reshape(place.shape)
-    return total
+def _gram(
+    first: Callable[[Values], Tensor],
+    second: Callable[[Values], Tensor],
+    places: Sequence[int],
+    widths: Sequence[int],
+) -> Callable[[Values], None]:
+    if len(places) == 1:
+        (place,) = places
 
+        def one(values: Values) -> None:
+            values[place] = torch.mm(first(values).t(), second(values))
 
-def volume(shape: Sequence[int]) -> int:
-    """Entries of a shape."""
-    return math.prod(shape)
+        return one
+
+    def several(values: Values) -> None:
+        parts = torch.mm(first(values).t(), second(values)).split_with_sizes(widths)
+        for place, part in zip(places, parts, strict=True):
+            values[place] = part
+
+    return several

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from grammar import Sizes
-from nas.backends.c.sweep import Column, EndText, Held, Key, SweepText, World, arrays_of
+from nas.backends.c.sweep import EndText, SweepText
+from nas.backends.c.world import Column, Held, Key, Recomputed, World, arrays_of
 from nas.ir import ROWS, Product, Schedule, Sweep
 
 
@@ -13,7 +15,8 @@ class Half:
     """Steps of a schedule with a place for all rows. `given` are leaves' rows, `outputs` the buffers of results.
 
     `keep` are nodes whose rows are stored for the other half, `ends` those of the stage `end` that are wanted. `name`
-    begins the names of its functions and marks its buffers.
+    begins the names of its functions and marks its buffers. `checkpoints` are slots stored every so many steps,
+    `replay` says how to compute from them what a backward half needs.
     """
 
     def __init__(
@@ -27,9 +30,12 @@ class Half:
         held: Sequence[Held],
         keep: Sequence[int] = (),
         ends: Sequence[int] = (),
+        checkpoints: Mapping[int, int] = MappingProxyType({}),
+        replay: Recomputed | None = None,
     ) -> None:
         self.schedule, self.name, self.outputs = schedule, name, dict(outputs)
-        self.world = World(schedule, sizes, lanes, dict(given), held=held, arrays=arrays_of(schedule, sizes))
+        arrays = arrays_of(schedule.program, sizes)
+        self.world = World(schedule, sizes, lanes, dict(given), {}, held, checkpoints, arrays)
         self.keep = set(keep)
         self.widths: dict[Key, int] = {}  # of each buffer of rows that this half makes
         self.copies: list[tuple[int, Key]] = []  # outputs that are computed elsewhere than in their buffer
@@ -40,7 +46,7 @@ class Half:
                 self._place_product(n, step)
         self.copies = [(k, key) for k, key in self.outputs.items() if self.world.rows[k].key != key]
         self.sweeps = {
-            n: SweepText(self.world, step, f"{name}{n}")
+            n: SweepText(self.world, step, f"{name}{n}", replay)
             for n, step in enumerate(schedule.steps)
             if isinstance(step, Sweep)
         }

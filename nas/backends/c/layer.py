@@ -13,9 +13,22 @@ from grammar import Cell, Sizes
 from nas.backends.c.compiler import lanes, load
 from nas.backends.c.gradients import Gradients
 from nas.backends.c.half import Half
-from nas.backends.c.running import Buffers, Geometry, Running
-from nas.backends.c.sweep import Column, Held, Key
-from nas.ir import Adjoint, Normal, adjoint_cell, compile_program, normal_cell, schedule
+from nas.backends.c.running import Geometry, Running
+from nas.backends.c.world import Column, Held, Key, Recomputed, World, arrays_of
+from nas.ir import (
+    Adjoint,
+    Normal,
+    Replay,
+    Schedule,
+    Sweep,
+    adjoint_cell,
+    compile_program,
+    normal_cell,
+    schedule,
+    width,
+)
+
+_HELD = 512 * 1024  # bytes of matrices that a chunk of steps may take for each sequence
 
 
 @dataclass(frozen=True)
@@ -35,15 +48,33 @@ class Layer:
         normal, adjoint = normal_cell(cell), adjoint_cell(cell)
         self.slots = slots_of(cell, sizes)
         held = _held(normal, self.slots, sizes)
-        self.half = self._forward(normal, adjoint, held)
-        self.back = self._backward(adjoint, [Held(h.slot, h.row, h.first, h.step) for h in held])
-        library = load(self.half.text + self.back.text)
-        self.forward_half = Running(self.half, library)
-        self.backward_half = Running(self.back, library, backward=True)
-        self.gradients = Gradients(adjoint, self.back, sizes)
+        forward = self._forward(normal, adjoint, held)
+        backward = self._backward(adjoint, [Held(h.slot, h.row, h.first, h.step) for h in held])
+        self.text = forward.text + backward.text
+        self._prepare(adjoint, Running(forward, load(self.text), len(normal.program.arrays)), backward)
         self.seen = _seen(normal)
         self.seen_by_all = all(found == self.seen[0] for found in self.seen)
-        self.backward_half.before_end = self.gradients.sum_given
+
+    def _prepare(self, adjoint: Adjoint, ahead: Running, backward: Half) -> None:
+        """What calls need, looked up once."""
+        library = load(self.text)
+        self.ahead, self.back = ahead, Running(backward, library, ahead.weights, backward=True)
+        shapes = [shape for _, shape in arrays_of(adjoint.forward, self.sizes).values()]
+        self.gradients = Gradients(adjoint, self.back, shapes)
+        kinds = [torch.complex64 if slot.complex else torch.float32 for slot in self.slots]
+        self.ends, self.starts = (
+            [
+                (run.place(("init", s)), run.place(("final", s)), slot.shape, kinds[s])
+                for s, slot in enumerate(self.slots)
+            ]
+            for run in (self.ahead, self.back)
+        )
+        self.y = ahead.place(("y", 0))
+        self.kept = [ahead.place(key) for key in self.keys]
+        self.recalled = [self.back.place(key) for key in self.keys]
+        for key in (("x", 0), ("dy", 0), ("dx", 0)):
+            self.back.place(key)
+        ahead.place(("x", 0))
 
     def _forward(self, normal: Normal, adjoint: Adjoint, held: Sequence[Held]) -> Half:
         program = normal.program
@@ -56,11 +87,25 @@ class Layer:
             if node.op == "x"
         }
         outputs: dict[int, Key] = {plan.at[program.out]: ("y", 0)}
-        half = Half(plan, self.sizes, lanes(), "f", given, outputs, held, keep=[plan.at[k] for k in keep])
+        slots = adjoint.replay.slots if adjoint.replay else ()
+        self.checkpoints = {s: width(program.slots[s].type, self.sizes) for s in slots}
+        self.every = max(4, min(16, _HELD // (4 * max(sum(self.checkpoints.values()), 1))))
+        half = Half(
+            plan,
+            self.sizes,
+            lanes(),
+            "f",
+            given,
+            outputs,
+            held,
+            keep=[plan.at[k] for k in keep],
+            checkpoints=dict.fromkeys(slots, self.every),
+        )
         self.saved = {("saved", k): half.column(plan.at[k]) for k in adjoint.saved}
         self.saved |= {("past", s): half.column(plan.at[states[s]]) for s in adjoint.past}
         # what the backward half reads beside x and the weights
         self.keys = sorted({c.key for c in self.saved.values()} - {("x", 0)})
+        self.keys += [("checkpoint", s) for s in self.checkpoints]
         return half
 
     def _backward(self, adjoint: Adjoint, held: Sequence[Held]) -> Half:
@@ -70,6 +115,14 @@ class Layer:
         plan = schedule(program, self.sizes, wanted)
         if adjoint.dx is not None:
             outputs[plan.at[adjoint.dx]] = ("dx", 0)
+        ends = [plan.at[w.value] for w in adjoint.weights]
+        replay = self._replay(adjoint.replay) if adjoint.replay else None
+        return Half(
+            plan, self.sizes, lanes(), "b", self._given(plan), outputs, held, ends=ends, replay=replay
+        )
+
+    def _given(self, plan: Schedule) -> dict[int, Column]:
+        """The rows that a backward half has from the forward one and from the caller."""
         given = {}
         for k, node in enumerate(plan.nodes):
             if node.op == "x":
@@ -78,10 +131,18 @@ class Layer:
                 given[k] = Column(("dy", 0), 0, self.sizes.hidden_size)
             elif node.op == "saved":
                 given[k] = self.saved["saved", int(node.attr("of"))]  # type: ignore[call-overload]
-            elif node.op == "past":
+            elif node.op == "past" and node.slot not in self.checkpoints:
                 given[k] = self.saved["past", node.slot]
-        ends = [plan.at[w.value] for w in adjoint.weights]
-        return Half(plan, self.sizes, lanes(), "b", given, outputs, held, ends=ends)
+        return given
+
+    def _replay(self, replay: Replay) -> Recomputed:
+        plan = schedule(replay.program, self.sizes, whole=True)
+        (sweep,) = plan.steps
+        assert isinstance(sweep, Sweep)
+        world = World(
+            plan, self.sizes, lanes(), self._given(plan), arrays=arrays_of(replay.program, self.sizes)
+        )
+        return Recomputed(world, sweep, replay.slots, self.every)
 
     def forward(
         self,
@@ -92,16 +153,21 @@ class Layer:
         keep: bool,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The output's rows, the final states, and what the backward half wants to see again."""
-        buffers: Buffers = {("x", 0): x}
+        run = self.ahead
+        values = run.fresh(weights)
+        values[run.place(("x", 0))] = x
         finals = []
-        for s, (slot, value) in enumerate(zip(self.slots, state, strict=True)):
-            if value is not None:
-                buffers["init", s] = value
-            kind = torch.complex64 if slot.complex else torch.float32
-            finals.append(torch.empty((geometry.batch, *slot.shape), dtype=kind))
-            buffers["final", s] = finals[-1]
-        self.forward_half(buffers, weights, geometry, keep)
-        return buffers["y", 0], finals, [buffers[key] for key in self.keys] if keep else []
+        for (init, final, shape, kind), value in zip(self.ends, state, strict=True):
+            values[init] = value
+            values[final] = made = torch.empty((geometry.batch, *shape), dtype=kind)
+            finals.append(made)
+        if keep:
+            chunks = -(-geometry.count // self.every)
+            for s, size in self.checkpoints.items():
+                values[run.place(("checkpoint", s))] = torch.empty((geometry.batch, chunks, size))
+        run(values, geometry, keep)
+        saved = [values[p] for p in self.kept] if keep else []
+        return values[self.y], finals, saved  # type: ignore[return-value]
 
     def backward(
         self,
@@ -117,28 +183,30 @@ class Layer:
 
         `wanted` says for each state whether its gradient is.
         """
-        buffers: Buffers = {
-            ("x", 0): x,
-            ("dy", 0): torch.zeros(geometry.rows, self.sizes.hidden_size) if dy is None else dy,
-        }
-        buffers |= zip(self.keys, saved, strict=True)
+        run = self.back
+        values = run.fresh(weights)
+        for place, value in zip(self.recalled, saved, strict=True):
+            values[place] = value
+        values[run.place(("x", 0))] = x
+        if dy is None:
+            dy = torch.zeros(geometry.rows, self.sizes.hidden_size)
+            asked = [False, *(gradient is not None for gradient in dfinal)]
+        else:
+            asked = [True, *(gradient is not None for gradient in dfinal)]
+        values[run.place(("dy", 0))] = dy
         starts: list[Tensor | None] = []
-        for s, (slot, gradient, want) in enumerate(zip(self.slots, dfinal, wanted, strict=True)):
-            if gradient is not None:
-                buffers["init", s] = gradient
-            starts.append(None)
-            if want:
-                kind = torch.complex64 if slot.complex else torch.float32
-                made = torch.empty((geometry.batch, *slot.shape), dtype=kind)
-                starts[-1] = buffers["final", s] = made
-        self.gradients.prepare(buffers)
-        self.backward_half(buffers, weights, geometry)
-        found = self.gradients(buffers, weights)
+        for (init, final, shape, kind), gradient, want in zip(self.starts, dfinal, wanted, strict=True):
+            values[init] = gradient
+            made = torch.empty((geometry.batch, *shape), dtype=kind) if want else None
+            values[final] = made
+            starts.append(made)
+        self.gradients.prepare(values)
+        run(values, geometry)
+        found = self.gradients(values, geometry)
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
-            asked = [dy is not None, *(gradient is not None for gradient in dfinal)]
             seen = frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
             found = [value if k in seen else None for k, value in enumerate(found)]
-        return buffers.get(("dx", 0)), found, starts
+        return values[run.place(("dx", 0))], found, starts
 
 
 def slots_of(cell: Cell, sizes: Sizes) -> list[Slotted]:

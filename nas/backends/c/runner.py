@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -95,12 +96,16 @@ class CompiledRunner(FlexibleRunner):
         return (_swapped(y, steps.count, steps.batch) if steps.by_sequence else y), final
 
 
+@lru_cache(maxsize=64)
+def _even(batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:
+    step, sequence = (1, count) if by_sequence else (batch, 1)
+    return Geometry(batch, count, step, sequence, batch * count, reverse)
+
+
 def geometry(steps: Steps, reverse: bool = False) -> Geometry:
     """Where the rows of steps lie."""
-    if steps.by_sequence:
-        return Geometry(steps.batch, steps.count, 1, steps.count, steps.rows, reverse)
     if steps.even:
-        return Geometry(steps.batch, steps.count, steps.batch, 1, steps.rows, reverse)
+        return _even(steps.batch, steps.count, steps.by_sequence, reverse)
     sizes = torch.tensor(steps.sizes)
     return Geometry(steps.batch, steps.count, 0, 1, steps.rows, False, sizes.cumsum(0) - sizes, sizes)
 

@@ -1,19 +1,25 @@
-"""A half of a layer with its library loaded: sweeps by pointer, big products by torch."""
+"""A half of a layer with its library loaded: sweeps by pointer, big products by torch.
+
+What runs at each call is kept short: at small sizes, microseconds of Python count. All tensors of a call are in one
+list, `Values`; each step knows its places there.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from nas.backends.c.half import Half
-from nas.backends.c.sweep import Column, Key
+from nas.backends.c.world import Column, Key
 from nas.ir import Product, Sweep, Use
 
-Buffers = dict[Key, Tensor]
+Values = list[Tensor | None]
+Step = Callable[[Values, "Geometry"], None]
 
 
 @dataclass(frozen=True)
@@ -31,97 +37,107 @@ class Geometry:
     reverse: bool = False
     offsets: Tensor | None = None
     sizes: Tensor | None = None
+    numbers: tuple[array[int], array[int]] = field(init=False, compare=False)  # forward and backward
+    pointers: tuple[int, int] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        one = (self.batch, self.count, self.step, self.sequence)
+        both = (array("q", (*one, self.reverse)), array("q", (*one, not self.reverse)))
+        object.__setattr__(self, "numbers", both)
+        layout = (0 if t is None else t.data_ptr() for t in (self.offsets, self.sizes))
+        object.__setattr__(self, "pointers", tuple(layout))
 
 
 class Running:
-    """A half, ready to run. `backward` says that it goes through the steps the other way round."""
+    """A half, ready to run. `backward` says that it goes through the steps the other way round.
 
-    def __init__(self, half: Half, library: ctypes.CDLL, backward: bool = False) -> None:
-        self.half, self.backward = half, backward
-        self.steps: list[_Call | _Product] = []
+    The first values of a call are the weights; `place` tells where the others are, by key.
+    """
+
+    def __init__(self, half: Half, library: ctypes.CDLL, weights: int, backward: bool = False) -> None:
+        self.half, self.weights, self.backward = half, weights, backward
+        self.places: dict[Key, int] = {}
+        sweeps = [t.ports for t in half.sweeps.values()] + ([half.end.ports] if half.end else [])
+        for key in (*(key for ports in sweeps for key in ports), *half.widths, *half.outputs.values()):
+            self.place(key)
+        self.steps: list[Step] = []
         for n, step in enumerate(half.schedule.steps):
             if isinstance(step, Sweep):
-                self.steps.append(_Call(library, f"{half.name}{n}", half.sweeps[n].ports))
+                self.steps.append(self._call(library, f"{half.name}{n}", half.sweeps[n].ports))
             else:
-                self.steps.append(_Product(half, step))
-        self.end = _Call(library, f"{half.name}_end", half.end.ports) if half.end else None
-        self.widths = list(half.widths.items())
-        self.before_end: Callable[[Buffers], None] = lambda buffers: None
+                self.steps += self._product(step)
+        self.steps += [self._copy(k, key) for k, key in half.copies]
+        self.end = self._call(library, f"{half.name}_end", half.end.ports) if half.end else None
+        kept = f"{half.name}keep"
+        self.made = [(self.place(key), size) for key, size in half.widths.items() if key[0] != kept]
+        self.kept = [(self.place(key), size) for key, size in half.widths.items() if key[0] == kept]
 
-    def __call__(
-        self, buffers: Buffers, weights: Sequence[Tensor], geometry: Geometry, keep: bool = True
-    ) -> None:
-        """Run all steps. `buffers` has what is given, and gets what is made; without `keep` not what is kept."""
-        g = geometry
-        numbers = (ctypes.c_long * 5)(g.batch, g.count, g.step, g.sequence, g.reverse != self.backward)
-        layout = (
-            0 if g.offsets is None else g.offsets.data_ptr(),
-            0 if g.sizes is None else g.sizes.data_ptr(),
-        )
-        kept = f"{self.half.name}keep"
-        for key, size in self.widths:
-            if key not in buffers and (keep or key[0] != kept):
-                buffers[key] = torch.empty((g.rows, size))
+    def place(self, key: Key) -> int:
+        """Where the tensor for a key is among the values of a call."""
+        if key[0] == "w":
+            return key[1]
+        return self.places.setdefault(key, self.weights + len(self.places))
+
+    def fresh(self, weights: Sequence[Tensor]) -> Values:
+        """The values at the start of a call."""
+        return [*weights, *[None] * len(self.places)]
+
+    def __call__(self, values: Values, geometry: Geometry, keep: bool = True) -> None:
+        """Run all steps. `values` has what is given, and gets what is made; without `keep` not what is kept."""
+        rows = geometry.rows
+        for place, size in self.made:
+            values[place] = torch.empty((rows, size))
+        if keep:
+            for place, size in self.kept:
+                values[place] = torch.empty((rows, size))
         for step in self.steps:
-            step(buffers, weights, numbers, layout)
-        for k, key in self.half.copies:
-            column = self.half.world.rows[k]
-            buffers[key] = column_of(buffers, column, self.half.world.size(k)).clone()
-        self.before_end(buffers)
-        if self.end:
-            self.end(buffers, weights, numbers, layout)
+            step(values, geometry)
 
+    def column(self, column: Column, size: int) -> Callable[[Values], Tensor]:
+        """The columns of a buffer that hold a value."""
+        place, first = self.place(column.key), column.first
+        if column.width == size:
+            return lambda values: values[place]  # type: ignore[return-value]
+        return lambda values: values[place].narrow(1, first, size)  # type: ignore[union-attr]
 
-class _Call:
-    """A function of the library and what its pointers are connected to."""
+    # -- steps ------------------------------------------------------------------------------
 
-    def __init__(self, library: ctypes.CDLL, name: str, ports: Sequence[Key]) -> None:
-        self.function = library[name]
-        self.function.restype = ctypes.c_int
-        self.ports = tuple((n if kind == "w" else -1, (kind, n)) for kind, n in ports)
-        self.array = ctypes.c_void_p * (len(ports) + 2)
+    def _call(self, library: ctypes.CDLL, name: str, ports: Sequence[Key]) -> Step:
+        """A function of the library."""
+        function = library[name]
+        function.restype, function.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p)
+        places, back = [self.place(key) for key in ports], int(self.backward)
 
-    def __call__(
-        self, buffers: Buffers, weights: Sequence[Tensor], numbers: object, layout: tuple[int, int]
-    ) -> None:
-        pointers = [
-            weights[w].data_ptr() if w >= 0 else buffers[key].data_ptr() if key in buffers else 0
-            for w, key in self.ports
-        ]
-        if self.function(numbers, self.array(*layout, *pointers)):
-            raise MemoryError("there is no memory for the values of a compiled cell")
+        def call(values: Values, geometry: Geometry) -> None:
+            pointers = array("q", geometry.pointers)
+            pointers.extend([0 if (v := values[p]) is None else v.data_ptr() for p in places])
+            if function(geometry.numbers[back].buffer_info()[0], pointers.buffer_info()[0]):
+                raise MemoryError("there is no memory for the values of a compiled cell")
 
+        return call
 
-class _Product:
-    """A matrix product over all rows; operands that lie side by side are one."""
-
-    def __init__(self, half: Half, product: Product) -> None:
-        nodes, rows, arrays = half.schedule.nodes, half.world.rows, half.world.arrays
-        self.key = rows[product.results[0]].key
-        self.parts: list[tuple[Column, int, list[list[tuple[int, Use]]]]] = []
-        for run, members in side_by_side(
-            [rows[k] for k in product.operands], [half.world.size(k) for k in product.operands]
-        ):
+    def _product(self, product: Product) -> list[Step]:
+        """A matrix product over all rows; operands that lie side by side are one."""
+        half = self.half
+        nodes, rows, arrays, size = half.schedule.nodes, half.world.rows, half.world.arrays, half.world.size
+        out = self.place(rows[product.results[0]].key)
+        sizes = [size(k) for k in product.operands]
+        steps: list[Step] = []
+        for run, members in side_by_side([rows[k] for k in product.operands], sizes):
             uses = [[nodes[k].uses[p] for p in members] for k in product.results]
-            found = [[(arrays[u.weight, u.role][0], u) for u in row] for row in uses]
-            self.parts.append((run, sum(half.world.size(product.operands[p]) for p in members), found))
+            matrix = _matrix([[(arrays[u.weight, u.role][0], u) for u in row] for row in uses])
+            operand = self.column(run, sum(sizes[p] for p in members))
+            steps.append(_multiply(operand, matrix, out, add=bool(steps)))
+        return steps
 
-    def __call__(
-        self, buffers: Buffers, weights: Sequence[Tensor], numbers: object, layout: tuple[int, int]
-    ) -> None:
-        out = buffers[self.key]
-        for n, (column, size, uses) in enumerate(self.parts):
-            operand = column_of(buffers, column, size)
-            if n:
-                out.addmm_(operand, _matrix(uses, weights))
-            else:
-                torch.mm(operand, _matrix(uses, weights), out=out)
+    def _copy(self, k: int, key: Key) -> Step:
+        """An output that is computed elsewhere than in its buffer."""
+        source, place = self.column(self.half.world.rows[k], self.half.world.size(k)), self.place(key)
 
+        def copy(values: Values, geometry: Geometry) -> None:
+            values[place] = source(values).clone()
 
-def column_of(buffers: Buffers, column: Column, size: int) -> Tensor:
-    """The columns of a buffer that hold a value."""
-    whole = buffers[column.key]
-    return whole if whole.shape[1] == size else whole.narrow(1, column.first, size)
+        return copy
 
 
 def side_by_side(columns: Sequence[Column], sizes: Sequence[int]) -> list[tuple[Column, list[int]]]:
@@ -137,14 +153,38 @@ def side_by_side(columns: Sequence[Column], sizes: Sequence[int]) -> list[tuple[
     return runs
 
 
-def _matrix(uses: Sequence[Sequence[tuple[int, Use]]], weights: Sequence[Tensor]) -> Tensor:
+def _multiply(
+    operand: Callable[[Values], Tensor], matrix: Callable[[Values], Tensor], out: int, add: bool
+) -> Step:
+    def multiply(values: Values, geometry: Geometry) -> None:
+        torch.mm(operand(values), matrix(values), out=values[out])
+
+    def multiply_and_add(values: Values, geometry: Geometry) -> None:
+        values[out].addmm_(operand(values), matrix(values))  # type: ignore[union-attr]
+
+    return multiply_and_add if add else multiply
+
+
+def _matrix(uses: Sequence[Sequence[tuple[int, Use]]]) -> Callable[[Values], Tensor]:
     """The matrix `[in, out]` of a product: operands under each other, results side by side."""
-    every = [[weights[n] if u.column < 0 else weights[n][..., u.column] for n, u in row] for row in uses]
+
+    def array_of(n: int, use: Use) -> Callable[[Values], Tensor]:
+        if use.column < 0:
+            return lambda values: values[n]  # type: ignore[return-value]
+        return lambda values: values[n][..., use.column]  # type: ignore[index]
+
     if not any(u.transpose for row in uses for _, u in row):  # arrays are [out, in]
-        rows = [row[0] if len(row) == 1 else torch.cat(row, 1) for row in every]
-        return (rows[0] if len(rows) == 1 else torch.cat(rows)).t()
-    columns = []
-    for row, own in zip(every, uses, strict=True):
-        parts = [w if u.transpose else w.t() for w, (_, u) in zip(row, own, strict=True)]
-        columns.append(parts[0] if len(parts) == 1 else torch.cat(parts))
-    return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+        whole = _joined([_joined([array_of(n, u) for n, u in row], 1) for row in uses], 0)
+        return lambda values: whole(values).t()
+    return _joined([_joined([_turned(array_of(n, u), u) for n, u in row], 0) for row in uses], 1)
+
+
+def _turned(part: Callable[[Values], Tensor], use: Use) -> Callable[[Values], Tensor]:
+    return part if use.transpose else lambda values: part(values).t()
+
+
+def _joined(parts: Sequence[Callable[[Values], Tensor]], axis: int) -> Callable[[Values], Tensor]:
+    """Matrices next to each other."""
+    if len(parts) == 1:
+        return parts[0]
+    return lambda values: torch.cat([part(values) for part in parts], axis)

@@ -1,0 +1,82 @@
+"""What the C text of one half of a layer is made from: a schedule, sizes, and where rows lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from grammar import Sizes
+from nas.ir import Node, Program, Schedule, Sweep, width
+
+Key = tuple[str, int]  # what a pointer of a C function is connected to
+
+
+@dataclass(frozen=True)
+class Column:
+    """Rows of a value: a buffer, the first column there, and the buffer's width."""
+
+    key: Key
+    first: int
+    width: int
+    optional: bool = False  # stored only where the buffer is there
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a slot lies in the caller's tensor: which, floats per row there, the first, and from one to the next."""
+
+    slot: int
+    row: int
+    first: int = 0
+    step: int = 1
+    start: float | None = None  # its value where the caller gives none
+
+
+@dataclass
+class World:
+    """What the sweeps of one half (forward or backward) share."""
+
+    schedule: Schedule
+    sizes: Sizes
+    lanes: int
+    rows: dict[int, Column]  # where the rows of values are that are stored or given
+    kept: dict[int, Column] = field(default_factory=dict)  # where values go that only the other half reads
+    held: Sequence[Held] = ()
+    checkpoints: Mapping[int, int] = field(default_factory=dict)  # slots that are stored every so many steps
+    arrays: Mapping[tuple[int, str], tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+
+    def size(self, k: int) -> int:
+        """Numbers per row of a node's value."""
+        return width(self.schedule.nodes[k].type, self.sizes)
+
+    def number(self, node: Node) -> float:
+        """What a `num` says at these sizes."""
+        value = float(node.attr("value"))  # type: ignore[arg-type]
+        over = {
+            "": 1,
+            "D": self.sizes.input_size,
+            "H": self.sizes.hidden_size,
+            "N": self.sizes.heads,
+            "K": self.sizes.key_size,
+            "V": self.sizes.value_size,
+        }
+        return value / over[str(node.attr("over", ""))]
+
+
+def arrays_of(program: Program, sizes: Sizes) -> dict[tuple[int, str], tuple[int, tuple[int, ...]]]:
+    """Of each array, by weight and role: its number among all, and its shape."""
+    found = {}
+    for n, array in enumerate(program.arrays):
+        shape = tuple(sizes.at(extent) for extent in array.spec.shape)
+        found[array.weight, array.spec.role] = (n, (*shape, 2) if array.spec.complex else shape)
+    return found
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """How a backward half computes matrix slots of the forward half once more, in chunks of `every` steps."""
+
+    world: World
+    sweep: Sweep
+    slots: Sequence[int]
+    every: int
