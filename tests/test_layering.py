@@ -42,7 +42,7 @@ HOMES = {
 }
 # Imports of our own code inside functions, outside of the commands (which import on demand, so that --help is quick).
 LAZY = {
-    "nas/backends/triton/backend.py: nas.backends.triton",  # only a run imports triton
+    "nas/backends/triton/backend.py: nas.backends.triton.devices",  # only a run imports triton
     "grammar/cell.py: grammar.canonical",  # a Cell has a canonical form, which is a Cell
     "nas/campaign/workers.py: nas.tasks",  # only the worker's process imports torch, after setting its threads
 }

@@ -30,6 +30,8 @@ PUBLIC: dict[str, str] = {
         Backend RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
         register_rendering runner tree_runner
     """,
+    "nas.backends.triton": """
+    """,
     "nas.campaign": """
         Contender Event Retraining Run SearchConfig TrialRecord open_run resume search start
     """,

@@ -1,3 +1,1 @@
-"""Cells as Triton kernels, for CUDA devices. Importing this package does not import triton; running a cell does."""
-
-from nas.backends.triton.backend import TritonBackend as TritonBackend
+"""Cells as Triton kernels, for CUDA devices. `nas.backends` registers it; only running a cell imports triton."""
