@@ -10,14 +10,17 @@ import sys
 import pytest
 import torch
 from source_tree import ROOT
+from torch import Tensor
 
-from grammar import Sizes, zoo, zoo_names
-from nas.backends import backend_names, choose
+from grammar import Cell, Sizes, parse, zoo, zoo_names
+from nas.backends import Runner, Steps, backend_names, choose, runner
+from nas.backends.triton.cudnn import TorchRunner, plain_name
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.scan import components
 from nas.backends.triton.tiles import Tiles, power, tiles
 from nas.errors import BuildError
 from nas.ir import adjoint_cell, normal_cell
+from nas.nn import build
 
 TRITON = importlib.util.find_spec("triton") is not None
 needs_triton = pytest.mark.skipif(not TRITON, reason="triton is not installed")
@@ -116,6 +119,39 @@ def test_what_can_be_scanned(name: str, found: list[object]) -> None:
     program = normal_cell(zoo(name)).program
     made = [components(program, sweep) for sweep in sweeps(name)]
     assert [m and sorted(m, key=lambda part: part[1] != "maxplus") for m in made] == found
+
+
+SWAPPED = """cell swapped {
+  state b: vec, a: vec; g = tanh(lin(a, x)); f = sigmoid(lin(x, a)); b' = sigmoid(lin(x, a)) * g + f * b;
+  a' = tanh(b') * sigmoid(lin(x, a)); out a'
+}"""
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (3, 2, 1, 1)])
+@pytest.mark.parametrize(
+    "cell", [zoo("lstm"), zoo("gru"), zoo("elman"), parse(SWAPPED)], ids=lambda c: c.name
+)
+def test_plain_cells_by_torchs_own_kernels(cell: Cell, lengths: tuple[int, ...]) -> None:
+    steps, module = Steps(lengths), build(cell, 5, 6, backend="reference").double()
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    x, weights = drawn(steps.rows, 5), [drawn(*p.shape) for p in module.parameters()]
+    state = [drawn(3, 6) for _ in cell.states]
+
+    def results(run: Runner) -> list[Tensor]:
+        y, last = run(x, weights, state, steps)
+        loss = (y * y).sum() + sum((k + 1) * value.pow(3).sum() for k, value in enumerate(last))
+        return [y, *last, *torch.autograd.grad(loss, [x, *weights, *state])]
+
+    reference = runner("reference", cell, Sizes.of(5, 6))
+    torch.testing.assert_close(results(TorchRunner(cell)), results(reference), rtol=1e-10, atol=1e-10)
+
+
+def test_only_plain_cells_are_torchs() -> None:
+    assert [name for name in TIME if plain_name(zoo(name))] == ["elman", "gru", "lstm"]
 
 
 def test_powers() -> None:

@@ -12,6 +12,7 @@ from nas.backends import base
 from nas.backends.c.backend import C
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
+from nas.backends.triton.cudnn import TorchRunner, plain_name
 from nas.backends.triton.jit import interpreted
 from nas.backends.triton.runner import Runner
 
@@ -25,6 +26,8 @@ class ByDevice:
     @cached_property
     def kernels(self) -> base.Runner:
         """The runner for CUDA tensors; in the interpreter, for all."""
+        if not interpreted() and plain_name(self.cell) is not None:
+            return TorchRunner(self.cell)
         return Runner(self.cell, self.sizes)
 
     @cached_property
