@@ -35,7 +35,9 @@ def taken(kernel: Kernel, dtype: torch.dtype = torch.float32, target: GPUTarget 
     """Compile a kernel for a target and read what it takes. Needs no GPU; not in the interpreter's process."""
     rows = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64"}[dtype]
     state = "*fp64" if dtype == torch.float64 else "*fp32"
-    signature = {"T": "i32", "B": "i32", "CHUNK": "i32", "offsets": "*i64", "counts": "*i64"}
+    signature = {"T": "i32", "B": "i32", "CHUNK": "i32"}
+    signature |= {f"stride{k}": "i32" for k in kernel.strided}
+    signature |= {"offsets": "*i64", "counts": "*i64"}
     for kind, k in kernel.pointers:
         signature[f"{kind}{k}"] = state if kind in STATES else rows
     signature["EVEN"] = "constexpr"

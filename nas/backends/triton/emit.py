@@ -32,6 +32,7 @@ class Kernel:
     unrolled: int
     replays: bool = False
     scan: bool = False
+    strided: tuple[int, ...] = ()  # the loads whose distance from row to row is an argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,17 @@ class Emitter:
     def rank(self, space: str) -> int:
         return len(self.tiles.inner(space))
 
+    def strided(self) -> list[int]:
+        """The rows that may be part of wider ones: results of products that are computed side by side."""
+        return [k for k in self.sweep.loads if self.program.instrs[k].op == "lin"]
+
     def place(self, pointer: str, type_: Type, row: str) -> tuple[str, str]:
         """The addresses of a value at rows, and the mask of the places that exist."""
         space = self.tiles.space(type_)
         rank = self.rank(space)
+        wide = pointer.removeprefix("load")
+        if pointer.startswith("load") and int(wide) in self.strided():
+            return f"{pointer} + {self.across(row, rank)} * stride{wide} + o_{space}", f"m_{space}"
         return (
             f"{pointer} + {self.across(row, rank)} * {self.tiles.width(type_)} + o_{space}",
             f"m_{space}",
@@ -226,8 +234,9 @@ class Emitter:
             pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
             pointers += [("again", k) for k in again.sweep.loads] + [("once", k) for k in again.sweep.consts]
         names = ", ".join(f"{kind}{k}" for kind, k in pointers)
+        strides = "".join(f"stride{k}, " for k in self.strided())
         head = '@triton.jit(do_not_specialize=["T", "B", "CHUNK"])\n'
-        head += f"def sweep(T, B, CHUNK, offsets, counts, {names}, EVEN: tl.constexpr):"
+        head += f"def sweep(T, B, CHUNK, {strides}offsets, counts, {names}, EVEN: tl.constexpr):"
         self.sequences()
         self.addresses()
         for k in sweep.consts:
@@ -260,7 +269,8 @@ class Emitter:
             self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", one)
         text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
         loop = bool(sweep.slots) or again is not None
-        return Kernel(text, tuple(pointers), tiles, loop, self.unrolled, again is not None)
+        strided = tuple(self.strided())
+        return Kernel(text, tuple(pointers), tiles, loop, self.unrolled, again is not None, False, strided)
 
     def sequences(self) -> None:
         """Which sequences a program sees."""

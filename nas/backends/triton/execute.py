@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grammar import Sizes
-from nas.backends.primitives import TORCH, array_places, linear, matrix, numbers, param
+from nas.backends.primitives import TORCH, array_places, blocks_of, flat, linear, matrix, numbers, param
 from nas.backends.steps import Steps
 from nas.backends.triton.emit import Again, Kernel, emit
 from nas.backends.triton.jit import interpreted, load
@@ -62,6 +62,7 @@ class Values:
     consts: dict[int, Tensor] = field(default_factory=dict)
     last: dict[int, Tensor] = field(default_factory=dict)
     totals: dict[int, Tensor] = field(default_factory=dict)
+    stacks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # matrices side by side
     checks: dict[int, Tensor] = field(default_factory=dict)  # by slot: before every chunk of steps
     again: Mapping[int, Tensor] = field(default_factory=dict)  # what a replay reads: rows, and without rows
     once: Mapping[int, Tensor] = field(default_factory=dict)
@@ -242,7 +243,35 @@ class Executable:
 
     def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values) -> None:
         for k in gap.body:
-            rows[k] = self.eager(k, rows, values)
+            together = self.together(k, gap)
+            if len(together) < 2:
+                rows[k] = self.eager(k, rows, values)
+            elif k == together[0]:
+                rows.update(zip(together, self._product(together, rows, values), strict=True))
+
+    def together(self, k: int, gap: Gap) -> tuple[int, ...]:
+        """The dense maps of a gap with the operand of this one: they are one product."""
+        instrs = self.program.instrs
+
+        def dense(j: int) -> bool:
+            return instrs[j].op == "lin" and blocks_of(instrs[j], self.sizes) == 1
+
+        if not dense(k):
+            return (k,)
+        return tuple(j for j in gap.body if dense(j) and instrs[j].args == instrs[k].args)
+
+    def _product(self, together: tuple[int, ...], rows: Mapping[int, Tensor], values: Values) -> list[Tensor]:
+        """Several maps of one operand as one product; their results lie side by side."""
+        instrs = [self.program.instrs[k] for k in together]
+        if together not in values.stacks:
+            parts = [matrix(self.eager.array(i, values), i) for i in instrs]
+            values.stacks[together] = torch.cat(parts, 1)
+        whole, (a,) = values.stacks[together], instrs[0].args
+        operand = rows[a] if a in rows else values.consts[a]
+        made = flat(operand, self.program.instrs[a].type).to(whole.dtype) @ whole
+        shapes = [shape_in(i.type, self.sizes) for i in instrs]
+        parts = made.split([math.prod(shape) for shape in shapes], -1)
+        return [p if len(shape) == 1 else p.unflatten(-1, shape) for p, shape in zip(parts, shapes, strict=True)]
 
     # ---- sweeps ---------------------------------------------------------------------------
 
@@ -273,9 +302,12 @@ class Executable:
         instrs, like = self.program.instrs, values.like
         pointers = []
         sums: dict[int, Tensor] = {}
+        strides: list[int] = []
         for kind, k in kernel.pointers:
             if kind == "load":
-                made = rows[k].contiguous()
+                made = rows[k] if k in kernel.strided and _side_by_side(rows[k]) else rows[k].contiguous()
+                if k in kernel.strided:
+                    strides.append(made.stride(0))
             elif kind == "const":
                 made = values.consts[k].contiguous()
             elif kind == "weight":
@@ -306,7 +338,8 @@ class Executable:
         even = not kernel.loop or (order.steps.even and whole)
         # One stage: the compiler's own pipelining would take shared memory twice for what products read.
         options = {"EVEN": even, "num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
-        load(kernel.text)[grid](count, batch, order.chunk, order.offsets, order.counts, *pointers, **options)
+        scalars = (count, batch, order.chunk, *strides)
+        load(kernel.text)[grid](*scalars, order.offsets, order.counts, *pointers, **options)
         for k, partial in sums.items():
             values.totals[k] = partial.sum(0)
 
@@ -357,3 +390,9 @@ class Executable:
         shape = shape_in(self.program.slots[s].type, self.sizes)
         new = rows[k] if k in rows else values.consts[k].expand(count, *shape)
         return new.to(self.state)
+
+
+def _side_by_side(value: Tensor) -> bool:
+    """Whether the numbers of each row lie together, however far it is to the next row."""
+    one = value[:1]
+    return one.is_contiguous() or one.stride()[1:] == torch.empty(one.shape, device="meta").stride()[1:]
