@@ -172,23 +172,22 @@ class Emitter:
                 self.put(f"o_mat = (n[None, :, None, None] * {k} + lk) * {v} + lv")
                 self.put(f"m_mat = {heads}[None, :, None, None] & (lk < {k}) & (lv < {v})")
 
-    def weights(self) -> None:
-        """Load the matrices, whole: `[in, out]`, or one block for each head."""
+    def weight(self, k: int) -> None:
+        """Load a matrix, whole: `[in, out]`, or one block for each head."""
         tiles = self.tiles
-        for k in self.lins:
-            instr = self.program.instrs[k]
-            given, result = self.program.instrs[instr.args[0]].type, instr.type
-            rows, columns = (self.flat_places(t) for t in (given, result))
-            (o_in, m_in), (o_out, m_out) = rows, columns
-            stride = tiles.width(result)
-            base = f"weight{k}"
-            if tiles.form == "heads":
-                size_in, stride = tiles.width(given) // tiles.sizes.heads, stride // tiles.sizes.heads
-                base += f" + tl.program_id(1).to(tl.int64) * {size_in * stride}"
-            where = f"{base} + ({o_in})[:, None] * {stride} + ({o_out})[None, :]"
-            self.put(f"w{k} = tl.load({where}, mask=({m_in})[:, None] & ({m_out})[None, :], other=0.0)")
-            if self.compute == "tl.float64" or self.body.interpreted:
-                self.put(f"w{k} = w{k}.to({self.compute})")
+        instr = self.program.instrs[k]
+        given, result = self.program.instrs[instr.args[0]].type, instr.type
+        rows, columns = (self.flat_places(t) for t in (given, result))
+        (o_in, m_in), (o_out, m_out) = rows, columns
+        stride = tiles.width(result)
+        base = f"weight{k}"
+        if tiles.form == "heads":
+            size_in, stride = tiles.width(given) // tiles.sizes.heads, stride // tiles.sizes.heads
+            base += f" + tl.program_id(1).to(tl.int64) * {size_in * stride}"
+        where = f"{base} + ({o_in})[:, None] * {stride} + ({o_out})[None, :]"
+        self.put(f"w{k} = tl.load({where}, mask=({m_in})[:, None] & ({m_out})[None, :], other=0.0)")
+        if self.compute == "tl.float64" or self.body.interpreted:
+            self.put(f"w{k} = w{k}.to({self.compute})")
 
     def flat_places(self, type_: Type) -> tuple[str, str]:
         """Where each place of a value's tile made flat lies, and whether it exists; in a head for "heads"."""
@@ -247,7 +246,8 @@ class Emitter:
                 "tl.zeros([1], tl.int64)",
                 "tl.full([1], 1, tl.int1)",
             )
-        self.weights()
+        for k in () if tiles.streamed else self.lins:
+            self.weight(k)
         for s in sweep.slots:
             self.load(f"s{s}", f"first{s}", program.slots[s].type, "b", "mb")
         for t in sweep.totals:
@@ -348,6 +348,8 @@ class Emitter:
         for k in sweep.body:
             instr = program.instrs[k]
             names[k] = f"v{k}{suffix}"
+            if instr.op == "lin" and self.tiles.streamed:
+                self.weight(k)
             self.put(f"{names[k]} = {f's{instr.slot}' if instr.op == 'state' else self.body.write(k, names)}")
         for k in sweep.stores:
             self.store(names[k], f"store{k}", program.instrs[k].type, row, on)

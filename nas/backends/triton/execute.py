@@ -271,7 +271,9 @@ class Executable:
         made = flat(operand, self.program.instrs[a].type).to(whole.dtype) @ whole
         shapes = [shape_in(i.type, self.sizes) for i in instrs]
         parts = made.split([math.prod(shape) for shape in shapes], -1)
-        return [p if len(shape) == 1 else p.unflatten(-1, shape) for p, shape in zip(parts, shapes, strict=True)]
+        return [
+            p if len(shape) == 1 else p.unflatten(-1, shape) for p, shape in zip(parts, shapes, strict=True)
+        ]
 
     # ---- sweeps ---------------------------------------------------------------------------
 

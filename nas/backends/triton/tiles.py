@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grammar import Sizes, Type
 from nas.backends.primitives import blocks_of
@@ -14,6 +14,7 @@ FLAT = ("in", "mem", "wide")
 ELEMENTWISE_ONLY = ("reduce", "hmax", "lin", "tokey", "toval", "outer", "read", "readt", "gram")
 CHIP = 200 * 1024  # bytes of weights that one multiprocessor holds beside all else
 LANES = 128  # values of a type that a program of an elementwise sweep computes: one for each thread
+MATRIX = 4 * 1024  # numbers of one matrix that is read in each step
 TILE = 32 * 1024  # numbers of one value that a program's registers hold
 
 
@@ -37,6 +38,7 @@ class Tiles:
     lanes: Type
     least: int  # the least extent of an axis that is an operand of a matrix product
     warps: int
+    streamed: bool = False  # weights are read again in each step, one matrix at a time
 
     def space(self, type_: Type) -> str:
         """Which addresses a type has: those of `vec`, `key`, `scal`, `mat`, or `flat<n>`."""
@@ -125,14 +127,15 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     ends = [(instrs[instrs[k].args[0]].type, instrs[k].type) for k in lins]
     weights = sum(math.prod(made.flat(made.space(t)) for t in pair) for pair in ends)
     held = weights * itemsize * (2 if itemsize == 4 else 1)  # float32 as two numbers of tensor cores
-    if held > CHIP:
+    streamed = held > CHIP
+    if streamed and max(math.prod(made.flat(made.space(t)) for t in pair) for pair in ends) > MATRIX:
         return f"{weights} weights do not fit one multiprocessor"
     warps = made.warps
     if mats:
         warps = _warps(program, sweep, made.flat("mat"), more)
     elif largest > 4096 or held >= 96 * 1024 or (lins and largest >= 1024):
         warps = 8
-    return Tiles(made.form, sizes, made.rows, 0, made.lanes, least, warps)
+    return replace(made, least=least, warps=warps, streamed=streamed)
 
 
 def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
