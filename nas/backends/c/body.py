@@ -168,7 +168,8 @@ class Body(Text):
         self.rows_used[column.key] = column.width
         plus = f" + {column.first}" if column.first else ""
         unless = pointer if column.optional else ""
-        return Place(f"{pointer.replace('p', 'q')}{plus}", f"bs * {column.width}", unless)
+        base, row, ahead = f"{pointer.replace('p', 'q')}{plus}", f"bs * {column.width}", f"nx * {column.width}"
+        return Place(base, row, unless, ahead)
 
     def _plan_value(self, k: int, group: Group) -> None:
         node, stores = self.nodes[k], list[Place]()
@@ -234,7 +235,9 @@ class Body(Text):
         a, b = self.nodes[k].args
         n, w, place = self.w.size(a), self.w.size(b), self.grams[k]
         port = self.f.port(("gram", k))
-        return f"gram(g{k}, {n}, {w}, {place}, {place} + {HOARD * n}, {port}); g{k} = 0;"
+        return (
+            f"kit->gram(g{k}, {n}, {w}, {place}, {n}, {place} + {HOARD * n}, {w}, {port}, {w}, 1); g{k} = 0;"
+        )
 
     def _copy(self, s: int) -> list[str]:
         """A slot's next value from where it is."""

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from array import array
 from functools import cache
 from pathlib import Path
 
@@ -23,8 +24,7 @@ from nas.errors import BuildError
 # No -ffast-math, ever: linking with it changes denormal numbers for the whole process.
 _FLAGS = ("-std=gnu11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-w")
 _SECONDS = 120.0  # a compiler that takes longer hangs
-_HEADERS = ("vectors.h", "matrices.h")
-_PROBE = "int recell_probe(void) { return VL; }\n"
+KIT = ("pack", "product", "rows", "gram", "columns")  # in the order of kit.h
 
 
 class CompilerError(BuildError):
@@ -32,23 +32,22 @@ class CompilerError(BuildError):
 
 
 def load(text: str) -> ctypes.CDLL:
-    """The library of a C text that follows the headers here, built or taken from the cache.
+    """The library of a cell's C text, built or taken from the cache.
 
     Raises CompilerError where there is no compiler or it fails.
     """
-    source = headers() + text
-    name = f"{digest(source)}.so"
-    folder = cache_folder()
-    try:
-        return ctypes.CDLL(str(folder / name))
-    except OSError:  # not there, or cut short by a crash of the machine
-        pass
-    try:
-        _build(source, folder / name)
-    except OSError as error:
-        folder = _instead(folder, str(error))
-        _build(source, folder / name)
-    return ctypes.CDLL(str(folder / name))
+    return _load(_header("vectors.h") + _header("kit.h") + text)
+
+
+@cache
+def kit() -> array[int]:
+    """The addresses of the functions that all cells share, as a `Kit` of kit.h. Raises CompilerError like `load`."""
+    return array("q", (ctypes.cast(_shared()[f"recell_{name}"], ctypes.c_void_p).value or 0 for name in KIT))
+
+
+def lanes() -> int:
+    """How many floats a vector has here. Raises CompilerError like `load`."""
+    return int(_shared().recell_lanes())
 
 
 @cache
@@ -61,16 +60,28 @@ def problem() -> str | None:
 
 
 @cache
-def lanes() -> int:
-    """How many floats a vector has here. Raises CompilerError like `load`."""
-    return int(load(_PROBE).recell_probe())
+def _shared() -> ctypes.CDLL:
+    return _load(_header("vectors.h") + _header("matrices.h") + "int recell_lanes(void) { return VL; }\n")
 
 
 @cache
-def headers() -> str:
-    """The text of the headers, which precedes every text."""
-    here = Path(__file__).parent
-    return "".join((here / name).read_text(encoding="utf-8") for name in _HEADERS)
+def _header(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _load(source: str) -> ctypes.CDLL:
+    name = f"{digest(source)}.so"
+    folder = cache_folder()
+    try:
+        return ctypes.CDLL(str(folder / name))
+    except OSError:  # not there, or cut short by a crash of the machine
+        pass
+    try:
+        _build(source, folder / name)
+    except OSError as error:
+        folder = _instead(folder, str(error))
+        _build(source, folder / name)
+    return ctypes.CDLL(str(folder / name))
 
 
 def digest(source: str) -> str:

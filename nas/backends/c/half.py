@@ -68,8 +68,7 @@ class Half:
         """Buffers of what a sweep stores: outputs by themselves, then what later steps read, then what is kept."""
         for k in sweep.stored:
             if k in self.outputs:
-                self.widths[self.outputs[k]] = self.world.size(k)
-                self.world.rows[k] = Column(self.outputs[k], 0, self.world.size(k))
+                self._side_by_side(self.outputs[k], [k], self.world.rows, optional=self.name == "b")
         crossing = [k for k in self._order(sweep) if k not in self.outputs]
         self._side_by_side((f"{self.name}cross", n), crossing, self.world.rows)
         kept = [k for k in sweep.stored if k in self.keep and k not in self.world.rows]

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from grammar import Cell, Sizes
 from nas.backends.c.compiler import lanes, load
+from nas.backends.c.driver import KEPT, OWN, SHARED, Driver, grams_in_order
 from nas.backends.c.gradients import Gradients
 from nas.backends.c.half import Half
-from nas.backends.c.running import Geometry, Running
+from nas.backends.c.running import Geometry, Running, Values
 from nas.backends.c.world import Column, Held, Key, Recomputed, World, arrays_of
 from nas.ir import (
     Adjoint,
@@ -50,17 +51,19 @@ class Layer:
         held = _held(normal, self.slots, sizes)
         forward = self._forward(normal, adjoint, held)
         backward = self._backward(adjoint, [Held(h.slot, h.row, h.first, h.step) for h in held])
-        self.text = forward.text + backward.text
-        self._prepare(adjoint, Running(forward, load(self.text), len(normal.program.arrays)), backward)
+        ahead = Driver(forward, shared=sorted({column.key for column in self.saved.values()}))
+        back = Driver(backward, given=ahead.regions, grams=grams_in_order(backward))
+        self.text = ahead.text + back.text
         self.seen = _seen(normal)
         self.seen_by_all = all(found == self.seen[0] for found in self.seen)
+        self._prepare(adjoint, ahead, back)
 
-    def _prepare(self, adjoint: Adjoint, ahead: Running, backward: Half) -> None:
+    def _prepare(self, adjoint: Adjoint, ahead: Driver, back: Driver) -> None:
         """What calls need, looked up once."""
-        library = load(self.text)
-        self.ahead, self.back = ahead, Running(backward, library, ahead.weights, backward=True)
-        shapes = [shape for _, shape in arrays_of(adjoint.forward, self.sizes).values()]
-        self.gradients = Gradients(adjoint, self.back, shapes)
+        library, arrays = load(self.text), arrays_of(adjoint.forward, self.sizes)
+        self.ahead = Running(ahead, library, len(arrays))
+        self.back = Running(back, library, len(arrays), backward=True)
+        self.gradients = Gradients(adjoint, back, [shape for _, shape in arrays.values()])
         kinds = [torch.complex64 if slot.complex else torch.float32 for slot in self.slots]
         self.ends, self.starts = (
             [
@@ -69,12 +72,24 @@ class Layer:
             ]
             for run in (self.ahead, self.back)
         )
-        self.y = ahead.place(("y", 0))
-        self.kept = [ahead.place(key) for key in self.keys]
-        self.recalled = [self.back.place(key) for key in self.keys]
-        for key in (("x", 0), ("dy", 0), ("dx", 0)):
-            self.back.place(key)
-        ahead.place(("x", 0))
+        # rows that a call makes: the key, floats in each; those that the backward half sees again come first
+        region = ahead.widths
+        reads_y = any(column.key == ("y", 0) for column in self.saved.values())
+        again: list[Key] = [("y", 0)] if reads_y else []
+        again += [key for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
+        again += [("checkpoint", s) for s in self.checkpoints]
+        self.again = [(self.ahead.place(key), self.back.place(key)) for key in again]
+        self.rows_made = [
+            (self.ahead.place(key), region[key]) for key in ((SHARED, 0), (OWN, 0)) if region[key]
+        ]
+        self.rows_kept = [(self.ahead.place((KEPT, 0)), region[KEPT, 0])] if region[KEPT, 0] else []
+        self.rows_back = [(self.back.place((OWN, 1)), back.widths[OWN, 1])] if back.widths[OWN, 1] else []
+        self.checked = [(self.ahead.place(("checkpoint", s)), size) for s, size in self.checkpoints.items()]
+        self.x, self.y = (self.ahead.place((name, 0)) for name in "xy")
+        self.x_back, self.dy, self.dx, self.sums = (
+            self.back.place((name, 0)) for name in ("x", "dy", "dx", "sums")
+        )
+        self.empty = [[None] * len(run.places) for run in (self.ahead, self.back)]
 
     def _forward(self, normal: Normal, adjoint: Adjoint, held: Sequence[Held]) -> Half:
         program = normal.program
@@ -103,9 +118,6 @@ class Layer:
         )
         self.saved = {("saved", k): half.column(plan.at[k]) for k in adjoint.saved}
         self.saved |= {("past", s): half.column(plan.at[states[s]]) for s in adjoint.past}
-        # what the backward half reads beside x and the weights
-        self.keys = sorted({c.key for c in self.saved.values()} - {("x", 0)})
-        self.keys += [("checkpoint", s) for s in self.checkpoints]
         return half
 
     def _backward(self, adjoint: Adjoint, held: Sequence[Held]) -> Half:
@@ -113,6 +125,7 @@ class Layer:
         outputs: dict[int, Key] = {}
         wanted = [] if adjoint.dx is None else [adjoint.dx]
         plan = schedule(program, self.sizes, wanted)
+        self.has_dx = adjoint.dx is not None
         if adjoint.dx is not None:
             outputs[plan.at[adjoint.dx]] = ("dx", 0)
         ends = [plan.at[w.value] for w in adjoint.weights]
@@ -153,21 +166,24 @@ class Layer:
         keep: bool,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The output's rows, the final states, and what the backward half wants to see again."""
-        run = self.ahead
-        values = run.fresh(weights)
-        values[run.place(("x", 0))] = x
+        rows = geometry.rows
+        values: Values = [*weights, *self.empty[0]]
+        values[self.x] = x
+        values[self.y] = y = torch.empty((rows, self.sizes.hidden_size))
         finals = []
         for (init, final, shape, kind), value in zip(self.ends, state, strict=True):
             values[init] = value
             values[final] = made = torch.empty((geometry.batch, *shape), dtype=kind)
             finals.append(made)
+        for place, floats in self.rows_made:
+            values[place] = torch.empty((rows, floats))
         if keep:
-            chunks = -(-geometry.count // self.every)
-            for s, size in self.checkpoints.items():
-                values[run.place(("checkpoint", s))] = torch.empty((geometry.batch, chunks, size))
-        run(values, geometry, keep)
-        saved = [values[p] for p in self.kept] if keep else []
-        return values[self.y], finals, saved  # type: ignore[return-value]
+            for place, floats in self.rows_kept:
+                values[place] = torch.empty((rows, floats))
+            for place, floats in self.checked:
+                values[place] = torch.empty((geometry.batch, -(-geometry.count // self.every), floats))
+        self.ahead(values, geometry)
+        return y, finals, [values[place] for place, _ in self.again] if keep else []  # type: ignore[misc]
 
     def backward(
         self,
@@ -181,32 +197,32 @@ class Layer:
     ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
         """The gradients of x, of the weights, and of the states before the first step.
 
-        `wanted` says for each state whether its gradient is.
+        `wanted` says for x, then for each state, whether its gradient is.
         """
-        run = self.back
-        values = run.fresh(weights)
-        for place, value in zip(self.recalled, saved, strict=True):
+        asked = [dy is not None, *(gradient is not None for gradient in dfinal)]
+        rows = geometry.rows
+        values: Values = [*weights, *self.empty[1]]
+        values[self.x_back] = x
+        values[self.dy] = torch.zeros((rows, self.sizes.hidden_size)) if dy is None else dy
+        dx = torch.empty((rows, self.sizes.input_size)) if wanted[0] and self.has_dx else None
+        values[self.dx] = dx
+        for (_, place), value in zip(self.again, saved, strict=True):
             values[place] = value
-        values[run.place(("x", 0))] = x
-        if dy is None:
-            dy = torch.zeros(geometry.rows, self.sizes.hidden_size)
-            asked = [False, *(gradient is not None for gradient in dfinal)]
-        else:
-            asked = [True, *(gradient is not None for gradient in dfinal)]
-        values[run.place(("dy", 0))] = dy
         starts: list[Tensor | None] = []
-        for (init, final, shape, kind), gradient, want in zip(self.starts, dfinal, wanted, strict=True):
+        for (init, final, shape, kind), gradient, want in zip(self.starts, dfinal, wanted[1:], strict=True):
             values[init] = gradient
             made = torch.empty((geometry.batch, *shape), dtype=kind) if want else None
             values[final] = made
             starts.append(made)
-        self.gradients.prepare(values)
-        run(values, geometry)
-        found = self.gradients(values, geometry)
+        for place, floats in self.rows_back:
+            values[place] = torch.empty((rows, floats))
+        values[self.sums] = sums = torch.empty(self.gradients.floats)
+        self.back(values, geometry)
+        found = self.gradients(sums)
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
             seen = frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
             found = [value if k in seen else None for k, value in enumerate(found)]
-        return values[run.place(("dx", 0))], found, starts
+        return dx, found, starts
 
 
 def slots_of(cell: Cell, sizes: Sizes) -> list[Slotted]:

@@ -50,6 +50,7 @@ class Place:
     base: str
     row: str = "0"
     unless: str = ""  # a pointer that is NULL where nothing is to be stored
+    ahead: str = ""  # floats from here to the same value of the next step, where that lies far away
 
     def at(self, i: str) -> str:
         """The pointer to row i."""
@@ -144,10 +145,16 @@ class Loop:
         for n, place in enumerate(item.stores):
             guard = f"if ({place.unless}) " if place.unless else ""
             lines.append(f"{guard}vstoren(o{item.index}_{n} + {where}, {value}, {count});")
+            lines += self._fetch(f"o{item.index}_{n} + {where}", place, write=True)
         for n in range(len(item.adds)):
             there = f"t{item.index}_{n} + {where}"
             lines.append(f"vstoren({there}, vloadn({there}, {count}) + {value}, {count});")
         return lines
+
+    @staticmethod
+    def _fetch(here: str, place: Place, write: bool) -> list[str]:
+        """Ask for the same value of the next step: hardware does not guess how far apart rows are."""
+        return [f"__builtin_prefetch({here} + {place.ahead}, {int(write)}, 2);"] if place.ahead else []
 
     def _store_one(self, item: Item, where: str, value: str) -> list[str]:
         """The same for a single float."""
@@ -224,6 +231,7 @@ class Loop:
         direct = {a for i in self.items if not self._spreads(i) for a in self._args(i)}
         for a in self._outside():
             if a in direct:
+                self.text += self._fetch(f"a{a} + {where}", self.f.places[a], write=False)
                 self.text.append(f"const V v{a} = vloadn(a{a} + {where}, {count});")
         ends: list[str] = []
         for item in self.items:

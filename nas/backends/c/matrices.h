@@ -1,5 +1,5 @@
 
-/* ---- small matrix products inside a sweep: C = A W, W packed in panels of NV vectors of columns ---- */
+/* ---- matrix products, in a library that all cells share: C = A W, W packed in panels of NV vectors of columns ---- */
 
 #if defined(__AVX512F__)
 #define MR 8 /* rows of a register tile: MR * NV sums, the panel's row, and one entry of A fit the registers */
@@ -8,27 +8,29 @@
 #endif
 #define NV 2
 #define NR (NV * VL)
+#define NEAR 32 /* rows of A that stay near while all panels pass */
+#define DEEP 128 /* rows that a sum over rows takes at once */
 
-/* Floats that a packed matrix with n columns and k rows takes. */
-#define PACKED(k, n) ((long)(k) * PAD(n))
+/* How wide the panel of packed columns is that begins at column j of n. */
+INLINE long wide(long n, long j) { return PAD(n - j) < NR ? PAD(n - j) : NR; }
 
-/* Pack columns 0..n-1 of a matrix with the entry (row, column) at w[row * sr + column * sc]. */
-static __attribute__((unused)) void pack(float *p, const float *w, long k, long n, long sr, long sc) {
-  for (long j = 0; j < n; j += NR) {
-    const long wide = PAD(n - j) < NR ? PAD(n - j) : NR, used = n - j < wide ? n - j : wide; /* as in product() */
-    if (sc == 1) {
-      for (long i = 0; i < k; i++, p += wide) {
-        memcpy(p, w + i * sr + j, used * 4);
-        for (long c = used; c < wide; c++) p[c] = 0;
-      }
-    } else {
-      for (long c = 0; c < used; c++) {
-        const float *from = w + (j + c) * sc;
-        for (long i = 0; i < k; i++) p[i * wide + c] = from[i * sr];
-      }
-      for (long c = used; c < wide; c++) for (long i = 0; i < k; i++) p[i * wide + c] = 0;
-      p += k * wide;
+/* Put w [k, n], its entry (row, column) at w[row * sr + column * sc], into a packed matrix of K rows and N columns,
+   at row i0 and column j0. Columns beyond N are zero. */
+void recell_pack(float *p, long K, long N, long i0, long j0, const float *w, long k, long n, long sr, long sc) {
+  for (long j = 0; j < n;) {
+    const long at = (j0 + j) / NR * NR, own = wide(N, at), c = j0 + j - at, used = n - j < own - c ? n - j : own - c;
+    float *to = p + at * K + i0 * own + c;
+    const float *from = w + j * sc;
+    if (sc == 1) for (long i = 0; i < k; i++) memcpy(to + i * own, from + i * sr, used * 4);
+    else for (long b = 0; b < used; b += 8) {
+      const long few = used - b < 8 ? used - b : 8;
+      for (long i = 0; i < k; i++) for (long q = 0; q < few; q++) to[i * own + b + q] = from[i * sr + (b + q) * sc];
     }
+    j += used;
+  }
+  if (j0 + n == N && PAD(N) != N) {
+    const long at = N / NR * NR, own = wide(N, at);
+    for (long i = i0; i < i0 + k; i++) for (long c = N - at; c < own; c++) p[at * K + i * own + c] = 0;
   }
 }
 
@@ -42,7 +44,8 @@ INLINE void tile(const int m, const int nv, long k, const float *a, long sa, con
       s[i][v] = add ? vloadn(c + i * sc + v * VL, v == nv - 1 ? last : VL) : (V){0};
   _Pragma("GCC unroll 2") for (long q = 0; q < k; q++, p += kp) {
     V b[NV];
-    _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++) b[v] = kp == nv * VL ? vload(p + v * VL) : vloadn(p + v * VL, v == nv - 1 ? last : VL);
+    _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++)
+      b[v] = kp == nv * VL ? vload(p + v * VL) : vloadn(p + v * VL, v == nv - 1 ? last : VL);
     _Pragma("GCC unroll 8") for (int i = 0; i < m; i++) {
       const V e = vset(a[i * sa + q * ka]);
       _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++) s[i][v] += e * b[v];
@@ -53,7 +56,7 @@ INLINE void tile(const int m, const int nv, long k, const float *a, long sa, con
       vstoren(c + i * sc + v * VL, s[i][v], v == nv - 1 ? last : VL);
 }
 
-/* One panel for all rows; nv and last are constants where this is called. */
+/* One panel for all rows; nv, and mostly last, are constants where this is called. */
 INLINE void panel(const int nv, long m, long k, const float *a, long sa, const long ka, const float *p,
                   const long kp, float *c, long sc, const int add, const int last) {
   long i = 0;
@@ -69,35 +72,61 @@ INLINE void panel(const int nv, long m, long k, const float *a, long sa, const l
   if (i < m) tile(1, nv, k, a + i * sa, sa, ka, p, kp, c + i * sc, sc, add, last);
 }
 
-/* C [n, w] += A [r, n]^T B [r, w], all without gaps. */
-static __attribute__((noinline, unused)) void gram(long r, long n, long w, const float *a, const float *b, float *c) {
-  long j = 0;
-  for (; j + NR <= w; j += NR) panel(NV, n, r, a, 1, n, b + j, w, c + j, w, 1, VL);
-  for (; j < w; j += VL) panel(1, n, r, a, 1, n, b + j, w, c + j, w, 1, w - j < VL ? w - j : VL);
-}
-
-static __attribute__((noinline, unused)) void panel_full(long m, long k, const float *a, long sa, const float *p,
-                                                         float *c, long sc, int add) {
-  if (add) panel(NV, m, k, a, sa, 1, p, NR, c, sc, 1, VL);
-  else panel(NV, m, k, a, sa, 1, p, NR, c, sc, 0, VL);
-}
-
-static __attribute__((noinline, unused)) void panel_two(long m, long k, const float *a, long sa, const float *p,
-                                                        float *c, long sc, int add, int last) {
-  panel(2, m, k, a, sa, 1, p, 2 * VL, c, sc, add, last);
-}
-
-static __attribute__((noinline, unused)) void panel_one(long m, long k, const float *a, long sa, const float *p,
-                                                        float *c, long sc, int add, int last) {
-  panel(1, m, k, a, sa, 1, p, VL, c, sc, add, last);
-}
+#define SMALL static __attribute__((noinline)) void
+#define PANEL long m, long k, const float *a, long sa, const float *p, float *c, long sc
+SMALL whole_set(PANEL) { panel(NV, m, k, a, sa, 1, p, NR, c, sc, 0, VL); }
+SMALL whole_add(PANEL) { panel(NV, m, k, a, sa, 1, p, NR, c, sc, 1, VL); }
+SMALL two(PANEL, int add, int last) { panel(2, m, k, a, sa, 1, p, 2 * VL, c, sc, add, last); }
+SMALL one(PANEL, int add, int last) { panel(1, m, k, a, sa, 1, p, VL, c, sc, add, last); }
 
 /* C [m, n] = A [m, k] W, or += where add; W packed. Rows of A and C are sa and sc apart. */
-static __attribute__((unused)) void product(long m, long n, long k, const float *a, long sa, const float *w, float *c,
-                                            long sc, int add) {
+void recell_product(long m, long n, long k, const float *a, long sa, const float *w, float *c, long sc, int add) {
   long j = 0;
-  for (; j + NR <= n; j += NR, w += k * NR) panel_full(m, k, a, sa, w, c + j, sc, add);
+  for (; j + NR <= n; j += NR, w += k * NR) {
+    if (add) whole_add(m, k, a, sa, w, c + j, sc);
+    else whole_set(m, k, a, sa, w, c + j, sc);
+  }
   const long rest = n - j;
-  if (rest > VL) panel_two(m, k, a, sa, w, c + j, sc, add, rest - VL);
-  else if (rest) panel_one(m, k, a, sa, w, c + j, sc, add, rest);
+  if (rest > VL) two(m, k, a, sa, w, c + j, sc, add, rest - VL);
+  else if (rest) one(m, k, a, sa, w, c + j, sc, add, rest);
+}
+
+/* The same for many rows. */
+void recell_rows(long m, long n, long k, const float *a, long sa, const float *w, float *c, long sc, int add) {
+  for (long i = 0; i < m; i += NEAR)
+    recell_product(m - i < NEAR ? m - i : NEAR, n, k, a + i * sa, sa, w, c + i * sc, sc, add);
+}
+
+SMALL gram_whole(long n, long r, const float *a, long sa, const float *b, long sb, float *c, long sc, int add) {
+  panel(NV, n, r, a, 1, sa, b, sb, c, sc, add, VL);
+}
+SMALL gram_rest(long n, long r, const float *a, long sa, const float *b, long sb, float *c, long sc, int add, int last) {
+  panel(1, n, r, a, 1, sa, b, sb, c, sc, add, last);
+}
+
+/* C [n, w] = A [r, n]^T B [r, w], or += where add. */
+void recell_gram(long r, long n, long w, const float *a, long sa, const float *b, long sb, float *c, long sc, int add) {
+  if (!r && !add) for (long i = 0; i < n; i++) memset(c + i * sc, 0, 4 * w);
+  for (long q = 0; q < r; q += DEEP, add = 1) {
+    const long d = r - q < DEEP ? r - q : DEEP;
+    const float *x = a + q * sa, *y = b + q * sb;
+    long j = 0;
+    for (; j + NR <= w; j += NR) gram_whole(n, d, x, sa, y + j, sb, c + j, sc, add);
+    for (; j < w; j += VL) gram_rest(n, d, x, sa, y + j, sb, c + j, sc, add, w - j < VL ? w - j : VL);
+  }
+}
+
+/* The sums of the columns of A [r, n], in groups of rows: that keeps rounding small. */
+void recell_columns(long r, long n, const float *a, long sa, float *c) {
+  memset(c, 0, 4 * n);
+  for (long j = 0; j < n; j += VL) {
+    const int own = n - j < VL ? n - j : VL;
+    V total = {0};
+    for (long q = 0; q < r; q += 256) {
+      V part = {0};
+      for (long i = q; i < r && i < q + 256; i++) part += vloadn(a + i * sa + j, own);
+      total += part;
+    }
+    vstoren(c + j, total, own);
+  }
 }

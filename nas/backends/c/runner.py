@@ -153,6 +153,6 @@ class _Layer(torch.autograd.Function):
             ctx.where,
             None if dy is None else dy.contiguous(),
             [None if d is None else d.contiguous() for d in dfinal],
-            needs[3 + count :],
+            (needs[2], *needs[3 + count :]),
         )
-        return (None, None, dx if needs[2] else None, *dweights, *dstate)
+        return (None, None, dx, *dweights, *dstate)

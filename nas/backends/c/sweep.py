@@ -96,6 +96,7 @@ class SweepText:
             "m = now;",
             "if (!m) continue;",
             "const long r0 = (off ? off[t] : t * ts) + b0 * bs;",
+            "const long nx = step + 1 == T ? 0 : off ? off[rev ? t - 1 : t + 1] - off[t] : rev ? -ts : ts;",
             *self.body.row_pointers(),
             *self._checkpoints(),
             *(self._replayed() if self.replay else []),
@@ -106,7 +107,14 @@ class SweepText:
         ]
 
     def _clear(self) -> list[str]:
-        counts = [f"long g{k} = 0;" for k in self.body.grams]
+        counts = []
+        for k in self.body.grams:
+            size = (
+                4
+                * self.body.w.size(self.body.nodes[k].args[0])
+                * self.body.w.size(self.body.nodes[k].args[1])
+            )
+            counts += [f"long g{k} = 0;", f"memset({self.f.port(('gram', k))}, 0, {size});"]
         return counts + [
             f"memset({place}, 0, {8 * self._pad(self.body.total_width(k))});"
             for k, place in self.body.totals.items()
@@ -192,6 +200,7 @@ class SweepText:
             "long m = size ? size[t] - b0 : most;",
             "m = m < 0 ? 0 : m > most ? most : m;",
             "const long r0 = (off ? off[t] : t * ts) + b0 * bs;",
+            "const long nx = u == s ? 0 : off ? off[rev ? t + 1 : t - 1] - off[t] : rev ? ts : -ts;",
             *pointers,
             *self.again.row_pointers(),
             *self.again.lines,

@@ -35,7 +35,7 @@ class Function:
     def opening(self, name: str, floats: int) -> list[str]:
         """The head of the function."""
         return [
-            f"int {name}(const long *g, void *const *p) {{",
+            f"static int {name}(const Kit *kit, const long *g, void *const *p) {{",
             *(f"float *p{n + 2} = p[{n + 2}];" for n in range(len(self.ports))),
             f"float *S = aligned_alloc(64, {4 * floats + 256} / 64 * 64);",
             "if (!S) return 1;",
@@ -141,11 +141,10 @@ class Text:
             for b in range(blocks):
                 first = f"{pointer} + {b * inner * outer * each + max(use.column, 0)}"
                 here = f"{packed} + {b * inner * self._pad(outer)}"
-                self.f.prologue.append(
-                    f"pack({here}, {first}, {inner}, {outer}, {across * each}, {down * each});"
-                )
+                whole, strides = f"{inner}, {outer}", f"{across * each}, {down * each}"
+                self.f.prologue.append(f"kit->pack({here}, {whole}, 0, 0, {first}, {whole}, {strides});")
                 lines.append(
-                    f"product({rows}, {outer}, {inner}, {source.base} + {b * inner}, {source.row}, {here}, "
+                    f"kit->product({rows}, {outer}, {inner}, {source.base} + {b * inner}, {source.row}, {here}, "
                     f"{target.base} + {b * outer}, {target.row}, {int(n > 0)});"
                 )
         for other in stores:

@@ -1,0 +1,214 @@
+"""C text of a whole half: its sweeps and the matrix products between them, one function from rows in to rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nas.backends.c.half import Half
+from nas.backends.c.world import Column, Key
+from nas.ir import Product, Sweep, Use
+
+# Buffers of a half by who needs them: both halves always, the other half alone, and this half alone.
+SHARED, KEPT, OWN = "shared", "kept", "own"
+
+
+class Driver:
+    """The function `name`, and its pointers in their order: `ports` of them, after the layout of the steps.
+
+    A port is an outside key, `(SHARED | KEPT | OWN, 0 forward or 1 backward)` for the rows of all buffers of a kind, or `("sums", 0)` for
+    all sums over rows. `given` tells of keys made by another half in which of its regions they begin.
+    """
+
+    def __init__(
+        self,
+        half: Half,
+        shared: Sequence[Key] = (),
+        given: Mapping[Key, tuple[Key, int]] | None = None,
+        grams: Sequence[int] = (),
+    ) -> None:
+        self.half, self.w = half, half.world
+        self.nodes = half.schedule.nodes
+        self.ports: list[Key] = []
+        self.regions: dict[Key, tuple[Key, int]] = dict(
+            given or {}
+        )  # of each buffer: its region, where in a row
+        number = int(half.name == "b")
+        self.widths: dict[Key, int] = {(kind, number): 0 for kind in (SHARED, KEPT, OWN)}
+        outside = set(half.outputs.values())
+        for key, size in half.widths.items():
+            if key not in outside:
+                kind = KEPT if key[0].endswith("keep") else SHARED if key in shared else OWN
+                region = (kind, number)
+                self.regions[key] = (region, self.widths[region])
+                self.widths[region] += size
+        self.sums: dict[Key, tuple[int, int]] = {}  # where each sum over rows begins among all, and its size
+        self._room_for_sums(grams)
+        self.lines: list[str] = []
+        for n, step in enumerate(half.schedule.steps):
+            if isinstance(step, Sweep):
+                self._call(f"{half.name}{n}", half.sweeps[n].ports)
+            else:
+                self._product(step)
+        for k, key in half.copies:
+            self._copy(k, key)
+        self._loose()
+        if half.end:
+            self._call(f"{half.name}_end", half.end.ports)
+        self._grams(grams)
+
+    @property
+    def text(self) -> str:
+        """The text of all functions."""
+        head = [
+            f"int recell_{self.half.name}(const Kit *kit, const long *g, void *const *p) {{",
+            "const long R = g[5];",
+            *(f"float *const x{n} = p[{n + 2}];" for n in range(len(self.ports))),
+        ]
+        return self.half.text + "\n".join([*head, *self.lines, "return 0;", "}\n"])
+
+    # -- pointers ---------------------------------------------------------------------------
+
+    def _port(self, key: Key) -> str:
+        if key not in self.ports:
+            self.ports.append(key)
+        return f"x{self.ports.index(key)}"
+
+    def pointer(self, key: Key) -> str:
+        """The C expression of a key's pointer."""
+        if key in self.sums:
+            return f"({self._port(('sums', 0))} + {self.sums[key][0]})"
+        if key not in self.regions:
+            return self._port(key)
+        region, first = self.regions[key]
+        base = self._port(region)
+        return f"({base} ? {base} + R * {first} : 0)" if region[0] == KEPT else f"({base} + R * {first})"
+
+    def _at(self, column: Column) -> str:
+        return f"{self.pointer(column.key)} + {column.first}"
+
+    # -- sums over rows ---------------------------------------------------------------------
+
+    def _room_for_sums(self, grams: Sequence[int]) -> None:
+        """Places for sums: grams of one second operand and first ones side by side get one behind the other."""
+        size, count = self.w.size, range(len(self.nodes))
+        swept = [k for t in self.half.sweeps.values() for k in t.sweep.grams]
+        keys = [
+            (("gram", k), size(self.nodes[k].args[0]) * size(self.nodes[k].args[1])) for k in (*grams, *swept)
+        ]
+        keys += [(("total", k), size(self.nodes[k].args[0])) for k in count if self.nodes[k].op == "total"]
+        keys += [(("end", k), size(k)) for k in self.half.ends]
+        total = 0
+        for key, floats in keys:
+            if key[0] == "gram" and self._blocks(key[1]) > 1:
+                floats //= self._blocks(key[1])
+            self.sums[key] = (total, floats)
+            total += floats
+        self.floats = total
+
+    def _blocks(self, k: int) -> int:
+        blocks = self.nodes[k].attr("blocks", 1)
+        return self.w.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload]
+
+    # -- steps ------------------------------------------------------------------------------
+
+    def _call(self, name: str, ports: Sequence[Key]) -> None:
+        pointers = ", ".join(["p[0]", "p[1]", *(self.pointer(key) for key in ports)])
+        self.lines.append(f"{{ void *const q[] = {{{pointers}}}; if ({name}(kit, g, q)) return 1; }}")
+
+    def _product(self, product: Product) -> None:
+        """A product over all rows; operands that lie side by side are one."""
+        rows, size = self.w.rows, self.w.size
+        out = rows[product.results[0]]
+        total = sum(size(k) for k in product.results)
+        sizes = [size(k) for k in product.operands]
+        for n, (run, members) in enumerate(side_by_side([rows[k] for k in product.operands], sizes)):
+            deep = sum(sizes[p] for p in members)
+            self.lines.append(f"{{ float *W = aligned_alloc(64, ({4 * deep} * PAD({total}) + 63) / 64 * 64);")
+            self.lines.append("if (!W) return 1;")
+            row = 0
+            for p in members:
+                column = 0
+                for k in product.results:
+                    self._pack(self.nodes[k].uses[p], (deep, total), (row, column), (sizes[p], size(k)))
+                    column += size(k)
+                row += sizes[p]
+            self.lines.append(
+                f"kit->rows(R, {total}, {deep}, {self._at(run)}, {run.width}, W, {self._at(out)}, {out.width}, "
+                f"{int(n > 0)}); free(W); }}"
+            )
+
+    def _pack(self, use: Use, whole: tuple[int, int], at: tuple[int, int], own: tuple[int, int]) -> None:
+        index, _ = self.w.arrays[use.weight, use.role]
+        each, first = (2, f" + {use.column}") if use.column >= 0 else (1, "")
+        down, across = (own[1], 1) if use.transpose else (1, own[0])
+        self.lines.append(
+            f"kit->pack(W, {whole[0]}, {whole[1]}, {at[0]}, {at[1]}, {self._port(('w', index))}{first}, "
+            f"{own[0]}, {own[1]}, {down * each}, {across * each});"
+        )
+
+    def _copy(self, k: int, key: Key) -> None:
+        """An output that is computed elsewhere than in its buffer."""
+        column, size = self.w.rows[k], self.w.size(k)
+        self.lines.append(
+            f"if ({self.pointer(key)}) for (long i = 0; i < R; i++) "
+            f"memcpy({self.pointer(key)} + i * {size}, {self._at(column)} + i * {column.width}, {4 * size});"
+        )
+
+    def _loose(self) -> None:
+        """Sums over rows that no sweep computes."""
+        counted = {k for t in self.half.sweeps.values() for k in t.sweep.totals}
+        for k, node in enumerate(self.nodes):
+            if node.op == "total" and k not in counted:
+                column, size = self.half.column(node.args[0]), self.w.size(node.args[0])
+                self.lines.append(
+                    f"kit->columns(R, {size}, {self._at(column)}, {column.width}, {self.pointer(('total', k))});"
+                )
+
+    def _grams(self, grams: Sequence[int]) -> None:
+        """Products of rows; those that follow each other in memory, on both sides, are one."""
+        size, done = self.w.size, 0
+        while done < len(grams):
+            k = grams[done]
+            (a, b), blocks, count = self.nodes[k].args, self._blocks(k), 1
+            first, second, wide = self.half.column(a), self.half.column(b), size(a)
+            while blocks == 1 and done + count < len(grams):
+                following = self.nodes[grams[done + count]]
+                column = self.half.column(following.args[0])
+                beside = column.key == first.key and column.first == first.first + wide
+                if following.args[1] != b or not beside or self._blocks(grams[done + count]) != 1:
+                    break
+                wide += size(following.args[0])
+                count += 1
+            for n in range(blocks):
+                own, other = wide // blocks, size(b) // blocks
+                self.lines.append(
+                    f"kit->gram(R, {own}, {other}, {self._at(first)} + {n * own}, {first.width}, {self._at(second)} + "
+                    f"{n * other}, {second.width}, {self.pointer(('gram', k))} + {n * own * other}, {other}, 0);"
+                )
+            done += count
+
+
+def grams_in_order(half: Half) -> list[int]:
+    """The products of rows that follow the sweeps, such that those that can be one stand behind each other."""
+    swept = {k for t in half.sweeps.values() for k in t.sweep.grams}
+    grams = [k for k, node in enumerate(half.schedule.nodes) if node.op == "gram" and k not in swept]
+
+    def place(k: int) -> tuple[int, str, Key, int]:
+        a, b = half.schedule.nodes[k].args
+        column = half.column(a)
+        return b, str(half.schedule.nodes[k].attr("blocks", 1)), column.key, column.first
+
+    return sorted(grams, key=place)
+
+
+def side_by_side(columns: Sequence[Column], sizes: Sequence[int]) -> list[tuple[Column, list[int]]]:
+    """Runs of columns that lie next to each other in one buffer: the first of each, and their places in the list."""
+    runs: list[tuple[Column, list[int]]] = []
+    end = -1
+    for place, (column, size) in enumerate(zip(columns, sizes, strict=True)):
+        if runs and runs[-1][0].key == column.key and end == column.first:
+            runs[-1][1].append(place)
+        else:
+            runs.append((column, [place]))
+        end = column.first + size
+    return runs

@@ -1,0 +1,10 @@
+
+/* ---- matrix products, from a library that all cells share (matrices.h) ---- */
+
+typedef struct {
+  void (*pack)(float *, long, long, long, long, const float *, long, long, long, long);
+  void (*product)(long, long, long, const float *, long, const float *, float *, long, int);
+  void (*rows)(long, long, long, const float *, long, const float *, float *, long, int);
+  void (*gram)(long, long, long, const float *, long, const float *, long, float *, long, int);
+  void (*columns)(long, long, const float *, long, float *);
+} Kit;
