@@ -63,9 +63,15 @@ def test_scans(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agrees(zoo(name), torch.float32, steps=7)  # more than one chunk
 
 
+def test_matrices_read_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.tiles.CHIP", 0)
+    agrees(zoo("gru_cho"), torch.float32)
+
+
 @pytest.mark.parametrize("name", ["gru_cho"])
 def test_step_by_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.backends.triton.tiles.CHIP", 0)
+    monkeypatch.setattr("nas.backends.triton.tiles.MATRIX", 0)
     agrees(zoo(name), torch.float32)
 
 

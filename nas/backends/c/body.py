@@ -168,7 +168,11 @@ class Body(Text):
         self.rows_used[column.key] = column.width
         plus = f" + {column.first}" if column.first else ""
         unless = pointer if column.optional else ""
-        base, row, ahead = f"{pointer.replace('p', 'q')}{plus}", f"bs * {column.width}", f"nx * {column.width}"
+        base, row, ahead = (
+            f"{pointer.replace('p', 'q')}{plus}",
+            f"bs * {column.width}",
+            f"nx * {column.width}",
+        )
         return Place(base, row, unless, ahead)
 
     def _plan_value(self, k: int, group: Group) -> None:

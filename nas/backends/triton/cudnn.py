@@ -60,7 +60,7 @@ class TorchRunner:
         arrays = self._arrays(weights)
         first = [state[k].unsqueeze(0).contiguous() for k in self.order]
         given = tuple(first) if self.name == "lstm" else first[0]
-        function = getattr(torch._VF, {"elman": "rnn_tanh"}.get(self.name, self.name))  # type: ignore[attr-defined]
+        function = getattr(torch._VF, {"elman": "rnn_tanh"}.get(self.name, self.name))
         options = (
             True,
             1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -42,13 +43,21 @@ class Order:
     @staticmethod
     def of(steps: Steps, reverse: bool, device: torch.device) -> Order:
         """The order of a program, which runs from the first step to the last or in reverse."""
-        counts = torch.tensor(steps.sizes, device="cpu")
-        offsets = counts.cumsum(0) - counts
-        if reverse:
-            counts, offsets = counts.flip(0), offsets.flip(0)
-        spans = tuple(zip(offsets.tolist(), counts.tolist(), strict=True))
-        pad = torch.zeros(AHEAD, dtype=counts.dtype, device="cpu")
-        return Order(steps, torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans)
+        return Order(steps, *_ordered(steps.sizes, reverse, device))
+
+
+@lru_cache(maxsize=64)
+def _ordered(
+    sizes: tuple[int, ...], reverse: bool, device: torch.device
+) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
+    """See `Order`; batches of the same lengths come again."""
+    counts = torch.tensor(sizes, device="cpu")
+    offsets = counts.cumsum(0) - counts
+    if reverse:
+        counts, offsets = counts.flip(0), offsets.flip(0)
+    spans = tuple(zip(offsets.tolist(), counts.tolist(), strict=True))
+    pad = torch.zeros(AHEAD, dtype=counts.dtype, device="cpu")
+    return torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans
 
 
 @dataclass(slots=True)
