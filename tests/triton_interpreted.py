@@ -5,7 +5,6 @@ TRITON_INTERPRET=1 has to be set before triton is imported, and forbids compilat
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import pytest
@@ -14,6 +13,7 @@ from backend_suite import built, drawn, results
 from hypothesis import given, settings
 from strategies import cells
 from test_nas_backends_conformance import ODD
+from torch import Tensor
 
 from grammar import Cell, parse, zoo, zoo_names
 
@@ -28,22 +28,32 @@ REAL = [n for n in TIME if not any(s.type.is_complex for s in zoo(n).states)]  #
 RANDOM = settings(max_examples=40)
 
 
-def agrees(cell: Cell, dtype: torch.dtype, steps: int = 5) -> None:
-    """Outputs, final states and every gradient are the reference's in float64, at weights and x of that type."""
-    module, plain = built(cell, "triton", dtype), built(cell)
-    plain.load_state_dict({name: value.double() for name, value in module.state_dict().items()})
-    ours, theirs = results(module, drawn(module, steps)), results(plain, drawn(module, steps).double())
+def agrees(cell: Cell, dtype: torch.dtype, steps: int = 5, device: str = "cpu") -> None:
+    """Outputs, final states and every gradient are the reference's in float64, at weights and x of that type.
+
+    In bfloat16 a few values, such as gradients that cancel, are further off in eager torch too: then no further than
+    twice the furthest there.
+    """
+    module, plain = built(cell, "triton", dtype).to(device), built(cell)
+    plain.load_state_dict({name: value.double().cpu() for name, value in module.state_dict().items()})
+    x = drawn(module.cpu(), steps)
+    ours, theirs = results(module.to(device), x.to(device)), results(plain, x.double())
     assert list(ours) == list(theirs)
-    largest = max(
-        float(v.abs().square().mean().sqrt()) for v in theirs.values() if bool(torch.isfinite(v.abs()).all())
+    eager = results(built(cell, dtype=dtype), x) if dtype == torch.bfloat16 else {}
+    finite = {what: v for what, v in theirs.items() if v.numel() and bool(torch.isfinite(v.abs()).all())}
+    largest = max(rms(value) for value in finite.values())
+    own = max(
+        (rms(eager[k].double() - v) / (rms(v) + 1e-3 * largest) for k, v in finite.items() if eager),
+        default=0.0,
     )
-    for what, value in theirs.items():
-        if not value.numel() or not bool(torch.isfinite(value.abs()).all()):
-            continue
-        error = float((ours[what].to(value.dtype) - value).abs().square().mean().sqrt())
-        scale = float(value.abs().square().mean().sqrt())
-        assert error <= RATIOS[dtype] * (scale + 1e-3 * largest), f"{what}: {error / (scale + 1e-30):.1e}"
-        assert math.isfinite(error)
+    for what, value in finite.items():
+        error = rms(ours[what].cpu().to(value.dtype) - value) / (rms(value) + 1e-3 * largest)
+        assert error <= max(RATIOS[dtype], 2 * own), f"{what}: {error:.1e}, eager torch {own:.1e}"
+
+
+def rms(value: Tensor) -> float:
+    """The root of the mean square."""
+    return float(value.abs().square().mean().sqrt())
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -102,13 +102,17 @@ class Runner:
         self.count = len(compile_program(cell).slots)
         self.compiled: dict[torch.dtype, Both] = {}
 
+    @torch.compiler.disable
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
-        both = self.both(x.dtype)
+        like = weights[0] if weights else x
+        both = self.both(like.dtype)
         first = divided(state, self.normal.slots)
-        y, *last = _Function.apply(both, steps, len(weights), x, *weights, *first)  # type: ignore[no-untyped-call]
+        given = (both, steps, len(weights), x.to(like.dtype), *weights, *first)
+        with torch.cuda.device_of(x):
+            y, *last = _Function.apply(*given)  # type: ignore[no-untyped-call]
         ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
         return y, united(ends, self.normal.slots, self.count)
 
