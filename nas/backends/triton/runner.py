@@ -102,7 +102,7 @@ class Runner:
         self.count = len(compile_program(cell).slots)
         self.compiled: dict[torch.dtype, Both] = {}
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
