@@ -242,7 +242,6 @@ def test_kernels_fit_the_chip(name: str, heads: int) -> None:
         ("gla", 256, 4),
         ("deltanet", 256, 4),
         ("mlstm", 256, 4),
-        ("mamba2", 256, 4),
         ("lmu", 64, 1),
     ],
 )

@@ -15,6 +15,7 @@ ELEMENTWISE_ONLY = ("reduce", "hmax", "lin", "tokey", "toval", "outer", "read", 
 CHIP = 200 * 1024  # bytes of weights that one multiprocessor holds beside all else
 LANES = 128  # values of a type that a program of an elementwise sweep computes: one for each thread
 MATRIX = 4 * 1024  # numbers of one matrix that is read in each step
+ROWS = 8  # times as many, where no step waits for another
 TILE = 32 * 1024  # numbers of one value that a program's registers hold
 
 
@@ -107,7 +108,7 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     ops = {instrs[k].op for k in sweep.body}
     lanes = _lanes(types, sizes)
     if lanes is not None and lanes.kind != "mat" and not ops & set(ELEMENTWISE_ONLY):
-        return _elementwise(lanes, sizes)
+        return _elementwise(lanes, sizes, 1 if sweep.slots else ROWS)
     lins = [k for k in sweep.body if instrs[k].op == "lin"]
     mats = any(t.kind == "mat" for t in types)
     per_head = not any(t.kind in FLAT and not _as_vec(t, sizes) for t in types) and all(
@@ -165,7 +166,7 @@ def _lanes(types: set[Type], sizes: Sizes) -> Type | None:
     return one
 
 
-def _elementwise(lanes: Type, sizes: Sizes) -> Tiles:
+def _elementwise(lanes: Type, sizes: Sizes, more: int) -> Tiles:
     block = min(LANES, power(math.prod(shape_in(lanes, sizes))))
-    rows = max(1, LANES // block)
+    rows = max(1, LANES // block) * more
     return Tiles("lanes", sizes, rows, block, lanes, 1, 4)
