@@ -182,11 +182,26 @@ def linear(a: Tensor, given: Type, instr: Instr, array: Tensor, sizes: Sizes) ->
     """A `lin` of rows `[rows, ...]`."""
     w, rows = matrix(array, instr), flat(a, given)
     if w.dim() == 2:
-        result = rows @ w
+        result = product(rows, w)
     else:
         parts = rows.unflatten(-1, (w.shape[0], -1))
-        result = torch.einsum("...bi,bio->...bo", parts, w).flatten(-2)
+        result = torch.einsum("...bi,bio->...bo", *single(parts, w)).flatten(-2)
     return result.unflatten(-1, shape_in(instr.type, sizes)) if axes(instr.type) != 1 else result
+
+
+def product(rows: Tensor, w: Tensor) -> Tensor:
+    """`rows @ w`; of numbers with half the bits, sums and result are in float32."""
+    if w.dtype.itemsize > 2:
+        return rows @ w
+    if rows.is_cuda and rows.dim() == 2:
+        return torch.mm(rows, w, out_dtype=torch.float32)
+    rows, w = single(rows, w)
+    return rows @ w
+
+
+def single(*values: Tensor) -> list[Tensor]:
+    """Numbers with half the bits as float32, others as they are."""
+    return [v.float() if v.dtype.itemsize <= 2 else v for v in values]
 
 
 def array_places(program: Program) -> dict[tuple[int, str], int]:

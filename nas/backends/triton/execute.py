@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from grammar import Sizes
-from nas.backends.primitives import TORCH, array_places, blocks_of, flat, linear, matrix, numbers, param
+from nas.backends.primitives import (
+    TORCH,
+    array_places,
+    blocks_of,
+    flat,
+    linear,
+    matrix,
+    numbers,
+    param,
+    product,
+)
 from nas.backends.steps import Steps
 from nas.backends.triton.emit import Again, Kernel, emit
 from nas.backends.triton.jit import interpreted, load
@@ -277,7 +287,7 @@ class Executable:
             values.stacks[together] = torch.cat(parts, 1)
         whole, (a,) = values.stacks[together], instrs[0].args
         operand = rows[a] if a in rows else values.consts[a]
-        made = flat(operand, self.program.instrs[a].type).to(whole.dtype) @ whole
+        made = product(flat(operand, self.program.instrs[a].type).to(whole.dtype), whole)
         shapes = [shape_in(i.type, self.sizes) for i in instrs]
         parts = made.split([math.prod(shape) for shape in shapes], -1)
         return [
@@ -324,7 +334,7 @@ class Executable:
             elif kind == "weight":
                 made = self._matrix(k, values, kernel.tiles)
             elif kind == "store":
-                made = like.new_empty(height, *shape_in(instrs[k].type, self.sizes), dtype=self.stored(k))
+                made = like.new_empty(height, *shape_in(instrs[k].type, self.sizes), dtype=self.state)
                 rows[k] = made
             elif kind == "first":
                 made = values.first[k].contiguous()
@@ -357,10 +367,6 @@ class Executable:
     def _room(self, values: Values, s: int, times: int) -> Tensor:
         """Memory for a slot at several steps."""
         return values.like.new_empty(times, *values.first[s].shape, dtype=self.state)
-
-    def stored(self, k: int) -> torch.dtype:
-        """The type that rows are stored with: only products over all rows have that of the weights."""
-        return self.dtype if self.program.instrs[k].op == "lin" else self.state
 
     def _matrix(self, k: int, values: Values, layout: Tiles) -> Tensor:
         """The matrix of a `lin` as a kernel takes it: `[in, out]`, or a block for each head."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
-from nas.backends.primitives import blocks_of, flat
+from nas.backends.primitives import blocks_of, flat, product
 from nas.backends.states import divided, united
 from nas.backends.steps import Steps
 from nas.backends.triton.execute import Eager, Executable, Launch, Order, Values
@@ -242,6 +242,6 @@ class _End:
         a, b = a.to(dtype), b.to(dtype)
         blocks = blocks_of(instr, self.both.sizes)
         if blocks == 1:
-            return a.t() @ b
+            return product(a.t(), b)
         a, b = (v.unflatten(-1, (blocks, -1)).transpose(0, 1) for v in (a, b))
         return torch.bmm(a.transpose(1, 2), b)
