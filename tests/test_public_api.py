@@ -32,6 +32,7 @@ PUBLIC: dict[str, str] = {
         register_rendering runner tree_runner
     """,
     "nas.backends.c": "",
+    "nas.backends.triton": "",
     "nas.bench": """
         BASELINES BenchSize Build CACHED_AIM COLD_AIM Outcome Plan Row SIZES bench builds_of clock
         excess machine_facts outcomes over_limit products_of read_sizes transcendentals

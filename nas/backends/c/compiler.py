@@ -150,7 +150,10 @@ def _build(text: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as work:
         source, made = Path(work) / "cell.c", Path(work) / "cell.so"
         source.write_text(text, encoding="utf-8")
-        _run([*_command(), "-shared", "-include", str(header), str(source), "-o", str(made), "-lm"], target.parent)
+        _run(
+            [*_command(), "-shared", "-include", str(header), str(source), "-o", str(made), "-lm"],
+            target.parent,
+        )
         os.replace(made, target)
 
 
