@@ -20,5 +20,7 @@ from predictors.predictor import Prediction as Prediction
 from predictors.predictor import Predictor as Predictor
 from predictors.probes import probe_features as probe_features
 from predictors.probes import probe_names as probe_names
+from predictors.similar import Neighbour as Neighbour
+from predictors.similar import similar as similar
 from predictors.statistics import cell_statistics as cell_statistics
 from predictors.statistics import statistic_names as statistic_names

@@ -56,7 +56,8 @@ Measure = Callable[[Bench, int], Mapping[str, float]]
 def ptb(bench: Bench, seed: int) -> Mapping[str, float]:
     """50, 100 and 200 Penn Treebank cells against 500 others."""
     order = np.random.default_rng(seed).permutation(bench.where(bench.table.ptb))
-    test, found = order[:PTB_TEST], {}
+    test = order[:PTB_TEST]
+    found: dict[str, float] = {}
     for count in (50, 100, 200):
         train = order[PTB_TEST : PTB_TEST + count]
         model = fit_rows(bench.rows[train], bench.table.ptb[train], seed=seed)
@@ -81,7 +82,7 @@ def ptb_many(bench: Bench, seed: int) -> Mapping[str, float]:
 def wt2(bench: Bench, seed: int) -> Mapping[str, float]:
     """50 and 100 WikiText-2 cells against the others; without and with one epoch of each query's curve."""
     order = np.random.default_rng(seed).permutation(bench.where(bench.table.wt2))
-    found = {}
+    found: dict[str, float] = {}
     for count in (50, 100):
         for name, extras in (
             (f"WT2, {count} cells", None),
@@ -110,7 +111,7 @@ def transfer(bench: Bench, prior: Predictor) -> Mapping[str, float]:
 def wt2_with_prior(bench: Bench, seed: int, prior: Predictor) -> Mapping[str, float]:
     """A predictor of Penn Treebank and 50 or 100 WikiText-2 cells."""
     order = np.random.default_rng(seed).permutation(bench.where(bench.table.wt2))
-    found = {}
+    found: dict[str, float] = {}
     for count in (50, 100):
         found |= _on_wt2(f"PTB + {count} WT2 cells", bench, order[:count], order[count:], seed, None, prior)
     return found

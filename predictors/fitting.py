@@ -23,8 +23,8 @@ from predictors.statistics import statistic_names
 Floats = NDArray[np.float64]
 
 LEAST_CELLS = 8
-_TREES = 300
-_FAILING_TREES = 300
+_TREES = 200
+_FAILING_TREES = 200
 _MOST_FOR_PROCESS = 3000  # a process takes time and memory of the square of the cells and more
 _TREE_SHARE = 0.5
 _FOLDS = 5
@@ -126,7 +126,7 @@ def fit_ranker(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> Ranker
     columns = fit_columns(x)
     scaled, targets = columns(x), normal_scores(y)
     model = ExtraTreesRegressor(
-        _TREES, max_features=0.5, random_state=seed, min_samples_leaf=1 + len(y) // 600
+        _TREES, max_features=0.1, random_state=seed, min_samples_leaf=1 + len(y) // 600
     )
     model.fit(scaled, targets)
     trees = grow([tree.tree_ for tree in model.estimators_])
@@ -140,7 +140,7 @@ def fit_ranker(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> Ranker
 def _fit_failing(scaled: Floats, failed: NDArray[np.bool_], seed: int) -> Forest:
     from sklearn.ensemble import ExtraTreesClassifier
 
-    model = ExtraTreesClassifier(_FAILING_TREES, max_features=0.3, random_state=seed).fit(scaled, failed)
+    model = ExtraTreesClassifier(_FAILING_TREES, max_features=0.1, random_state=seed).fit(scaled, failed)
     column = list(model.classes_).index(True)
     return grow([tree.tree_ for tree in model.estimators_], column)
 
@@ -167,8 +167,12 @@ def _calibrated(
 ) -> tuple[Scale, tuple[float, float], dict[str, float]]:
     """The map to scores; errors so that 90 % of the rows lie in their intervals (split conformal, Lei et al. 2018)."""
     scale = fit_scale(rank, y)
-    mean = scale(rank)
-    local = spread * scale.slope(rank)
+    mean, local = np.empty(len(y)), np.empty(len(y))
+    folds = np.arange(len(y)) % min(_FOLDS, len(y))
+    for fold in range(folds.max() + 1):  # a scale that saw a score is too close to it
+        out = folds == fold
+        apart = fit_scale(rank[~out], y[~out])
+        mean[out], local[out] = apart(rank[out]), spread[out] * apart.slope(rank[out])
     gaps = np.abs(y - mean)
     least = float(np.quantile(gaps, 0.25)) + 1e-9
     place = min(1.0, _COVERED * (1 + 1 / len(y)))

@@ -53,7 +53,7 @@ class Process:
 
 def fit_process(rows: Floats, targets: Floats, weights: Floats) -> Process:
     """Fit to `targets` [n] of mean 0: every kernel of the grid counts by its marginal likelihood."""
-    rows = rows.astype(np.float32).astype(np.float64)  # as it is kept
+    rows = np.ascontiguousarray(rows, np.float32).astype(np.float64)  # as it is kept
     within = _distances(rows, rows, weights)
     found: list[tuple[float, float, float, Floats]] = []
     for length, nu in itertools.product(_LENGTHS, _ROUGHNESS):

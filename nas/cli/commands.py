@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli import cells, look, produce, run
+from nas.cli import cells, look, predict, produce, run
 from nas.cli.group import Group
 
 _DOC = """Search for recurrent neural cells, and use what was found.
@@ -75,6 +75,13 @@ _add(cells.zoo, "recell zoo", "recell zoo lstm")
 _add(cells.sample, "recell sample --space gated -n 5", "recell sample --space my.space --seed 7 --json")
 _add(look.spaces, "recell spaces", "recell spaces gated")
 _add(look.tasks, "recell tasks", "recell tasks --json")
+_add(
+    predict.predict,
+    "recell predict -p p.recell zoo:lstm zoo:gru",
+    "recell predict -p p.recell runs/notes#12 --json",
+)
+_add(predict.similar, "recell similar zoo:gru_cho", "recell similar runs/notes#12 --run runs/notes")
+app.add_typer(predict.app, name="predictor")
 _add(look.doctor, "recell doctor")
 
 
