@@ -44,6 +44,8 @@ def from_nasbench_nlp(recipe: Recipe, name: str = "nasbench_nlp") -> Cell:
     Node `h_new_3` becomes the state `h3`; the others keep their names. blend(a, b, c) = a*b + (1-a)*c
     is `lerp(a, c, b)`. Raises ImportFormatError with the node at fault.
     """
+    if not isinstance(recipe, Mapping) or not all(isinstance(node, str) for node in recipe):
+        raise ImportFormatError(f"a recipe is a mapping from names of nodes; received {recipe!r}")
     states: set[int] = {int(m[1]) for m in map(_NEW.fullmatch, recipe) if m}
     statements: list[Statement] = []
     for node, entry in recipe.items():
@@ -195,7 +197,10 @@ def _genotype(source: Any) -> Genotype:
         concat = source["concat"] if keyed else source.concat
         return Genotype(tuple((str(f), int(j)) for f, j in recurrent), tuple(int(i) for i in concat))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ImportFormatError(f"a genotype has `recurrent` pairs and `concat` nodes: {error}") from error
+        raise ImportFormatError(
+            f"a genotype has `recurrent` pairs and `concat` nodes; received {source!r} "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _highway(operands: tuple[Expr, ...], carry: Expr, op: str) -> Expr:

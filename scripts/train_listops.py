@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from grammar import GrammarError, parse, zoo
 from nas.errors import NasError
 from nas.nn import Stack
 from nas.tasks import Batch, load_task
@@ -62,6 +63,10 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Train, test, print; 0 when it worked, 1 when the cell cannot be trained."""
     given = arguments()
+    if min(given.longest, given.tested or given.longest) < SHORTEST:
+        raise ValueError(
+            f"the shortest expressions have {SHORTEST} tokens: --longest and --tested are no less"
+        )
     torch.set_num_threads(given.threads)
     task = load_task("listops")
     assert isinstance(task, ListOps)
@@ -88,16 +93,17 @@ def main() -> int:
 
 def cell_text(given: str) -> str:
     """The text of a cell from what the command line calls it."""
-    from grammar import parse, zoo
-
     if given.startswith("zoo:"):
         return str(zoo(given.removeprefix("zoo:")))
-    return str(parse(Path(given).read_text() if Path(given).is_file() else given))
+    if "{" in given:
+        return str(parse(given))
+    return str(parse(Path(given).read_text(encoding="utf-8"), given))
 
 
 def show_progress(steps: int, loss: float) -> None:
-    """A line that the next one replaces."""
-    print(f"\r{steps} steps, loss {loss:.4f}", end="", file=sys.stderr, flush=True)
+    """A line that the next one replaces, where there is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{steps} steps, loss {loss:.4f}", end="", file=sys.stderr, flush=True)
 
 
 def accuracies(model: Stack, batches: Iterable[Batch]) -> dict[int, float]:
@@ -137,6 +143,6 @@ def report(given: argparse.Namespace, result: TrialResult, seconds: float, right
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (NasError, ValueError) as error:
+    except (GrammarError, NasError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

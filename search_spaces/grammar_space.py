@@ -209,7 +209,7 @@ class GrammarSpace(Space):
         least = f"{limits.least_size} to " if limits.least_size else "at most "
         yield f"  {least}{limits.size} operations, nested at most {limits.nesting} deep"
         if self.claims:
-            yield f"  zoo cells in it: {', '.join(self.claims)}"
+            yield f"  zoo cells it claims: {', '.join(self.claims)}"
         if rules.require:
             yield f"  always: {'; '.join(REQUIRED[r] for r in rules.require)}"
         if rules.trees:

@@ -14,6 +14,7 @@ from search_spaces.space import Space
 
 SUFFIX = ".space"
 SUFFIXES = (SUFFIX, ".cell")  # of files: rules, or a sketch
+_NAME = 60  # characters of a wrong name that an error repeats
 
 
 @cache
@@ -46,11 +47,15 @@ def load_space(source: str | Sketch) -> Space:
     if "{" in source:
         return read_space(source)
     path = Path(source)
-    if not path.is_file() and path.suffix not in SUFFIXES:
-        space_text(source)
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # no system takes that for a name
+        there = False
+    if not there and path.suffix not in SUFFIXES:
+        space_text(source if len(source) <= _NAME else f"{source[:_NAME]}...")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SpaceError(f"the space file {source!r} cannot be read: {error}") from error
     return read_space(text, str(path))
 

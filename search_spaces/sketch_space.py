@@ -248,7 +248,7 @@ class SketchSpace(Space):
         yield f"  {self.limits.least_size} to {self.limits.size} operations, nested at most {self.limits.depth} deep"
         yield f"  {sum(self.count()):,} ways to fill the holes"
         if self.claims:
-            yield f"  zoo cells in it: {', '.join(self.claims)}"
+            yield f"  zoo cells it claims: {', '.join(self.claims)}"
         for template in self.templates:
             yield from (f"  {line}" for line in str(template.sketch).splitlines())
             for site in template.sites:

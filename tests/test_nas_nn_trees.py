@@ -170,6 +170,16 @@ CHAIN = torch.tensor([[[0, 1], [3, 2]]])
         (X, {"tree": CHAIN[:, :1]}, r"received 1 merges and \[3\] leaves"),
         (X, {"tree": torch.tensor([[[0, 1], [4, 2]]])}, "names leaves, from 0, and earlier merges"),
         (X, {"tree": torch.tensor([[[0, -1], [3, 2]]])}, "names leaves, from 0, and earlier merges"),
+        (
+            X,
+            {"tree": torch.tensor([[[0, 1], [0, 1]]])},
+            "each leaf and each earlier merge once; received one",
+        ),
+        (
+            X,
+            {"tree": torch.tensor([[[0, 1], [2, 2]]])},
+            "each leaf and each earlier merge once; received one",
+        ),
         (X, {"tree": CHAIN, "lengths": [4]}, r"lengths are 1 whole numbers from 1 to 3"),
     ],
 )

@@ -81,6 +81,8 @@ def test_an_unknown_name_is_answered_with_a_near_one() -> None:
         UnknownSpaceError, match=r"unknown space 'gatd'; did you mean 'gated'\? The spaces are"
     ):
         load_space("gatd")
+    with pytest.raises(UnknownSpaceError, match=r"unknown space '\({60}\.\.\.'"):
+        load_space("(" * 10_000)  # no system takes that for the name of a file
     with pytest.raises(UnknownSpaceError, match=r"unknown space 'nothing like it'\. The spaces are"):
         space_text("nothing like it")
 
