@@ -73,6 +73,8 @@ from grammar.syntax import Repeat as Repeat
 from grammar.syntax import State as State
 from grammar.syntax import Statement as Statement
 from grammar.syntax import X as X
+from grammar.syntax import choice as choice
+from grammar.syntax import choice_weights as choice_weights
 from grammar.syntax import num as num
 from grammar.syntax import ref as ref
 from grammar.types import CMAT as CMAT

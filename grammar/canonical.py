@@ -82,6 +82,7 @@ class _Writer:
         self.state_order = ranked
         self.carried = self._depends("carry") if graph.region else frozenset[int]()
         self.per_child = self._depends("child") if graph.variadic else frozenset[int]()
+        self.over_sums = self._over_sums() if graph.variadic else frozenset[int]()
         self.shared: dict[int, str] = {}
         self.emitted: list[tuple[Expr, int]] = []
         first = self._write()
@@ -227,10 +228,12 @@ class _Writer:
             if node in block.names or self._is_leaf(node):
                 return
             name: str | None = None
+            # A sum is not nested in another: what has one in it has a name there.
+            inside = bool(stack) and stack[-1][0] in self.per_child
             if node not in self.per_child:
                 if node in first:
                     name = first[node]
-                elif uses[node] > 1 or depth >= _INLINE:
+                elif uses[node] > 1 or depth >= _INLINE or (inside and node in self.over_sums):
                     name = self._new_name()
             below = iter([arg for _, arg in self._operands(node)])
             stack.append((node, name, below, 0 if name else depth))
@@ -322,6 +325,14 @@ class _Writer:
         for index, node in enumerate(self.graph.nodes):
             through = node.op != "sum" and any(a in found for a in node.args)
             if node.op == op or through:
+                found.add(index)
+        return frozenset(found)
+
+    def _over_sums(self) -> frozenset[int]:
+        """The nodes that a `sum` over children is below, or that are one."""
+        found: set[int] = set()
+        for index, node in enumerate(self.graph.nodes):
+            if node.op == "sum" or any(a in found for a in node.args):
                 found.add(index)
         return frozenset(found)
 

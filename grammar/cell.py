@@ -16,18 +16,27 @@ from grammar.printer import show_tree
 from grammar.syntax import State, Statement
 from grammar.types import SEQ
 
-DIGEST_VERSION = 1  # raised when the canonical form of any cell changes; golden digests guard it
+DIGEST_VERSION = 2  # raised when the canonical form of any cell changes; golden digests guard it
 
 
 class _Text:
     """What cells and sketches share: the tree as written, its graph, its printed text."""
 
-    __slots__ = ("__weakref__", "_digest", "_text", "graph", "tree")
+    __slots__ = ("__weakref__", "_canonical", "_digest", "_graph", "_text", "tree")
 
     tree: CellTree
-    graph: Graph
+    _graph: Graph | None
     _text: str
     _digest: str | None
+    _canonical: Cell | None
+
+    @property
+    def graph(self) -> Graph:
+        """Every name resolved, every repetition unrolled, types and weights identified."""
+        if self._graph is None:
+            object.__setattr__(self, "_graph", lower(self.tree, holes=isinstance(self, Sketch)))
+        assert self._graph is not None
+        return self._graph
 
     @property
     def name(self) -> str:
@@ -75,7 +84,10 @@ class Cell(_Text):
         """The cell without what does not matter: names, order, dead code, repeated subexpressions."""
         from grammar.canonical import canonical_tree
 
-        return _intern(Cell, canonical_tree(self.graph))
+        if self._canonical is None:
+            object.__setattr__(self, "_canonical", _intern(Cell, canonical_tree(self.graph)))
+        assert self._canonical is not None
+        return self._canonical
 
     @property
     def digest(self) -> str:
@@ -138,23 +150,29 @@ def make_cell(
     statements: Sequence[Statement],
     children: Sequence[str] = (),
     variadic: bool = False,
+    sound: bool = False,
 ) -> Cell:
-    """A cell from its parts, checked like a text. Raises CellTypeError or UnknownNameError."""
+    """A cell from its parts, checked like a text. Raises CellTypeError or UnknownNameError.
+
+    Parts that are known to be `sound`, since they are of what was checked before, are not checked again: the graph is
+    then made when it is first asked for.
+    """
     tree = CellTree(name, tuple(children), variadic, tuple(states), tuple(statements))
     if not name.isidentifier():
         raise CellTypeError(f"a cell's name is a letter and then letters, digits or _; received {name!r}")
-    return _intern(Cell, tree)
+    return _intern(Cell, tree, sound)
 
 
-def _intern(kind: type[_T], tree: CellTree) -> _T:
+def _intern(kind: type[_T], tree: CellTree, sound: bool = False) -> _T:
     text = show_tree(tree)
     with _LOCK:
         known: _T | None = _CELLS.get((kind, text))
     if known is not None:
         return known
-    graph = lower(tree, holes=kind is Sketch)
+    graph = None if sound else lower(tree, holes=kind is Sketch)
     made = kind.__new__(kind)
-    for name, value in (("tree", tree), ("graph", graph), ("_text", text), ("_digest", None)):
+    parts = {"tree": tree, "_graph": graph, "_text": text, "_digest": None, "_canonical": None}
+    for name, value in parts.items():
         object.__setattr__(made, name, value)
     with _LOCK:
         kept: _T = _CELLS.setdefault((kind, text), made)

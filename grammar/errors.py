@@ -15,6 +15,12 @@ class Span:
     column: int
     width: int = 1
 
+    @classmethod
+    def at(cls, text: str, index: int) -> Span:
+        """The place of the character `text[index]`."""
+        before = one_newline(text[:index]).split("\n")
+        return cls(len(before), len(before[-1]) + 1)
+
 
 class GrammarError(Exception):
     """Root of every error of this package."""
@@ -79,7 +85,7 @@ def one_newline(text: str) -> str:
 
 def _excerpt(line: str, span: Span, limit: int = 100) -> tuple[str, str]:
     """The part of `line` around the span, at most `limit` wide, and the caret line below it."""
-    line = line.replace("\t", " ")
+    line = "".join(map(_shown, line))
     start = 0
     if len(line) > limit:
         start = max(0, min(span.column - 1 - limit // 2, len(line) - limit))
@@ -87,3 +93,8 @@ def _excerpt(line: str, span: Span, limit: int = 100) -> tuple[str, str]:
     offset = max(0, min(span.column - 1 - start, len(shown)))
     width = max(1, min(span.width, len(shown) - offset or 1))
     return shown, " " * offset + "^" * width
+
+
+def _shown(char: str) -> str:
+    """One character that does nothing to a terminal: a text may come from anyone."""
+    return char if char.isprintable() else " " if char.isspace() else "\ufffd"

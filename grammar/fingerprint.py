@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -30,12 +31,13 @@ from grammar.sizes import Sizes
 from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, Statement, num
 from grammar.weights import initial_name
 
-FINGERPRINT_VERSION = 1  # raised when the fingerprint of any cell changes
+FINGERPRINT_VERSION = 2  # raised when the fingerprint of any cell changes
 
 _STEPS = 6
 _NODES = 4  # inner nodes of the tree that tree cells run over
 _DECIMALS = 1e6  # results are compared to 1e-6: rounding errors are some 1e-14
 _FAINT = 1e-3  # an output smaller than this tells cells apart too badly
+_MOST_RUNS = 1_000  # of the instance with one set of weights; known cells take up to 200
 _STOP = 0.8123  # stands for stopgrad, which has a value but no gradient: a cell with it is another cell
 
 
@@ -48,15 +50,23 @@ def fingerprint(cell: Cell) -> str:
     default initialisation), other units of a state. Not equated: what needs other values of weights (`sigmoid(-lin(x))`
     and `sigmoid(lin(x))`, two biases added), other `init`, `fixed` or initial states, other numbers of states
     or buffers beyond what 6 steps show, and what differs in `stopgrad`. Cells whose outputs are
-    not finite, or nearly 0, share a fingerprint only with cells of the same digest. Different functions could
+    not finite, or nearly 0, and those with so many arrays of like effect that matching them takes long, share a
+    fingerprint only with cells of the same digest. Different functions could
     share one where they differ by less than 1e-6 in all of the few steps; none of the zoo does.
     """
     canonical = cell.canonical()
-    try:
-        text = _Probe(_marked(canonical)).text()
-    except CellBuildError:  # no sizes of ours fit the cell, or it cannot be run
-        text = ""
-    return hashlib.sha256(f"{FINGERPRINT_VERSION}:{text or canonical.digest}".encode()).hexdigest()
+    found = _KNOWN.get(canonical)
+    if found is None:
+        try:
+            text = _Probe(_marked(canonical)).text()
+        except CellBuildError:  # no sizes of ours fit the cell, or it cannot be run
+            text = ""
+        found = hashlib.sha256(f"{FINGERPRINT_VERSION}:{text or cell.digest}".encode()).hexdigest()
+        _KNOWN[canonical] = found
+    return found
+
+
+_KNOWN: WeakKeyDictionary[Cell, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,7 @@ class _Probe:
         self.tree = _tree(graph)
         buffers = sum(memory_length(graph, i) for i in graph.reachable(graph.roots()))
         steps = (
-            max(_STEPS, 3 + len(graph.states) + buffers)
+            max(_STEPS, 3 + len(graph.live()[1]) + buffers)
             if self.tree is None
             else _positions(graph, self.tree)
         )
@@ -92,20 +102,17 @@ class _Probe:
 
     def text(self) -> str:
         """The rounded outputs once each array has its values; empty where they say nothing."""
-        self._match()
-        y = self._run(())
-        if not np.isfinite(y).all() or np.abs(y).max() < _FAINT:
-            return ""
-        return f"{self.cell.kind}:{_rounded(y, 8)[0]}"
-
-    def _match(self) -> None:
-        """Colour arrays until no two of them have the same."""
+        runs = 0
         while True:
             counts = Counter(self.colours)
             tied = [i for i, c in enumerate(self.colours) if counts[c] > 1]
+            y = self._run(tied)
+            runs += len(y)
+            if runs > _MOST_RUNS or not np.isfinite(y[0]).all() or np.abs(y[0]).max() < _FAINT:
+                return ""
             if not tied:
-                return
-            effects = _rounded(self._run(tied), 4)
+                return f"{self.cell.kind}:{_rounded(y, 8)[0]}"
+            effects = _rounded(y, 4)
             finer = {i: _seed(f"{self.colours[i]}:{e}") for i, e in zip(tied, effects[1:], strict=True)}
             if len({*finer.values()}) == len({self.colours[i] for i in tied}):
                 first = min(tied, key=lambda i: (self.colours[i], i))

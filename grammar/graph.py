@@ -69,7 +69,8 @@ class Graph:
 
     `next[i]` is the new value of `states[i]`, `leaf[i]` its value at a leaf of a tree. Parameter-free
     nodes that are equal are one node; each occurrence of a weight in the text has its own index.
-    `equal_width` says that x is used where D must equal H.
+    `equal_width` says that x is used where D must equal H; `mentioned` are the states whose primed name stands
+    in what the output needs.
     """
 
     nodes: tuple[Node, ...]
@@ -82,6 +83,7 @@ class Graph:
     children: tuple[str, ...] = ()
     variadic: bool = False
     equal_width: bool = False
+    mentioned: frozenset[str] = frozenset()
 
     def roots(self) -> tuple[int, ...]:
         """Every node that something outside the graph reads."""

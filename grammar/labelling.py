@@ -9,8 +9,9 @@ States make cycles, so a bottom-up hash would not do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from grammar.graph import Graph, Node
 from grammar.ops import OPS
@@ -18,6 +19,7 @@ from grammar.printer import show_state
 from grammar.syntax import State
 
 _Colours = tuple[int, ...]
+_Key = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class _Structure:
         self.links: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in range(self.size)]
         self.start = self._invariants()
         self._relate()
+        self.neighbours = [{o for _, others in links for o in others} for links in self.links]
 
     def _invariants(self) -> _Colours:
         graph = self.graph
@@ -140,29 +143,60 @@ class _Structure:
             self.links[vertex].append((role * 4 + place, others))
 
     def refine(self, colours: _Colours) -> _Colours:
-        """The coarsest stable refinement of `colours`."""
-        count = len(set(colours))
-        while True:
-            keys = [
-                (
-                    colours[v],
-                    tuple(sorted((role, tuple(colours[o] for o in others)) for role, others in links)),
-                )
-                for v, links in enumerate(self.links)
-            ]
-            colours = _ranks(keys)
-            refined = len(set(colours))
-            if refined == count:
-                return colours
-            count = refined
+        """The coarsest stable refinement of `colours`.
+
+        In each round a vertex is keyed by its colour and those that it is linked with. Keys change only beside what
+        was split off in the round before, so only these are looked at again, and one for all the others of a colour.
+        """
+        order = sorted(range(self.size), key=colours.__getitem__)
+        members: dict[int, set[int]] = {}  # a colour is the place of its first vertex in the order
+        colour = [0] * self.size
+        for _, group in groupby(enumerate(order), key=lambda pair: colours[pair[1]]):
+            pairs = list(group)
+            members[pairs[0][0]] = {vertex for _, vertex in pairs}
+            for _, vertex in pairs:
+                colour[vertex] = pairs[0][0]
+        beside: set[int] = set(range(self.size))
+        while beside:
+            splits = list(self._splits(members, colour, beside))
+            beside = set()
+            for place, parts in splits:
+                largest = max(parts, key=len)
+                for part in parts:
+                    members[place] = part
+                    for vertex in part:
+                        colour[vertex] = place
+                        if part is not largest:
+                            beside |= self.neighbours[vertex]
+                    place += len(part)
+        return _ranks(colour)
+
+    def _splits(
+        self, members: Mapping[int, set[int]], colour: Sequence[int], beside: set[int]
+    ) -> Iterator[tuple[int, list[set[int]]]]:
+        """The colours that fall apart, each with its parts in the order of their keys."""
+        changed: dict[int, list[int]] = {}
+        for vertex in beside:
+            if len(members[colour[vertex]]) > 1:
+                changed.setdefault(colour[vertex], []).append(vertex)
+        for place, vertices in changed.items():
+            parts: dict[_Key, set[int]] = {}
+            for vertex in vertices:
+                parts.setdefault(self._key(vertex, colour), set()).add(vertex)
+            others = members[place].difference(vertices)
+            if others:
+                parts.setdefault(self._key(next(iter(others)), colour), set()).update(others)
+            if len(parts) > 1:
+                yield place, [parts[key] for key in sorted(parts)]
+
+    def _key(self, vertex: int, colour: Sequence[int]) -> _Key:
+        """What a vertex is linked with, by colour."""
+        return tuple(sorted((role, tuple(colour[o] for o in others)) for role, others in self.links[vertex]))
 
     def certificate(self, colours: _Colours) -> tuple[object, ...]:
         """The whole structure in terms of a discrete colouring; equal ones are isomorphic."""
         order = sorted(range(self.size), key=colours.__getitem__)
-        return tuple(
-            tuple(sorted((role, tuple(colours[o] for o in others)) for role, others in self.links[v]))
-            for v in order
-        )
+        return tuple(self._key(v, colours) for v in order)
 
 
 def _rank(node: Node) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from grammar.blocks import Block, changes, reads, title, writes
 from grammar.errors import CellTypeError, Span, UnknownNameError, suggest
 from grammar.graph import Graph, Node, Region, Weight
+from grammar.mentions import mentioned_states
 from grammar.ops import OPS, RuleError, WeightSpec
 from grammar.parser import KEYWORDS, CellTree
-from grammar.printer import show_expr
+from grammar.printer import show_expr, show_init
 from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement
 from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
 MAX_NODES = 20_000  # after unrolling
-_Block = Repeat | Depth
 _Path = tuple[int, ...]  # a place in the text; paths sort in reading order
 
 
@@ -83,7 +85,7 @@ class _Lowering:
         weights = tuple(self.sites[i][1] for i in order)
         return Graph(
             nodes, self.tree.states, following, out, weights, leaf, self.region,
-            self.tree.children, self.tree.variadic, self.equal_width,
+            self.tree.children, self.tree.variadic, self.equal_width, mentioned_states(self.tree.statements),
         )  # fmt: skip
 
     def _declarations(self) -> None:
@@ -151,8 +153,10 @@ class _Lowering:
                 self._definable(statement, scope)
                 names = [statement.name]
                 scope.lets[statement.name] = statement
-            elif isinstance(statement, _Block):
-                names = list(_writes(statement))
+            elif isinstance(statement, Block):
+                names = list(writes(statement))
+                for let in changes(statement):
+                    self._declared(let)
                 if not names:
                     raise CellTypeError("a block writes at least one state, as in `h' = ...`", statement.span)
             else:
@@ -167,12 +171,7 @@ class _Lowering:
 
     def _definable(self, let: Let, scope: _Scope) -> None:
         self._reserved(let.name, let.span)
-        if let.primed and let.name[:-1] not in self.states:
-            raise UnknownNameError(
-                f"{let.name} is the new value of a state, but no state {let.name[:-1]!r} is declared"
-                f"{suggest(let.name[:-1], self.states)}",
-                let.span,
-            )
+        self._declared(let)
         if let.name in self.states:
             raise CellTypeError(
                 f"{let.name!r} is a state: its new value is written `{let.name}' = ...`", let.span
@@ -185,12 +184,20 @@ class _Lowering:
                 raise CellTypeError(f"each name has one equation; {let.name!r} has two", let.span)
             around = around.outer
 
+    def _declared(self, let: Let) -> None:
+        if let.primed and let.name[:-1] not in self.states:
+            raise UnknownNameError(
+                f"{let.name} is the new value of a state, but no state {let.name[:-1]!r} is declared"
+                f"{suggest(let.name[:-1], self.states)}",
+                let.span,
+            )
+
     def _solve(self, scope: _Scope) -> None:
         """Lower the equations of `scope` in an order in which each comes after what it uses."""
-        units = [(i, s) for i, s in enumerate(scope.statements) if isinstance(s, Let | _Block)]
-        owner = {name: i for i, s in units for name in ([s.name] if isinstance(s, Let) else _writes(s))}
+        units = [(i, s) for i, s in enumerate(scope.statements) if isinstance(s, Let | Block)]
+        owner = {name: i for i, s in units for name in ([s.name] if isinstance(s, Let) else writes(s))}
         by_index = dict(units)
-        needs = {i: list(dict.fromkeys(owner[n] for n in _reads(s) if n in owner)) for i, s in units}
+        needs = {i: list(dict.fromkeys(owner[n] for n in reads(s) if n in owner)) for i, s in units}
         done: set[int] = set()
         for first, _ in units:
             stack: list[tuple[int, Iterator[int]]] = []
@@ -208,7 +215,7 @@ class _Lowering:
                     self._define(scope, index, by_index[index])
                 elif following in active:
                     cycle = [*active[active.index(following) :], following]
-                    names = " -> ".join(_title(by_index[i]) for i in cycle)
+                    names = " -> ".join(title(by_index[i]) for i in cycle)
                     raise CellTypeError(
                         f"equations of one step may not depend on each other in a circle: {names}"
                         " (a plain state name is its previous value)",
@@ -218,7 +225,7 @@ class _Lowering:
                     stack.append((following, iter(needs[following])))
                     active.append(following)
 
-    def _define(self, scope: _Scope, index: int, statement: Let | _Block) -> None:
+    def _define(self, scope: _Scope, index: int, statement: Let | Block) -> None:
         path = (*scope.path, index)
         if not isinstance(statement, Let):
             self._unroll(scope, path, statement)
@@ -229,8 +236,8 @@ class _Lowering:
             self._expect(statement.name, value, self.states[site].type, statement.expr)
         scope.values[statement.name] = value
 
-    def _unroll(self, scope: _Scope, path: _Path, block: _Block) -> None:
-        written = [name[:-1] for name in _writes(block)]
+    def _unroll(self, scope: _Scope, path: _Path, block: Block) -> None:
+        written = [name[:-1] for name in writes(block)]
         for statement in block.body:
             if isinstance(statement, Out | Leaf):
                 raise CellTypeError("only equations stand inside a block", statement.span)
@@ -240,7 +247,7 @@ class _Lowering:
         plain = dict(scope.plain)
         for name in written:
             if name not in plain:
-                raise CellTypeError("a tree cell has no plain states to repeat over", block.span)
+                plain[name] = self._begun(name, block)
         inner = scope
         for step in range(block.times):
             fresh = isinstance(block, Repeat) and block.fresh
@@ -255,13 +262,41 @@ class _Lowering:
         for name in written:
             scope.values[f"{name}'"] = inner.values[f"{name}'"]
 
+    def _begun(self, name: str, block: Block) -> int:
+        """In a tree cell: the declared initial value of a state, with which a block begins.
+
+        As a value that any text can hold it is 0 times a child's, plus the number.
+        """
+        state = self._begins(name, block)
+        value = self._leaf("child", state.type, child=self.tree.children[0], state=name)
+        if self.tree.variadic:
+            value = self._add(Node("sum", (value,), (), state.type))
+        value = self._add(Node("mul", (self._leaf("num", NUM, value=0.0), value), (), state.type))
+        if state.init:
+            value = self._add(Node("add", (value, self._leaf("num", NUM, value=state.init)), (), state.type))
+        return value
+
+    def _begins(self, name: str, block: Block) -> State:
+        """A state of a tree cell with which a block may begin."""
+        state = self.states[name]
+        if isinstance(state.init, str) or not math.isfinite(state.init):
+            raise CellTypeError(
+                f"in a tree cell a block begins with a state's initial value, which is a number; "
+                f"{name!r} begins as {state.init if isinstance(state.init, str) else show_init(state.init)}",
+                block.span,
+            )
+        if self.in_leaf:
+            raise CellTypeError("a leaf has no children, and no blocks", block.span)
+        return state
+
     def _halting(self, scope: _Scope, path: _Path, block: Depth, written: list[str]) -> None:
         if self.region is not None or scope.outer is not None:
             raise CellTypeError("a cell has one `depth n until(...)`, outside other blocks", block.span)
-        if self.tree.children:
-            raise CellTypeError("a tree cell has no plain states to repeat over", block.span)
         plain = {**scope.plain}
         for name in written:
+            if self.tree.children:
+                self._begins(name, block)
+                self._leaf("state", self.states[name].type, name=name)
             plain[name] = self._leaf("carry", self.states[name].type, name=name)
         inner = self._scope(path, block.body, plain, scope, scope.suffix)
         self._solve(inner)
@@ -460,40 +495,3 @@ def _shapes(specs: tuple[WeightSpec, ...]) -> str:
 
 def _site(name: str, suffix: str) -> str:
     return f"{suffix}_{name}" if suffix == "leaf" else f"{name}_{suffix}" if suffix else name
-
-
-def _writes(block: _Block) -> Iterator[str]:
-    """The primed names that a block defines, those of inner blocks included."""
-    for statement in block.body:
-        if isinstance(statement, Let) and statement.primed:
-            yield statement.name
-        elif isinstance(statement, _Block):
-            yield from _writes(statement)
-
-
-def _reads(statement: Let | _Block) -> Iterator[str]:
-    """The names a statement may take from around it."""
-    if isinstance(statement, Let):
-        exprs: list[Expr] = [statement.expr]
-        local: set[str] = set()
-    else:
-        exprs = list(_exprs(statement))
-        local = {s.name for s in statement.body if isinstance(s, Let)} | set(_writes(statement))
-    for expr in exprs:
-        for node in expr.walk():
-            if node.op == "ref" and node.attr("name") not in local:
-                yield str(node.attr("name"))
-
-
-def _exprs(block: _Block) -> Iterator[Expr]:
-    if isinstance(block, Depth) and block.until is not None:
-        yield block.until
-    for statement in block.body:
-        if isinstance(statement, Let | Out):
-            yield statement.expr
-        elif isinstance(statement, _Block):
-            yield from _exprs(statement)
-
-
-def _title(statement: Let | _Block) -> str:
-    return statement.name if isinstance(statement, Let) else ", ".join(_writes(statement))

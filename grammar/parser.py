@@ -32,6 +32,7 @@ from grammar.syntax import (
     Repeat,
     State,
     Statement,
+    choice,
 )
 from grammar.types import NAMED, Type
 
@@ -58,7 +59,8 @@ def parse_tree(text: str, source: str = "<text>") -> CellTree:
     Raises CellSyntaxError, UnknownNameError or CellTypeError, each with line, column and caret.
     """
     if len(text) > MAX_TEXT:
-        raise CellSyntaxError(f"{source}: a cell has at most {MAX_TEXT:,} characters; received {len(text):,}")
+        problem = f"a cell has at most {MAX_TEXT:,} characters; received {len(text):,}"
+        raise CellSyntaxError(problem, Span.at(text, MAX_TEXT)).locate(text, source)
     try:
         return _lark().parse(one_newline(text))  # type: ignore[return-value]
     except UnexpectedInput as error:
@@ -209,8 +211,17 @@ class _Builder(Transformer[Token, CellTree]):
     def group(self, expr: Expr) -> Expr:
         return expr
 
-    def choice(self, *options: Expr) -> Expr:
-        return _make("choice", options, (), options[0].span)
+    def choice(self, *parts: Expr | Token) -> Expr:
+        options: list[Expr] = []
+        weights: list[float] = []
+        for part in parts:
+            if isinstance(part, Expr):
+                options.append(part)
+                weights.append(1.0)
+            else:
+                weights[-1] = _weight(part)
+        made = choice(options, weights)
+        return _make("choice", made.args, made.attrs, options[0].span)
 
     def call(self, name: Token, *rest: Any) -> Expr:
         type_ = rest[0] if rest and isinstance(rest[0], Type) else None
@@ -362,6 +373,13 @@ def _number(token: Token) -> float:
     return value
 
 
+def _weight(token: Token) -> float:
+    value = float(token[1:-1])
+    if not (math.isfinite(value) and value > 0):
+        raise CellSyntaxError(f"a weight is a finite number greater than 0; received {token!s}", _span(token))
+    return value
+
+
 def _signed(parts: tuple[Token, ...]) -> float:
     value = _number(parts[-1])
     return -value if len(parts) == 2 else value
@@ -389,7 +407,8 @@ _SHOWN = {
     "_LPAR": "'('", "_RPAR": "')'", "_LBRACE": "'{'", "_RBRACE": "'}'", "_COMMA": "','", "_COLON": "':'",
     "_EQUAL": "'='", "PLUS": "'+'", "MINUS": "'-'", "STAR": "'*'", "SLASH": "'/'", "_DOT": "'.'", "_BAR": "'|'",
     "_SEMI": "';'", "_NL": "a new line", "NAME": "a name", "PRIMED": "a primed name", "NUMBER": "a number",
-    "MEM": "mem(n)", "_CHOICE": "'choice'", "_UNTIL": "'until'", "$END": "the end of the text",
+    "MEM": "mem(n)", "WEIGHT": "a weight as in [2]", "_CHOICE": "'choice'",
+    "_UNTIL": "'until'", "$END": "the end of the text",
 }  # fmt: skip
 
 
@@ -432,6 +451,7 @@ _CHARACTERS = {
 # (types of the token, a token that was expected or None, message): the first that fits is used.
 _RULES: tuple[tuple[frozenset[str], str | None, str], ...] = (
     (frozenset(("NAME", "_LBRACE", "X", "NUMBER")), "CELL", "a cell begins with `cell NAME {{`; received {token!r}"),
+    (frozenset(("WEIGHT",)), None, "unexpected character '[': the language has no indexing"),
     (frozenset(("CELL",)), "$END", "one text holds one cell: a second one begins here"),
     (frozenset(("X",)), "PRIMED", "`x` is the input and cannot be defined"),
     (

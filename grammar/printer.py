@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from grammar.ops import Value
-from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement
+from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights
 
 if TYPE_CHECKING:
     from grammar.parser import CellTree
@@ -130,7 +130,9 @@ def _atom(expr: Expr) -> str:
     if expr.op == "child":
         return f"{expr.attr('child')}.{expr.attr('state')}"
     if expr.op == "choice":
-        return f"choice{{ {' | '.join(_expr(a, 0) for a in expr.args)} }}"
+        given = zip(expr.args, choice_weights(expr), strict=True)
+        options = (_expr(a, 0) + (f" [{show_number(w)}]" if w != 1 else "") for a, w in given)
+        return f"choice{{ {' | '.join(options)} }}"
     attrs = dict(expr.attrs)
     kind, size = attrs.pop("type", None), attrs.pop("size", None)
     typed = "" if kind is None else f":mem({size})" if kind == "mem" else f":{kind}"

@@ -6,6 +6,7 @@ No rule here needs the range of a value, and none changes which weights the func
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from grammar.graph import Graph, Node
 from grammar.ops import OPS
@@ -198,6 +199,25 @@ _RULES: dict[str, Callable[[_Builder, tuple[int, ...], Type], int | None]] = {
 }
 
 
+def _named(graph: Graph, live: set[int], states: set[str]) -> set[str]:
+    """The states that are no more than a name for a live value: `c` in `c' = tanh(lin(x)); h' = lin(h, c')`.
+
+    A module returns them, so they are not dead code, as NAS-Bench-NLP's classes have it too; a state whose new value
+    nothing live mentions is. One such name for a value is enough. A tree's leaf, and what is carried through
+    `depth ... until`, would need values of their own for the name, and get none.
+    """
+    found: set[str] = set()
+    if graph.leaf is not None or graph.region is not None:
+        return found
+    named = {n for s, n in zip(graph.states, graph.next, strict=True) if s.name in states}
+    for state, node in zip(graph.states, graph.next, strict=True):
+        is_leaf = not graph.nodes[node].args and graph.nodes[node].weight < 0
+        if state.name in graph.mentioned - states and node in live - named and not is_leaf:
+            found.add(state.name)
+            named.add(node)
+    return found
+
+
 def _rebuild(graph: Graph) -> Graph:
     live, states = graph.live()
     builder = _Builder()
@@ -209,7 +229,8 @@ def _rebuild(graph: Graph) -> Graph:
             new[index] = builder.make(node.op, args, node.type)
         else:
             new[index] = builder.add(Node(node.op, args, node.attrs, node.type, node.weight))
-    kept: list[State] = [s for s in graph.states if s.name in states]
+    named = _named(graph, live, states)
+    kept = [replace(s, init=0.0) if s.name in named else s for s in graph.states if s.name in states | named]
     position = {s.name: i for i, s in enumerate(graph.states)}
     following = tuple(new[graph.next[position[s.name]]] for s in kept)
     if not kept and any(s.type == SEQ for s in graph.states):
@@ -232,7 +253,7 @@ def _rebuild(graph: Graph) -> Graph:
             region = None
     made = Graph(
         tuple(builder.nodes), tuple(kept), following, new[graph.out], graph.weights, leaf, region,
-        graph.children, graph.variadic, graph.equal_width,
+        graph.children, graph.variadic, graph.equal_width, graph.mentioned,
     )  # fmt: skip
     return _compact(made)
 
@@ -256,5 +277,5 @@ def _compact(graph: Graph) -> Graph:
     leaf = tuple(new[i] for i in graph.leaf) if graph.leaf is not None else None
     return Graph(
         nodes, graph.states, tuple(new[i] for i in graph.next), new[graph.out], graph.weights, leaf, region,
-        graph.children, graph.variadic, graph.equal_width,
+        graph.children, graph.variadic, graph.equal_width, graph.mentioned,
     )  # fmt: skip

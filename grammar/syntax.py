@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from grammar.errors import CellTypeError, Span
@@ -18,7 +18,8 @@ class Expr:
     """One node: an operation of the table, or a leaf (`x`, `num`, `ref`, `child`, `choice`).
 
     `attrs` are the options, sorted by name, defaults left out; a `num` has `value`, a `ref` has
-    `name` (primed for a new value, as in `h'`), a `child` has `child` and `state`.
+    `name` (primed for a new value, as in `h'`), a `child` has `child` and `state`, a `choice` the `weights` of its
+    options if they are not all 1.
     """
 
     op: str
@@ -112,6 +113,19 @@ def num(value: float) -> Expr:
     if not math.isfinite(value):
         raise CellTypeError(f"a number must be finite; received {value}")
     return Expr("num", (), (("value", float(value)),))
+
+
+def choice(options: Sequence[Expr], weights: Sequence[float] = ()) -> Expr:
+    """A hole of a sketch: one of `options`. `weights` say how likely each is; all 1 if left out."""
+    plain = all(w == 1 for w in weights)
+    return Expr("choice", tuple(options), () if plain else (("weights", tuple(map(float, weights))),))
+
+
+def choice_weights(expr: Expr) -> tuple[float, ...]:
+    """The weight of each option of a choice."""
+    given = expr.attr("weights", (1.0,) * len(expr.args))
+    assert isinstance(given, tuple)
+    return tuple(map(float, given))
 
 
 def ref(name: str) -> Expr:

@@ -13,8 +13,6 @@ from grammar.renderings import Array, Value
 def run_tree(machine: Machine, tree: Array) -> tuple[Array, tuple[Array, ...]]:
     """`y` at the inner nodes [.., B, m, H] and the states at the root; see `evaluate` for `tree`."""
     graph = machine.graph
-    if graph.region is not None:
-        raise CellBuildError("depth ... until(...) repeats over plain states, and a tree cell has none")
     body = sorted(graph.reachable([*graph.next, graph.out]))
     sees_x = any(graph.nodes[i].op == "x" for i in body)
     rows = _checked(graph, tree, machine.x.shape[-2], sees_x, machine.x.shape[-3])
@@ -25,6 +23,7 @@ def run_tree(machine: Machine, tree: Array) -> tuple[Array, tuple[Array, ...]]:
     for row in range(count):
         values: dict[int, Value] = {i: _gather(machine, i, made, rows[:, row]) for i in children.values()}
         values |= dict.fromkeys(leaves(graph, "x").values(), machine.x[..., row - count, :])
+        values |= {i: machine.initial(name) for name, i in leaves(graph, "state").items()}
         machine.run(body, values, memory)
         outs.append(machine.full(values[graph.out], graph.nodes[graph.out].type, batch))
         for state, i in zip(graph.states, graph.next, strict=True):

@@ -11,6 +11,10 @@ class BuildError(NasError):
     """A cell cannot become a module with the sizes, backend or state that were given."""
 
 
+class AnalysisError(NasError):
+    """Numbers refute what the compiler, or the row of a user's own operation, says of a cell; names the cell."""
+
+
 class TaskError(NasError):
     """A task is unknown, its data cannot be read, or its options make no sense."""
 

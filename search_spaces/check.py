@@ -8,12 +8,15 @@ from itertools import product
 
 from grammar import IN, NAMED, OPS, Expr, GrammarError, Type, ref, show_expr, suggest, zoo_names
 from search_spaces import reader
+from search_spaces.children import sums
 from search_spaces.errors import SpaceFileError
 from search_spaces.reader import OPERANDS, Alternative, Named, SpaceFile
 from search_spaces.rules import (
     HOLE,
     INPUT,
     NEW,
+    TIME,
+    Form,
     Hole,
     LetRule,
     Limits,
@@ -59,9 +62,10 @@ class _Check:
 
     def run(self) -> Rules:
         self._nonterminals()
+        forms = self._forms()
         states = self._states()
         let = self._let()
-        self._classes(states, let)
+        self._classes(states, let, forms)
         rules = {
             line.name.name: Rule(
                 line.name.name,
@@ -85,8 +89,10 @@ class _Check:
             states,
             let,
             rules,
+            forms,
         )
         _derives(made_rules)
+        sums(made_rules)
         return made_rules
 
     # -- lines ------------------------------------------------------------------------------
@@ -126,7 +132,8 @@ class _Check:
                     f"{rule.name!r} is {self.types[rule.name]}",
                     rule.span,
                 )
-            state = StateRule(line.least, line.most, line.cls.name, kind, line.init, rule.name)
+            leaf = self._leaf(line, kind)
+            state = StateRule(line.least, line.most, line.cls.name, kind, line.init, rule.name, leaf)
             if any(s.type == state.type and s.init == state.init for s in made):
                 raise SpaceFileError(
                     f"two `state` lines differ in type or initial value; received {kind} twice", line.span
@@ -137,6 +144,43 @@ class _Check:
                 "a space has states: a line `state{1..2} vec` is missing", self.file.name.span
             )
         return tuple(made)
+
+    def _leaf(self, line: reader.StateLine, kind: Type) -> str:
+        """The rule of a state's values at leaves; none in a space over time."""
+        if line.leaf is None:
+            if self.file.children:
+                raise SpaceFileError(
+                    "over trees a state says what it is at a leaf, as in `state vec -> update leaf start`",
+                    line.span,
+                )
+            return ""
+        if not self.file.children:
+            raise SpaceFileError("only a space with `children -> ...` has leaves", line.leaf.span)
+        self._nonterminal(line.leaf)
+        if self.types[line.leaf.name] != kind:
+            raise SpaceFileError(
+                f"a state of type {kind} needs values of that type at leaves; "
+                f"{line.leaf.name!r} is {self.types[line.leaf.name]}",
+                line.leaf.span,
+            )
+        return line.leaf.name
+
+    def _forms(self) -> tuple[Form, ...]:
+        """The children of cells over trees; those of a form are told apart by their names."""
+        taken: set[str] = set(self.types)
+        for form in self.file.children:
+            for child in form.names:
+                if child.name in taken or child.name in (INPUT, "out", "state", "new", "self"):
+                    raise SpaceFileError(
+                        f"the name of a child is of nothing else; received {child.name!r}", child.span
+                    )
+                taken.add(child.name)
+        made = tuple(Form(tuple(n.name for n in f.names), f.variadic) for f in self.file.children)
+        shapes = [(len(f.children), f.variadic) for f in made]
+        for i, line in enumerate(self.file.children):
+            if shapes[i] in shapes[:i]:
+                raise SpaceFileError("two forms differ in the number of children", line.names[0].span)
+        return made or (TIME,)
 
     def _let(self) -> LetRule:
         if not self.file.lets:
@@ -153,11 +197,12 @@ class _Check:
         names = tuple(r.name for r in line.rules)
         return LetRule(line.least, line.most, names, tuple(r.number for r in line.rules))
 
-    def _classes(self, states: Sequence[StateRule], let: LetRule) -> None:
+    def _classes(self, states: Sequence[StateRule], let: LetRule, forms: Sequence[Form]) -> None:
         """Which classes of names there are, and their types."""
         given: list[tuple[str, Type]] = [(r, self.types[r]) for r in let.rules]
         for s in states:
-            given += [(t, s.type) for t in (*s.own, *s.renewed)]
+            old = [t for form in forms for tags in s.old("", form, own=True).values() for t in tags]
+            given += [(t, s.type) for t in (*old, *s.renewed)]
         for tag, kind in given:
             if self.tags.setdefault(tag, kind) != kind:
                 self.tags[tag] = None

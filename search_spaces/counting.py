@@ -22,7 +22,7 @@ Series = NDArray[Any]
 Signature = tuple[int, ...]
 
 ROUNDING = 2.0**-53  # relative error of float64: signed sums may come out as 0 or less where they are not
-KEPT = 60_000  # sums over derivations that use certain names; the others are few
+KEPT = 150_000  # sums over derivations that use certain names; the others are few
 
 
 class Counter:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from grammar import Cell, Expr, Let, Out, State, X, make_cell, ref
-from search_spaces.rules import INPUT, NEW, Rules, StateRule, fill
+from grammar import Cell, Expr, Leaf, Let, Out, State, Statement, X, make_cell, ref
+from search_spaces.rules import INPUT, NEW, TIME, Form, Rules, StateRule, fill
 
 OUT = "out"  # the name of the equation of what a cell emits
+LEAF = "leaf "  # before the name of a state's new value: the name of its value at a leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Tree:
         return max((found.depth, *inner))
 
     def exprs(self, rules: Rules) -> tuple[Expr, ...]:
-        """The expression, or the operands, that it derives."""
+        """The expression, or the operands, that it derives. Names are as in `Derivation.scope`."""
         found = rules.rules[self.rule].productions[self.production]
         values: list[Expr | tuple[Expr, ...]] = []
         for part in self.parts:
@@ -70,25 +71,39 @@ class Equation:
 
     @property
     def kind(self) -> str:
-        """`let`, `new` or `out`."""
-        return OUT if self.name == OUT else "new" if self.name.endswith("'") else "let"
+        """`let`, `new`, `leaf` or `out`."""
+        if self.name.endswith("'"):
+            return "leaf" if self.name.startswith(LEAF) else "new"
+        return OUT if self.name == OUT else "let"
 
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """A cell as a space derives it: lets, then new values, then `out`; each sees what stands before it."""
+    """A cell as a space derives it: lets, then new values, then `out`; each sees what stands before it.
+
+    Over trees the values at leaves follow; they see x and those before them.
+    """
 
     name: str
     states: tuple[State, ...]
     equations: tuple[Equation, ...]
+    form: Form = TIME
 
-    def cell(self, rules: Rules) -> Cell:
-        """The cell that it derives."""
-        body: list[Let | Out] = []
+    def cell(self, rules: Rules, sound: bool = False) -> Cell:
+        """The cell that it derives; see `make_cell` for `sound`."""
+        body: list[Statement] = []
+        leaf: list[Statement] = []
         for e in self.equations:
             (expr,) = e.tree.exprs(rules)
-            body.append(Out(expr) if e.name == OUT else Let(e.name, expr))
-        return make_cell(self.name, self.states, body)
+            if self.form.children:
+                expr = written(expr)
+            if e.kind == "leaf":
+                leaf.append(Let(e.name.removeprefix(LEAF), expr))
+            else:
+                body.append(Out(expr) if e.name == OUT else Let(e.name, expr))
+        if leaf:
+            body.insert(0, Leaf(tuple(leaf)))
+        return make_cell(self.name, self.states, body, self.form.children, self.form.variadic, sound)
 
     def size(self, rules: Rules) -> int:
         """The number of operations."""
@@ -105,15 +120,19 @@ class Derivation:
     def scope(self, rules: Rules, index: int) -> dict[str, tuple[str, ...]]:
         """The names that equation number `index` sees, each with its classes."""
         at = self.equations[index].name
-        found: dict[str, tuple[str, ...]] = {INPUT: (INPUT,)}
+        leaf = self.equations[index].kind == "leaf"
+        found: dict[str, tuple[str, ...]] = {INPUT: (INPUT,)} if leaf or not self.form.children else {}
         lines = state_lines(rules, self.states)
         for name, line in lines.items():
-            found[name] = line.own if at == f"{name}'" else line.plain
+            if not leaf:
+                found |= line.old(name, self.form, own=at == f"{name}'")
         for e in self.equations[:index]:
+            if leaf != (e.kind == "leaf"):
+                continue
             if e.kind == "let":
                 found[e.name] = (e.tree.rule,)
-            else:
-                found[e.name] = lines[e.name[:-1]].renewed
+            elif e.kind != OUT:
+                found[e.name] = lines[state_of(e.name)].renewed
         return found
 
 
@@ -125,10 +144,32 @@ def reached(uses: Mapping[str, frozenset[str]]) -> frozenset[str]:
         name = stack.pop()
         if name not in seen:
             seen.add(name)
-            stack += uses[name] if name in uses else uses.get(f"{name}'", ())
-            if f"{name}'" in uses:
-                seen.add(f"{name}'")
+            if name in uses:
+                stack += uses[name]
+                continue
+            state = state_of(name)
+            seen.add(state)
+            for new in (f"{state}'", f"{LEAF}{state}'"):
+                if new in uses and new not in seen:
+                    seen.add(new)
+                    stack += uses[new]
     return frozenset(seen)
+
+
+def state_of(name: str) -> str:
+    """The state that a name of a value of it is of: `h` of `h`, `h'`, `leaf h'` and `l.h`."""
+    return name.removeprefix(LEAF).rpartition(".")[2].rstrip("'")
+
+
+def written(expr: Expr) -> Expr:
+    """An expression with names as in `Derivation.scope` as the language writes it over trees."""
+    if expr.op == "ref":
+        name = str(expr.attr("name"))
+        child, dot, state = name.partition(".")
+        if dot:
+            return Expr("child", (), (("child", child), ("state", state)))
+        return ref(name.removeprefix(LEAF))
+    return Expr(expr.op, tuple(map(written, expr.args)), expr.attrs)
 
 
 def state_lines(rules: Rules, states: tuple[State, ...]) -> dict[str, StateRule]:

@@ -1,4 +1,4 @@
-"""From a name or a file to a space."""
+"""From a name, a file, a text or a sketch to a space."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from grammar import suggest
+from grammar import Sketch, suggest
 from search_spaces.errors import SpaceError, UnknownSpaceError
+from search_spaces.grammar_space import GrammarSpace
+from search_spaces.sketch_file import has_sketches, read_sketches, sketch_space
 from search_spaces.space import Space
 
 SUFFIX = ".space"
+SUFFIXES = (SUFFIX, ".cell")  # of files: rules, or a sketch
 
 
 @cache
@@ -25,28 +28,38 @@ def space_text(name: str) -> str:
     if name not in space_names():
         raise UnknownSpaceError(
             f"unknown space {name!r}{suggest(name, space_names()) or '.'} The spaces are {', '.join(space_names())}, "
-            f"or a file that ends in {SUFFIX}"
+            f"or a file that ends in {' or '.join(SUFFIXES)}"
         )
     return resources.files("search_spaces").joinpath("spaces", name + SUFFIX).read_text(encoding="utf-8")
 
 
-def load_space(name_or_path: str) -> Space:
-    """A shipped space by name, or the space in a file.
+def load_space(source: str | Sketch) -> Space:
+    """A shipped space by name, the space in a file, or the one that a text or a sketch describes.
 
-    Raises UnknownSpaceError for a name that is neither, SpaceFileError for a fault in the file, with its place.
+    A text, or what is in a file, is a space file or a sketch: a cell with `choice{...}` holes. Raises
+    UnknownSpaceError for a name that is neither, SpaceFileError for a fault in a text, with its place.
     """
-    path = Path(name_or_path)
-    if name_or_path in space_names():
-        return _shipped(name_or_path)
-    if not path.is_file() and path.suffix != SUFFIX:
-        space_text(name_or_path)
+    if isinstance(source, Sketch):
+        return sketch_space(source)
+    if source in space_names():
+        return _shipped(source)
+    if "{" in source:
+        return read_space(source)
+    path = Path(source)
+    if not path.is_file() and path.suffix not in SUFFIXES:
+        space_text(source)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"the space file {name_or_path!r} cannot be read: {error}") from error
-    return Space(text, str(path))
+        raise SpaceError(f"the space file {source!r} cannot be read: {error}") from error
+    return read_space(text, str(path))
+
+
+def read_space(text: str, source: str = "<text>") -> Space:
+    """The space that a text describes; `source` names it in errors. Raises SpaceFileError with its place."""
+    return read_sketches(text, source) if has_sketches(text) else GrammarSpace(text, source)
 
 
 @cache
 def _shipped(name: str) -> Space:
-    return Space(space_text(name), f"{name}{SUFFIX}")
+    return read_space(space_text(name), f"{name}{SUFFIX}")

@@ -11,13 +11,13 @@ from itertools import permutations, product
 import numpy as np
 
 from grammar import Expr, ref
-from search_spaces.derivation import OUT, Derivation, dead, state_lines
+from search_spaces.derivation import LEAF, OUT, Derivation, dead, state_lines
 from search_spaces.reaching import Reach
 from search_spaces.rules import INPUT, StateRule
 from search_spaces.sampling import Plan, Sampler, pick, state_names
 from search_spaces.shapes import Shapes, in_order
 
-DRAWS = 4_000  # derivations drawn to estimate how many are alive, where that cannot be summed
+DRAWS = 16_000  # derivations drawn to estimate how many are alive, where that cannot be summed; of all plans together
 
 Scope = Mapping[str, tuple[str, ...]]
 Use = tuple[str, int]  # a nonterminal and the number of a production; LET and the number of a let's rule
@@ -59,13 +59,13 @@ class Likelihood:
     def _plan(self, made: Derivation) -> Plan:
         lines = state_lines(self.rules, made.states)
         numbers = tuple(sum(lines[s.name] is r for s in made.states) for r in self.rules.states)
-        return Plan(numbers, len(made.lets()))
+        return Plan(numbers, len(made.lets()), self.rules.forms.index(made.form))
 
     @cached_property
     def alive(self) -> float:
         """The share of drawn derivations in which the output reaches all that is required; others are drawn again.
 
-        Summed exactly where that is quick enough, otherwise estimated from DRAWS draws of a generator of its own.
+        Summed exactly where that is quick enough, otherwise estimated from draws of a generator of its own.
         """
         shares: list[float] = []
         for plan in self.plans:
@@ -80,10 +80,11 @@ class Likelihood:
         rng = np.random.default_rng(0)
         sizes = self.sampler.whole(plan).tolist()
         hits = 0
-        for _ in range(DRAWS):
+        draws = DRAWS // len(self.plans)
+        for _ in range(draws):
             made = self.sampler.derivation(rng, plan, pick(rng, sizes))
             hits += dead(self.rules, made) is None
-        return max(hits, 1) / DRAWS
+        return max(hits, 1) / draws
 
     def _orders(self, made: Derivation, lines: Mapping[str, StateRule]) -> Iterator[Written]:
         """The ways to number the lets and the states of each line, each as the text that the sampler would write."""
@@ -96,9 +97,12 @@ class Likelihood:
                 states = [name for group in groups for name in group]
                 if _readable(states, uses):
                     names = dict(zip(states, state_names(len(states)), strict=True))
-                    names |= {f"{old}'": f"{new}'" for old, new in names.items()}
+                    for old, new in [*names.items()]:
+                        names |= {f"{old}'": f"{new}'", f"{LEAF}{old}'": f"{LEAF}{new}'"}
+                        names |= {f"{c}.{old}": f"{c}.{new}" for c in made.form.children}
                     names |= {name: f"#{i}" for i, name in enumerate(let_order)}
                     order = [*let_order, *(f"{s}'" for s in states), OUT]
+                    order += [f"{LEAF}{s}'" for s in states if made.form.children]
                     yield tuple((names.get(n, n), in_order(_renamed(exprs[n], names))) for n in order)
 
 
@@ -113,12 +117,14 @@ class _Sum:
         self.lines = [r for r, n in zip(self.rules.states, plan.states, strict=True) for _ in range(n)]
         self.states = state_names(len(self.lines))
         self.lets = plan.lets
+        self.form = self.rules.forms[plan.form]
         self.shapes = Shapes(self.rules, lambda expr: expr)
 
     def whole(self) -> Share:
         """The weight of the text."""
-        scope: dict[str, tuple[str, ...]] = {INPUT: (INPUT,)}
-        scope |= {s: line.plain for s, line in zip(self.states, self.lines, strict=True)}
+        scope: dict[str, tuple[str, ...]] = {} if self.form.children else {INPUT: (INPUT,)}
+        for s, line in zip(self.states, self.lines, strict=True):
+            scope |= line.old(s, self.form)
         return self._from(0, scope)
 
     def _from(self, index: int, scope: dict[str, tuple[str, ...]]) -> Share:
@@ -134,12 +140,19 @@ class _Sum:
                     found.append(_both((chosen, share, after)))
             return _either(found)
         if name == OUT:
-            return self._equation(expr, OUT, scope)
+            return _both([self._equation(expr, OUT, scope), *self._leaves(index + 1)])
         line = self.lines[index - self.lets]
-        share = self._equation(expr, line.rule, {**scope, name[:-1]: line.own})
+        share = self._equation(expr, line.rule, scope | line.old(name[:-1], self.form, own=True))
         if not share.weight:
             return share
         return _both((share, self._from(index + 1, {**scope, name: line.renewed})))
+
+    def _leaves(self, index: int) -> Iterator[Share]:
+        """The weights of the equations at leaves, which begin at number `index`."""
+        scope: dict[str, tuple[str, ...]] = {INPUT: (INPUT,)}
+        for (name, expr), line in zip(self.written[index:], self.lines, strict=False):
+            yield self._equation(expr, line.leaf, scope)
+            scope[name] = line.renewed
 
     def _equation(self, expr: Expr, rule: str, scope: Scope) -> Share:
         visible = {tag: sum(tag in classes for classes in scope.values()) for tag in self.rules.tags}
@@ -223,9 +236,9 @@ def _after_uses(lets: Sequence[str], uses: Mapping[str, frozenset[str]]) -> Iter
 
 def _readable(states: Sequence[str], uses: Mapping[str, frozenset[str]]) -> bool:
     """Whether each new value uses only new values before it."""
-    later = {f"{s}'" for s in states}
+    later = {f"{at}{s}'" for s in states for at in ("", LEAF)}
     for s in states:
-        if uses[f"{s}'"] & later:
+        if (uses[f"{s}'"] | uses.get(f"{LEAF}{s}'", frozenset())) & later:
             return False
-        later.discard(f"{s}'")
+        later -= {f"{s}'", f"{LEAF}{s}'"}
     return True

@@ -7,13 +7,13 @@ occurrence of an operation has its own weights; one without weights may also be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
-from grammar import OPS, Cell, Expr, Let, Out, State
-from search_spaces.derivation import OUT, Derivation, Equation, Tree, dead, state_lines
-from search_spaces.rules import INPUT, Production, Rules, count, operations
+from grammar import OPS, Cell, Expr, Leaf, Let, Out, State, ref
+from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead, state_lines
+from search_spaces.rules import INPUT, Form, Production, Rules, StateRule, count, operations
 from search_spaces.sampling import let_name
 from search_spaces.shapes import Shapes
 
@@ -51,11 +51,13 @@ class _Text:
     new: Mapping[str, Expr]
     out: Expr
     uses: Mapping[str, int]
+    form: Form
+    leaf: Mapping[str, Expr]
 
 
 def derive(rules: Rules, cell: Cell) -> Derivation | str:
     """A derivation of `cell`, or the reason why there is none. States and lets keep their names."""
-    text = _read(cell)
+    text = _read(rules, cell)
     if isinstance(text, str):
         return text
     wrong = _too_large(rules, text) or _wrong_states(rules, text)
@@ -88,20 +90,31 @@ def exceeded(rules: Rules, derivation: Derivation) -> str | None:
     return None
 
 
-def _read(cell: Cell) -> _Text | str:
-    if cell.tree.children:
-        return "it is a cell over trees"
+def _read(rules: Rules, cell: Cell) -> _Text | str:
+    given = len(cell.tree.children), cell.tree.variadic
+    form = next((f for f in rules.forms if (len(f.children), f.variadic) == given), None)
+    if form is None:
+        return _wrong_children(rules, cell)
     lets: dict[str, Expr] = {}
     new: dict[str, Expr] = {}
+    leaf: dict[str, Expr] | str = {}
     out = None
     for s in cell.statements:
-        if isinstance(s, Let):
+        if isinstance(s, Leaf):
+            leaf = _leaf(s)
+        elif isinstance(s, Let):
             (new if s.primed else lets)[s.name] = s.expr
         elif isinstance(s, Out):
             out = s.expr
         else:
             return "it has a block"
     assert out is not None
+    if isinstance(leaf, str):
+        return leaf
+    if form.children:
+        names = dict(zip(cell.tree.children, form.children, strict=True))
+        lets, new = ({n: _children(e, names) for n, e in some.items()} for some in (lets, new))
+        out = _children(out, names)
     if len(lets) > MAX_LETS:
         return f"a cell has at most {MAX_LETS} equations of helper names; received {len(lets)}"
     lets, new, out = _without_aliases(lets, new, out)
@@ -114,12 +127,62 @@ def _read(cell: Cell) -> _Text | str:
     for name, n in uses.items():
         if not n:
             return f"{name!r} is not used"
-    return _Text(cell.states, lets, new, out, uses)
+    return _Text(cell.states, lets, new, out, uses, form, leaf)
+
+
+def _wrong_children(rules: Rules, cell: Cell) -> str:
+    if not cell.tree.children:
+        return "it is no cell over trees"
+    if not rules.trees:
+        return "it is a cell over trees"
+    return f"its children are {' or '.join(map(str, rules.forms))}; received {', '.join(cell.tree.children)}"
+
+
+def _children(expr: Expr, names: Mapping[str, str]) -> Expr:
+    """The expression with values of children as names, as in `Derivation.scope`."""
+    if expr.op == "child":
+        return ref(f"{names[str(expr.attr('child'))]}.{expr.attr('state')}")
+    return replace(expr, args=tuple(_children(a, names) for a in expr.args)) if expr.args else expr
+
+
+def _leaf(block: Leaf) -> dict[str, Expr] | str:
+    """The equations of a leaf, helper names written out, or why they cannot be."""
+    given = {s.name: s.expr for s in block.body if isinstance(s, Let)}
+    if len(given) < len(block.body):
+        return "it has a block"
+    lets = {n: e for n, e in given.items() if not n.endswith("'")}
+    order = _ordered(lets)
+    for name in order:
+        for later in given:
+            given[later] = _in_place(given[later], name, given[name])
+    for name in order:
+        uses = sum(_uses(e, name) for e in (s.expr for s in block.body if isinstance(s, Let)))
+        if not uses:
+            return f"{name!r} is not used"
+        if uses > 1 and any(n.op in OPS and OPS[n.op].weights is not None for n in given[name].walk()):
+            return f"a leaf has no shared values with weights; {name!r} is one"
+    return {n: _of_leaf(e) for n, e in given.items() if n.endswith("'")}
+
+
+def _uses(expr: Expr, name: str) -> int:
+    return sum(n.op == "ref" and n.attr("name") == name for n in expr.walk())
+
+
+def _in_place(expr: Expr, name: str, value: Expr) -> Expr:
+    if expr.op == "ref" and expr.attr("name") == name:
+        return value
+    return replace(expr, args=tuple(_in_place(a, name, value) for a in expr.args)) if expr.args else expr
+
+
+def _of_leaf(expr: Expr) -> Expr:
+    if expr.op == "ref":
+        return ref(f"{LEAF}{expr.attr('name')}")
+    return replace(expr, args=tuple(map(_of_leaf, expr.args))) if expr.args else expr
 
 
 def _too_large(rules: Rules, text: _Text) -> str | None:
     """Whether the text alone is too much: a derivation has at least its operations."""
-    size = sum(map(operations, (*text.lets.values(), *text.new.values(), text.out)))
+    size = sum(map(operations, (*text.lets.values(), *text.new.values(), text.out, *text.leaf.values())))
     if size > rules.limits.size:
         return f"the size is at most {rules.limits.size} operations; received {size}"
     return None
@@ -218,13 +281,17 @@ class _Attempt:
         self.scope: dict[str, tuple[str, ...]] = {}
         self.let_scope: dict[str, tuple[str, ...]] = {}
         self.equations: list[Equation] = []
+        self.at_leaf = False
         self.shapes = Shapes(rules, self._deref)
 
     def run(self, name: str) -> Derivation | str:
         """The derivation, or the first equation for which there is none."""
         cls = state_lines(self.rules, self.text.states)
-        plain: dict[str, tuple[str, ...]] = {n: r.plain for n, r in cls.items()}
-        self.scope = {INPUT: (INPUT,), **plain}
+        form = self.text.form
+        plain = {n: r.old(n, form) for n, r in cls.items()}
+        self.scope = {} if form.children else {INPUT: (INPUT,)}
+        for names in plain.values():
+            self.scope |= names
         for let in (n for n in _ordered(self.text.lets) if n in self.kept):
             self.let_scope = dict(self.scope)
             if not self._equation(let, self.text.lets[let], self.kept[let]):
@@ -235,28 +302,48 @@ class _Attempt:
         for line in self.rules.states:
             waiting = [s for s in self.text.states if cls[s.name] is line]
             while waiting:
-                state = next((s for s in waiting if self._ready(self.text.new[f"{s.name}'"])), None)
+                state = next((s for s in waiting if self._ready(f"{s.name}'", done)), None)
                 if state is None:
                     return f"`{waiting[0].name}'` uses a new value that comes after it"
-                self.scope[state.name] = line.own
+                self.scope |= line.old(state.name, form, own=True)
                 primed = f"{state.name}'"
                 if not self._equation(primed, self.text.new[primed], line.rule):
                     return f"`{primed} = ...` does not derive from {line.rule}"
-                self.scope[state.name] = plain[state.name]
+                self.scope |= plain[state.name]
                 self.scope[primed] = line.renewed
                 waiting.remove(state)
                 done.append(state)
         if not self._equation(OUT, self.text.out, OUT):
             return "`out ...` does not derive from out"
-        return Derivation(name, tuple(done), tuple(self.equations))
+        wrong = self._leaves(done, cls) if form.children else None
+        return wrong or Derivation(name, tuple(done), tuple(self.equations), form)
 
-    def _ready(self, expr: Expr) -> bool:
+    def _leaves(self, states: Sequence[State], cls: Mapping[str, StateRule]) -> str | None:
+        """The equations at leaves, where no value gets a name."""
+        self.scope, self.let_scope, self.at_leaf = {INPUT: (INPUT,)}, {}, True
+        for state in states:
+            line, primed = cls[state.name], f"{state.name}'"
+            if not self._equation(LEAF + primed, self.text.leaf[primed], line.leaf):
+                return f"`{primed} = ...` at a leaf does not derive from {line.leaf}"
+            self.scope[LEAF + primed] = line.renewed
+        return None
+
+    def _ready(self, primed: str, done: Sequence[State]) -> bool:
+        """Whether the new value of a state, and its value at a leaf, use only those of states that are done."""
+        before = {f"{LEAF}{s.name}'" for s in done}
+        at_leaf = self.text.leaf.get(primed, self.text.out)
+        return self._visible_in(self.text.new[primed]) and not any(
+            n.op == "ref" and str(n.attr("name")).startswith(LEAF) and n.attr("name") not in before
+            for n in at_leaf.walk()
+        )
+
+    def _visible_in(self, expr: Expr) -> bool:
         """Whether all names in it are visible."""
         for node in expr.walk():
             name = str(node.attr("name"))
             if node.op != "ref" or name in self.scope:
                 continue
-            if name not in self.text.lets or not self._ready(self.text.lets[name]):
+            if name not in self.text.lets or not self._visible_in(self.text.lets[name]):
                 return False
         return True
 
@@ -341,7 +428,7 @@ class _Attempt:
         if name:
             return name if tag in (self.scope if mode == _PLAIN else self.let_scope).get(name, ()) else None
         let = self.rules.let
-        if mode == _ROOT or not let.most or tag not in let.rules or not operations(expr):
+        if self.at_leaf or mode == _ROOT or not let.most or tag not in let.rules or not operations(expr):
             return None
         found = self.match(expr, tag, self.rules.limits.nesting, _ROOT)
         return None if found is None else _Named(found)

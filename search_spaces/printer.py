@@ -23,6 +23,8 @@ def _lines(rules: Rules) -> Iterator[str]:
         yield f"  claims {', '.join(rules.claims)}"
     if rules.require:
         yield f"  require {', '.join(rules.require)}"
+    if rules.trees:
+        yield f"  children -> {' | '.join(map(str, rules.forms))}"
     yield from (f"  {line}" for line in rules.states)
     if rules.let.rules:
         yield f"  {rules.let}"

@@ -41,8 +41,11 @@ class Reach:
         self.counter = sampler.counter
 
     def series(self, plan: Plan) -> Series | None:
-        """The sum over the alive derivations of a plan, by size; None if that takes too long, or with `require new`."""
-        if NEW in self.rules.require:
+        """The sum over the alive derivations of a plan, by size.
+
+        None if that takes too long, with `require new`, and over trees.
+        """
+        if NEW in self.rules.require or self.rules.trees:
             return None
         names = plan.lets + 2 * sum(plan.states)
         if len(self.rules.let.rules) ** plan.lets * 3**plan.lets * 6 ** sum(plan.states) * 3 > WORK:

@@ -49,7 +49,16 @@ class StateLine:
     type: Type | None
     init: float | str
     rule: Named | None
+    leaf: Named | None
     span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class FormLine:
+    """`l, r` or `*k`: the children of a cell over trees."""
+
+    names: tuple[Named, ...]
+    variadic: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class SpaceFile:
     limits: list[tuple[Named, str]] = field(default_factory=list)
     claims: list[Named] = field(default_factory=list)
     require: list[Named] = field(default_factory=list)
+    children: list[FormLine] = field(default_factory=list)
     states: list[StateLine] = field(default_factory=list)
     lets: list[LetLine] = field(default_factory=list)
     rules: list[RuleLine] = field(default_factory=list)
@@ -87,9 +97,11 @@ class SpaceFile:
 def read(text: str, source: str) -> SpaceFile:
     """The parts of the space file `text`. Raises SpaceFileError with line, column and caret."""
     if len(text) > MAX_TEXT:
-        raise SpaceFileError(f"{source}: a space has at most {MAX_TEXT:,} characters; received {len(text):,}")
+        problem = f"a space has at most {MAX_TEXT:,} characters; received {len(text):,}"
+        raise SpaceFileError(problem, Span.at(text, MAX_TEXT)).locate(text, source)
     try:
-        return _lark().parse(text)  # type: ignore[return-value]
+        # The line ends of all systems count as one, as they do where an error shows its line.
+        return _lark().parse(text.replace("\r\n", "\n").replace("\r", "\n"))  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise _syntax_error(error, text).locate(text, source) from None
     except LocatedError as error:
@@ -137,20 +149,28 @@ class _Builder(Transformer[Token, SpaceFile]):
     def require(self, *names: Token) -> tuple[str, Any]:
         return "require", [Named(str(n), _span(n)) for n in names]
 
+    def children(self, keyword: Token, *forms: FormLine) -> tuple[str, Any]:
+        return "children", forms
+
+    def form(self, *names: Token) -> FormLine:
+        given = tuple(Named(str(n), _span(n)) for n in names if n.type != "STAR")
+        return FormLine(given, names[0].type == "STAR")
+
     def states(self, keyword: Token, *parts: Any) -> tuple[str, Any]:
         least, most, rest = _counted(parts)
         cls, *rest = rest
         kind: Type | None = None
         init: float | str = 0.0
-        rule: Named | None = None
+        rules: list[Named] = []
         for part in rest:
             if isinstance(part, Type):
                 kind = part
             elif isinstance(part, Token):
-                rule = Named(str(part), _span(part))
+                rules.append(Named(str(part), _span(part)))
             else:
                 init = part.value
-        line = StateLine(least, most, Named(str(cls), _span(cls)), kind, init, rule, _span(keyword))
+        rule, leaf = (*rules, None, None)[:2]
+        line = StateLine(least, most, Named(str(cls), _span(cls)), kind, init, rule, leaf, _span(keyword))
         return "states", [line]
 
     def init_number(self, *parts: Token) -> _Init:

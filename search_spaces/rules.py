@@ -56,8 +56,25 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """The children of a cell over trees, by name, or a name for any number of them; none: a cell over time."""
+
+    children: tuple[str, ...] = ()
+    variadic: bool = False
+
+    def __str__(self) -> str:
+        return ("*" if self.variadic else "") + ", ".join(self.children)
+
+
+TIME = Form()
+
+
+@dataclass(frozen=True, slots=True)
 class StateRule:
-    """`state{least..most} cls: type = init -> rule`: states visible as `$cls`, whose new values `rule` derives."""
+    """`state{least..most} cls: type = init -> rule`: states visible as `$cls`, whose new values `rule` derives.
+
+    In a space over trees `leaf` derives their values at leaves.
+    """
 
     least: int
     most: int
@@ -65,6 +82,21 @@ class StateRule:
     type: Type
     init: float | str
     rule: str
+    leaf: str = ""
+
+    def old(self, state: str, form: Form, own: bool = False) -> dict[str, tuple[str, ...]]:
+        """The names of the old values of a state, and their classes; `own`: in the equation of its new value.
+
+        Over time that is the state's name; over trees a name for each child.
+        """
+        if not form.children:
+            return {state: self.own if own else self.plain}
+        found: dict[str, tuple[str, ...]] = {}
+        for child in form.children:
+            of_child = (child, f"{self.cls}_{child}", *((f"self_{child}",) if own else ()))
+            every = () if form.variadic else self.own if own else self.plain
+            found[f"{child}.{state}"] = (*every, *of_child)
+        return found
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -86,7 +118,8 @@ class StateRule:
         return state.type == self.type and state.init == self.init
 
     def __str__(self) -> str:
-        return f"state{count(self.least, self.most)} {show_state(State(self.cls, self.type, self.init))} -> {self.rule}"
+        declared = f"state{count(self.least, self.most)} {show_state(State(self.cls, self.type, self.init))}"
+        return f"{declared} -> {self.rule}" + (f" leaf {self.leaf}" if self.leaf else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +167,7 @@ class Rules:
     states: tuple[StateRule, ...]
     let: LetRule
     rules: dict[str, Rule]
+    forms: tuple[Form, ...] = (TIME,)
 
     @cached_property
     def tags(self) -> frozenset[str]:
@@ -147,7 +181,9 @@ class Rules:
         """Names are told apart only by which classes they are in: every set of classes that a name may have."""
         found = [self.relevant((INPUT,))]
         for s in self.states:
-            found += [self.relevant(t) for t in (s.plain, s.own, s.renewed)]
+            for form in self.forms:
+                found += [self.relevant(t) for own in (False, True) for t in s.old("", form, own).values()]
+            found.append(self.relevant(s.renewed))
         found += [self.relevant((r,)) for r in self.let.rules]
         return tuple(dict.fromkeys(found))
 
@@ -175,6 +211,11 @@ class Rules:
     def relevant(self, tags: Sequence[str]) -> frozenset[str]:
         """Those of `tags` that some production refers to."""
         return self.tags.intersection(tags)
+
+    @property
+    def trees(self) -> bool:
+        """Whether the cells are over trees."""
+        return bool(self.forms[0].children)
 
     def group(self, tags: Sequence[str]) -> int:
         """The index in `groups` of a name with these classes."""

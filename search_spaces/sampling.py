@@ -12,16 +12,16 @@ import numpy as np
 
 from grammar import State
 from search_spaces.counting import Counter, Series, Signature, minus, plus, subsets, ways
-from search_spaces.derivation import OUT, Derivation, Equation, Tree, dead
+from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead
 from search_spaces.errors import NoCellError
-from search_spaces.rules import INPUT, NEW, Rules
+from search_spaces.rules import INPUT, NEW, Form, Rules
 
 Names = tuple[tuple[str, ...], ...]  # visible names by group
 
 STATE_NAMES = ("h", "c", "m", "n")
 Shares = tuple[float | int, ...]  # cumulated weights
 
-TABLES = 20_000  # of each kind are kept: the tables of what weighs how much in a place
+TABLES = 100_000  # of each kind are kept: the tables of what weighs how much in a place
 ATTEMPTS = 2_000  # draws until one reaches all that the space requires
 
 
@@ -31,6 +31,7 @@ class Plan:
 
     states: tuple[int, ...]
     lets: int
+    form: int = 0  # the number of the form of its children
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +78,31 @@ class Sampler:
     def _elements(self, plan: Plan) -> tuple[Element, ...]:
         rules, none = self.rules, self.counter.none
         lines = [i for i, n in enumerate(plan.states) for _ in range(n)]
-        seen = plus(none, self._one((INPUT,))) if self.x else none
+        form = rules.forms[plan.form]
+        x = self._one((INPUT,)) if self.x else none
+        seen = none if form.children else x
         for i in lines:
-            seen = plus(seen, self._one(rules.states[i].plain))
+            seen = plus(seen, self._old(i, form))
         made = [Element("let", rules.let.rules, rules.let.weights, seen)] * plan.lets
         for number, i in enumerate(lines):
             line = rules.states[i]
-            own = minus(self._one(line.own), self._one(line.plain))
+            own = minus(self._old(i, form, own=True), self._old(i, form))
             made.append(Element("new", (line.rule,), (1.0,), plus(seen, own), number, i))
             if not self.news:
                 seen = plus(seen, self._one(line.renewed))
-        return (*made, Element(OUT, (OUT,), (1.0,), seen))
+        made.append(Element(OUT, (OUT,), (1.0,), seen))
+        if form.children:
+            for number, i in enumerate(lines):
+                made.append(Element("leaf", (rules.states[i].leaf,), (1.0,), x, number, i))
+                x = plus(x, self._one(rules.states[i].renewed))
+        return tuple(made)
+
+    def _old(self, line: int, form: Form, own: bool = False) -> Signature:
+        """Counts by group of the names of the old values of a state."""
+        total = self.counter.none
+        for tags in self.rules.states[line].old("", form, own).values():
+            total = plus(total, self._one(tags))
+        return total
 
     def _one(self, tags: Sequence[str]) -> Signature:
         at = self.rules.group(tags)
@@ -105,6 +120,8 @@ class Sampler:
     ) -> Series:
         """The sum over what equation `index` can be that uses `now` of the lets no one has used yet."""
         element = self.elements[plan][index]
+        if element.kind == "leaf":
+            return self.counter.value(element.rules[0], self.depth, element.seen, element.seen)
         may = plus(element.seen, self._lets(plus(met, now)))
         full = plus(element.seen, self._lets(plus(met, unmet)))
         made = ways(unmet, now) * self.counter.value_using(
@@ -225,11 +242,10 @@ class Sampler:
             at, n = divmod(draw(rng, shares), size + 1)
             choice, now = options[at]
             used = tuple(some(rng, names, k) for names, k in zip(unmet, now, strict=True))
-            may = self._names(
-                element, states, lines, equations, tuple(m + u for m, u in zip(met, used, strict=True))
-            )
+            lets = () if element.kind == "leaf" else tuple(m + u for m, u in zip(met, used, strict=True))
+            may = self._names(plan, element, states, equations, lets)
             must = self._grouped(used)
-            full = plus(element.seen, self._lets(plus(*counts)))
+            full = lengths(may) if element.kind == "leaf" else plus(element.seen, self._lets(plus(*counts)))
             tree = self.tree(rng, element.rules[choice], self.depth, may, must, full, n)
             unmet = tuple(tuple(m for m in names if m not in u) for names, u in zip(unmet, used, strict=True))
             met = tuple(m + u for m, u in zip(met, used, strict=True))
@@ -237,11 +253,12 @@ class Sampler:
                 name = let_name(element.rules[choice], [n for names in (*unmet, *met) for n in names])
             else:
                 name = OUT if element.kind == OUT else f"{states[element.state].name}'"
+                name = LEAF + name if element.kind == "leaf" else name
             kind = self._kind(element, choice)
             unmet = tuple((*m, name) if i == kind else m for i, m in enumerate(unmet))
             equations.append(Equation(name, tree))
             size -= n
-        return Derivation(self.rules.name, states, tuple(equations))
+        return Derivation(self.rules.name, states, tuple(equations), self.rules.forms[plan.form])
 
     def _equation_uncached(
         self, plan: Plan, index: int, size: int, unmet: Signature, met: Signature
@@ -258,20 +275,21 @@ class Sampler:
         return options, tuple(accumulate(np.concatenate(shares).tolist()))
 
     def _names(
-        self,
-        element: Element,
-        states: tuple[State, ...],
-        lines: list[int],
-        equations: list[Equation],
-        lets: Names,
+        self, plan: Plan, element: Element, states: tuple[State, ...], equations: list[Equation], lets: Names
     ) -> Names:
-        made: list[list[str]] = [list(n) for n in self._grouped(lets)]
-        made[self.rules.group((INPUT,))].append(INPUT)
-        for number, (state, at) in enumerate(zip(states, lines, strict=True)):
-            line = self.rules.states[at]
-            made[self.rules.group(line.own if number == element.state else line.plain)].append(state.name)
-            if not self.news and any(e.name == f"{state.name}'" for e in equations):
-                made[self.rules.group(line.renewed)].append(f"{state.name}'")
+        rules, form, leaf = self.rules, self.rules.forms[plan.form], element.kind == "leaf"
+        made: list[list[str]] = [list(n) for n in self._grouped(lets)] if lets else [[] for _ in rules.groups]
+        if leaf or not form.children:
+            made[rules.group((INPUT,))].append(INPUT)
+        lines = [line for line, n in zip(rules.states, plan.states, strict=True) for _ in range(n)]
+        before = {e.name for e in equations}
+        for number, (state, line) in enumerate(zip(states, lines, strict=True)):
+            if not leaf:
+                for name, tags in line.old(state.name, form, number == element.state).items():
+                    made[rules.group(tags)].append(name)
+            new = f"{LEAF if leaf else ''}{state.name}'"
+            if new in before and (leaf or not self.news):
+                made[rules.group(line.renewed)].append(new)
         return tuple(map(tuple, made))
 
     def _grouped(self, lets: Names) -> Names:
@@ -381,7 +399,8 @@ def _plans(rules: Rules) -> list[Plan]:
     most = rules.limits.states
     counts = product(*(range(s.least, s.most + 1) for s in rules.states))
     kept = [c for c in counts if most is None or sum(c) <= most]
-    return [Plan(c, n) for c in kept for n in range(rules.let.least, rules.let.most + 1)]
+    lets = range(rules.let.least, rules.let.most + 1)
+    return [Plan(c, n, form) for form in range(len(rules.forms)) for c in kept for n in lets]
 
 
 def state_names(n: int) -> tuple[str, ...]:

@@ -7,46 +7,24 @@ lets go) and checked against the limits and the requirements; a failed try is ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from difflib import ndiff
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from grammar import Cell, State
-from search_spaces.derivation import Derivation, Equation, Tree, dead, state_lines
+from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead, state_lines, state_of
 from search_spaces.edits import Place, places, production, put, renamed, uses, with_part
 from search_spaces.errors import NoCellError
 from search_spaces.membership import exceeded
 from search_spaces.rules import INPUT, StateRule
 from search_spaces.sampling import STATE_NAMES, Sampler, below, let_name, pick
+from search_spaces.varied import ATTEMPTS, Variation, until_other
 
 Scope = Mapping[str, tuple[str, ...]]
 _T = TypeVar("_T")
 
-ATTEMPTS = 1_000  # tries until a child is found
-NEUTRAL = 20  # of these, tries that gave a child of the parent's digest before one is taken
 GROWTH = 4  # operations by which a part may grow when it is drawn anew
-
-
-@dataclass(frozen=True, slots=True)
-class Variation:
-    """A child, the operator that made it, and its parents. `neutral`: it has the digest of its (first) parent."""
-
-    cell: Cell
-    operator: str
-    parents: tuple[Cell, ...]
-    neutral: bool = False
-
-    @property
-    def diff(self) -> str:
-        """The equations of the (first) parent and of the child, line by line: `- ` gone, `+ ` new, others unchanged."""
-        before, after = (str(c).splitlines()[1:-1] for c in (self.parents[0], self.cell))
-        return "".join(f"{line}\n" for line in ndiff(before, after) if not line.startswith("?"))
-
-    def __str__(self) -> str:
-        parents = " and ".join(f"{p.name} {p.digest[:8]}" for p in self.parents)
-        return f"{self.operator} of {parents}{', neutral' if self.neutral else ''}\n{self.diff}"
 
 
 class Varier:
@@ -67,6 +45,8 @@ class Varier:
             "add_state": self.add_state,
             "drop_state": self.drop_state,
         }
+        if len(self.rules.forms) > 1:
+            self.operators["children"] = self.children
 
     # -- the whole ------------------------------------------------------------------------------
 
@@ -103,23 +83,12 @@ class Varier:
     def _until(
         self, one: Callable[[], tuple[str, Derivation | None]], parents: tuple[Cell, ...]
     ) -> Variation | None:
-        neutral: Variation | None = None
-        twins = 0
-        for _ in range(ATTEMPTS):
+        def cell() -> tuple[str, Cell | None]:
             name, raw = one()
             child = None if raw is None else self.tidy(raw)
-            if child is None:
-                continue
-            cell = child.cell(self.rules)
-            if any(cell is p for p in parents):
-                continue
-            if all(cell.digest != p.digest for p in parents):
-                return Variation(cell, name, parents)
-            neutral = Variation(cell, name, parents, neutral=True)
-            twins += 1
-            if twins == NEUTRAL:
-                break
-        return neutral
+            return name, None if child is None else child.cell(self.rules)
+
+        return until_other(cell, parents)
 
     def tidy(self, made: Derivation) -> Derivation | None:
         """Without lets that nothing uses or that only rename; None if a limit or requirement is broken."""
@@ -130,7 +99,7 @@ class Varier:
             if len(kept) == len(equations):
                 break
             equations = kept
-        found = Derivation(self.rules.name, made.states, tuple(equations))
+        found = Derivation(self.rules.name, made.states, tuple(equations), made.form)
         if any(not e.tree.size(self.rules) for e in found.lets()) or len(found.lets()) < self.rules.let.least:
             return None
         if exceeded(self.rules, found) or dead(self.rules, found):
@@ -185,12 +154,15 @@ class Varier:
 
     def share(self, made: Derivation, rng: np.random.Generator) -> Derivation | None:
         """Name one part, and use it in a second place."""
-        early = {INPUT, *(s.name for s in made.states), *(e.name for e in made.lets())}
+        before = len(made.lets())
+        blank = Equation("", Tree("", 0))
+        early = replace(made, equations=(*made.lets(), blank)).scope(self.rules, before)
+        body = [p for p in places(self.rules, made) if made.equations[p.equation].kind != "leaf"]
         parts = [
             p
-            for p in places(self.rules, made)
+            for p in body
             if p.tree.rule in self.rules.let.rules and p.path and production(self.rules, p.tree).ops
-            and early.issuperset(p.tree.names()) and self._reference(p.tree.rule) is not None
+            and all(n in early for n in p.tree.names()) and self._reference(p.tree.rule) is not None
         ]  # fmt: skip
         if not parts:
             return None
@@ -211,6 +183,7 @@ class Varier:
         wholes = [
             p for p in places(self.rules, shared)
             if p.equation > before and p.tree.rule == at.tree.rule and p.tree.parts != (name,)
+            and shared.equations[p.equation].kind != "leaf"
         ]  # fmt: skip
         if not seconds and not wholes:
             return None
@@ -243,7 +216,10 @@ class Varier:
             return None
         rule = let.rules[pick(rng, let.weights)]
         at, hole = _any(rng, among)
-        if production(self.rules, at.tree).holes[hole].tag != rule:
+        if (
+            production(self.rules, at.tree).holes[hole].tag != rule
+            or made.equations[at.equation].kind == "leaf"
+        ):
             return None
         name = let_name(rule, self._taken(made))
         before = min(at.equation, len(made.lets()))
@@ -267,19 +243,25 @@ class Varier:
         state = State(name, line.type, line.init)
         at = self._line_end(made, line) - below(rng, 1 + sum(map(line.fits, made.states)))
         states = self._ordered_states((*made.states, state), made, at, state)
-        blank = Equation(f"{name}'", Tree(line.rule, 0))
-        grown = Derivation(made.name, states, (*made.equations[:at], blank, *made.equations[at:]))
-        tree = self.draw(
-            rng, line.rule, self.rules.limits.nesting, grown.scope(self.rules, at), self._left(made)
-        )
-        if tree is None:
-            return None
-        grown = put(grown, Place(at, (), blank.tree, 0), tree)
+        equations = [*made.equations[:at], Equation(f"{name}'", Tree(line.rule, 0)), *made.equations[at:]]
+        new = [at]
+        if made.form.children:
+            new.append(next(i for i, e in enumerate(equations) if e.name == OUT) + 1 + states.index(state))
+            equations.insert(new[1], Equation(f"{LEAF}{name}'", Tree(line.leaf, 0)))
+        grown = Derivation(made.name, states, tuple(equations), made.form)
+        for number in new:
+            blank = grown.equations[number].tree
+            scope, left = grown.scope(self.rules, number), self._left(made)
+            tree = self.draw(rng, blank.rule, self.rules.limits.nesting, scope, left)
+            if tree is None:
+                return None
+            grown = put(grown, Place(number, (), blank, 0), tree)
+        names = (f"{name}'", *line.old(name, made.form))
         readers = [
             (p, i, n)
             for p, i in uses(self.rules, grown)
-            if p.equation != at
-            for n in (name, f"{name}'")
+            if p.equation not in new
+            for n in names
             if n in self.visible(grown, p.equation, production(self.rules, p.tree).holes[i].tag)
         ]
         if not readers:
@@ -294,9 +276,14 @@ class Varier:
         if not droppable or len(made.states) == 1:
             return None
         state = _any(rng, droppable)
-        kept = tuple(e for e in made.equations if e.name != f"{state.name}'")
+        kept = tuple(e for e in made.equations if e.kind in ("let", OUT) or state_of(e.name) != state.name)
         states = tuple(s for s in made.states if s is not state)
-        return self.mend(Derivation(made.name, states, kept), rng)
+        return self.mend(Derivation(made.name, states, kept, made.form), rng)
+
+    def children(self, made: Derivation, rng: np.random.Generator) -> Derivation | None:
+        """The same over other children; what read one reads another."""
+        others = [f for f in self.rules.forms if f != made.form]
+        return self.mend(replace(made, form=_any(rng, others)), rng)
 
     def exchange(self, a: Derivation, b: Derivation, rng: np.random.Generator) -> Derivation | None:
         """`a` with a part of `b` in place of one derived from the same nonterminal."""
@@ -317,6 +304,7 @@ class Varier:
             before = min(at.equation, len(a.lets()))
             equations = (*equations[:before], *new, *equations[before:])
             at = replace(at, equation=at.equation + len(new))
+        names |= self._children_of(a, b, names)
         return self.mend(put(replace(a, equations=equations), at, renamed(donor, names)), rng)
 
     # -- parts ----------------------------------------------------------------------------------
@@ -450,6 +438,19 @@ class Varier:
                 if ours:
                     other = ours[min(i, len(ours) - 1)]
                     found |= {name: other, f"{name}'": f"{other}'"}
+        return found
+
+    def _children_of(self, a: Derivation, b: Derivation, names: Mapping[str, str]) -> dict[str, str]:
+        """Names of `b`'s values at leaves and of children to those of `a`, where the children are the same."""
+        found = {f"{LEAF}{old}": f"{LEAF}{new}" for old, new in names.items() if old.endswith("'")}
+        if a.form == b.form:
+            states = {s.name for s in b.states}
+            found |= {
+                f"{c}.{old}": f"{c}.{new}"
+                for old, new in names.items()
+                if old in states
+                for c in a.form.children
+            }
         return found
 
     def _lets_of(self, made: Derivation, tree: Tree) -> list[Equation]:

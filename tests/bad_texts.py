@@ -49,6 +49,8 @@ SYNTAX: dict[str, tuple[str, ...]] = {
     "unexpected character '^': a power is written with square(...) or a product": ("h' = h ^^ 2",),
     "unexpected character '@': a matrix product is written lin(...)": ("h' = W ^@ h",),
     "unexpected character '[': the language has no indexing": ("h' = h^[0]",),
+    "a weight is a finite number greater than 0; received [0]": ("h' = choice{ h ^[0] | x }",),
+    "a weight is a finite number greater than 0; received [1e999]": ("h' = choice{ h ^[1e999] }",),
     "unexpected character '%': comments begin with '#'": ("h' = h ^% 2",),
     "unexpected character '!': comments begin with '#'": ("^! h' = h",),
     'unexpected character "\'": a state is declared without its prime': (
@@ -198,9 +200,15 @@ TYPES: dict[str, tuple[str, ...]] = {
     "`sum` needs a child inside, as in sum(k.h)": (
         "cell a(*k) { state h: vec; leaf { h' = x }; h' = ^sum(x); out h' }",
     ),
-    "a tree cell has no plain states to repeat over": (
-        "cell a(l, r) { state h: vec; leaf { h' = x }; ^repeat 2 { h' = l.h }; out h' }",
-        "cell a(l, r) { state h: vec; leaf { h' = x }; ^depth 2 until(param:scal()) { h' = l.h }; out h' }",
+    "a leaf has no children, and no blocks": (
+        "cell a(l, r) { state h: vec; leaf { ^repeat 2 { h' = lin(x, h) } }; h' = l.h; out h' }",
+    ),
+    "in a tree cell a block begins with a state's initial value, which is a number; 'h' begins as -inf": (
+        "cell a(l, r) { state h: vec = -inf; leaf { h' = x }; ^repeat 2 { h' = lin(l.h, h) }; out h' }",
+    ),
+    "in a tree cell a block begins with a state's initial value, which is a number; 'h' begins as learned": (
+        "cell a(l, r) { state h: vec = learned; leaf { h' = x }; ^depth 2 { h' = lin(l.h, h) }; out h' }",
+        "cell a(l, r) { state h: vec = learned; leaf { h' = x }; ^depth 2 until(hsum(h)) { h' = l.h }; out h' }",
     ),
     "`shift` looks back in time, and a tree cell has no steps": (
         "cell a(l, r) { state h: vec; leaf { h' = x }; h' = ^shift(l.h); out h' }",
@@ -234,6 +242,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "unknown name 'c'": ("h' = ^c + h", "repeat 2 { c = x; h' = h }; u = ^c"),
     "h_' is the new value of a state, but no state 'h_' is declared; did you mean 'h'?": (
         "h' = h; ^h_' = x",
+        "repeat 2 { repeat 2 { ^h_' = x }; h' = h }",
+        "depth 2 until(param:scal()) { ^h_' = x; h' = h }",
     ),
     "unknown child 'k': its children are l, r": (
         "cell a(l, r) { state h: vec; leaf { h' = x }; h' = ^k.h; out h' }",

@@ -70,6 +70,10 @@ ODD = (
     "state h: vec, g: vec; h' = relu(lin(x) + diag(h)); g' = tanh(lin(g, h')); out g' * hmax(h) - softmax(g)",
     "state h: vec, g: vec; depth 4 until(sigmoid(lin:scal(h, x))) { h' = tanh(lin(h, g, x)); g' = lin(h) + g };"
     " out h' * g'",
+    "state h: vec; g = sigmoid(lin(h) + tanh(lin(x))); h' = g * (lin(h) + lin(conv(x))) + lin(h) + x; out tanh(h')",
+    "state h: vec; depth 3 until(sigmoid(lin:scal(h) + hsum(x))) { h' = tanh(lin(h) + lin(x)) }; out h'",
+    "state h: vec, c: vec; h' = tanh(lin(h) + diag(x)); c' = lin(c) + lin:vec(x) * x + h';"
+    " out lin(h') + sigmoid(lin(x)) + lin(c') * x",
     "state h: vec; h' = 0.9 * h + stopgrad(lin(h)) * 0.1 + sin(lin(x)) * cos(h); out h' / (1 + square(h'))",
 )
 

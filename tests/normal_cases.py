@@ -19,7 +19,7 @@ from nas.ir import Normal, Place, Program, compile_program, normal_cell
 from search_spaces import load_space, space_names
 
 TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
-ODD_TIME = [parse(f"cell odd {{ {text} }}") for text in ODD if "seq" not in text and "depth" not in text]
+ODD_TIME = [cell for text in ODD if (cell := parse(f"cell odd {{ {text} }}")).kind == "time"]
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,31 @@ class Case:
 def case(cell: Cell, lengths: Sequence[int] = (5, 3, 1), seed: int = 0) -> Case:
     """An example for a time cell."""
     rng = np.random.default_rng(seed)
-    sizes = Sizes.of(input_size(cell), HIDDEN, HEADS, key_size(cell))
+    sizes = sizes_of(cell)
+    program = compile_program(cell)
+    weights = arrays(cell, program, sizes, rng)
+    steps = Steps([sum(length > t for length in lengths) for t in range(lengths[0])])
+    state = tuple(_start(program, s, sizes, len(lengths), rng) for s in range(len(program.slots)))
+    x = torch.from_numpy(rng.standard_normal((steps.rows, sizes.input_size)))
+    return Case(cell, sizes, program, steps, x, tuple(weights), state)
+
+
+def sizes_of(cell: Cell) -> Sizes:
+    """The small sizes at which a cell can be built."""
+    return Sizes.of(input_size(cell), HIDDEN, HEADS, key_size(cell))
+
+
+def arrays(cell: Cell, program: Program, sizes: Sizes, rng: np.random.Generator) -> list[Tensor]:
+    """Arrays in the order of the program, some way from where they start."""
     drawn = init_weights(
         cell, rng, input_size=sizes.input_size, hidden_size=HIDDEN, heads=HEADS, key_size=sizes.key_size
     )
-    program = compile_program(cell)
     weights = []
     for array in program.arrays:
         value = drawn[f"{program.weights[array.weight].site}.{array.spec.role}"]
         noisy = torch.from_numpy(value + 0.1 * rng.standard_normal(value.shape))
         weights.append(torch.view_as_real(noisy).clone() if array.spec.complex else noisy)
-    steps = Steps([sum(length > t for length in lengths) for t in range(lengths[0])])
-    state = tuple(_start(program, s, sizes, len(lengths), rng) for s in range(len(program.slots)))
-    x = torch.from_numpy(rng.standard_normal((steps.rows, sizes.input_size)))
-    return Case(cell, sizes, program, steps, x, tuple(weights), state)
+    return weights
 
 
 def _start(program: Program, s: int, sizes: Sizes, batch: int, rng: np.random.Generator) -> Tensor:
@@ -72,6 +83,11 @@ def _start(program: Program, s: int, sizes: Sizes, batch: int, rng: np.random.Ge
         if slot.type.is_complex
         else value
     )
+
+
+def real(value: Tensor) -> Tensor:
+    """A value as real numbers, complex ones `[..., 2]`."""
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def part(value: Tensor, place: Place) -> Tensor:
@@ -105,4 +121,4 @@ def sampled(space: str, count: int, seed: int = 0) -> list[Cell]:
     return [cell for _ in range(count) if (cell := load_space(space).sample(rng)).kind == "time"]
 
 
-SPACES = space_names()
+SPACES = [name for name in space_names() if name not in ("tree", "depth")]

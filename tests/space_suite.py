@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import numpy as np
 
-from grammar import OPS, Cell, Expr, Let, Out, State, make_cell, parse, ref
-from search_spaces import Space
-from search_spaces.derivation import OUT, Derivation, Equation, Tree, dead
+from grammar import OPS, Cell, Depth, Expr, Leaf, Let, Out, State, Statement, make_cell, parse, ref
+from search_spaces import GrammarSpace, Space, load_space, space_names
+from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead
+from search_spaces.matching import unused_let
+from search_spaces.places import Places
 from search_spaces.rules import Rules, nesting, operations
 from search_spaces.sampling import state_names
 
@@ -43,6 +46,30 @@ SELF = """space self {
   gate: vec -> sigmoid(lin(x)) | $gate | 0.5 * gate
 }
 """
+# Over trees: two children or any number, values at leaves that see those before them.
+TREES = """space trees {
+  limits size <= 6
+  require x, states
+  children -> l, r | *k
+  state{1..2} vec -> up leaf start
+  let{0..1} -> total
+  out -> $new
+  up: vec -> tanh(total) [2] | $self_l * total | sum($self_k) | $new
+  total: vec -> $vec_l + $vec_r | sum($vec_k * $vec_k) | $total [2]
+  start: vec -> lin(x) [2] | tanh($new)
+}
+"""
+
+
+def grammar_space(space: str | Space) -> GrammarSpace:
+    """A space of rules, by name."""
+    found = load_space(space) if isinstance(space, str) else space
+    assert isinstance(found, GrammarSpace)
+    return found
+
+
+# The shipped spaces that are given by rules.
+RULED = [name for name in space_names() if isinstance(load_space(name), GrammarSpace)]
 
 
 def check_member(space: Space, cell: Cell) -> None:
@@ -50,34 +77,33 @@ def check_member(space: Space, cell: Cell) -> None:
     text = str(cell)
     assert parse(text) is cell
     assert parse(cell.one_line) is cell
+    graph = cell.graph  # raises if the cell is not well formed
     assert cell in space, f"{space.why_not(cell)}\n{text}"
-    exprs = [s.expr for s in cell.statements if isinstance(s, Let | Out)]
+    exprs = [e.expr for e in Places(cell.statements).equations.values()]
     size = sum(map(operations, exprs))
     assert space.limits.least_size <= size <= space.limits.size
     assert max(map(nesting, exprs)) <= space.limits.depth
-    assert {s.name for s in cell.statements if isinstance(s, Let) and s.primed} == {
-        f"{s.name}'" for s in cell.states
-    }
-    graph = cell.graph
+    assert unused_let(cell) is None
     nodes, states = graph.live()
-    if "states" in space.rules.require:
+    if isinstance(space, GrammarSpace) and "states" in space.rules.require:
         assert states == {s.name for s in cell.states}, f"a state does not reach the output\n{text}"
-    assert any(graph.nodes[i].op == "x" for i in nodes), f"x does not reach the output\n{text}"
+    if isinstance(space, GrammarSpace) and "x" in space.rules.require:
+        assert any(graph.nodes[i].op == "x" for i in nodes), f"x does not reach the output\n{text}"
 
 
 # -- every derivation of a small space, written down without the counting code ----------------------
 
 
 @cache
-def derivations(space: Space) -> tuple[tuple[Derivation, float], ...]:
+def derivations(space: GrammarSpace) -> tuple[tuple[Derivation, float], ...]:
     """Each derivation that uses every let and is within the limits, and its weight given its plan."""
     return tuple(_derivations(space))
 
 
-def _derivations(space: Space) -> Iterator[tuple[Derivation, float]]:
+def _derivations(space: GrammarSpace) -> Iterator[tuple[Derivation, float]]:
     rules = space.rules
     counts = product(*(range(s.least, s.most + 1) for s in rules.states))
-    for numbers in counts:
+    for numbers, form in product(counts, rules.forms):
         if rules.limits.states is not None and sum(numbers) > rules.limits.states:
             continue
         lines = [line for line, n in zip(rules.states, numbers, strict=True) for _ in range(n)]
@@ -87,16 +113,24 @@ def _derivations(space: Space) -> Iterator[tuple[Derivation, float]]:
             for choice in product(zip(rules.let.rules, rules.let.weights, strict=True), repeat=lets):
                 heads = [(f"l{i}", rule) for i, (rule, _) in enumerate(choice)]
                 heads += [(f"{s.name}'", line.rule) for s, line in zip(states, lines, strict=True)]
+                heads.append((OUT, OUT))
+                if form.children:
+                    heads += [(f"{LEAF}{s.name}'", line.leaf) for s, line in zip(states, lines, strict=True)]
                 weight = float(np.prod([w / sum(rules.let.weights) for _, w in choice]))
-                for equations, w in _equations(rules, states, [*heads, (OUT, OUT)], (), rules.limits.size):
-                    made = Derivation(space.name, states, equations)
-                    used = {n for e in equations for n in e.tree.names()}
+                blank = Derivation(space.name, states, (), form)
+                for made, w in _equations(rules, blank, heads, rules.limits.size):
+                    used = {n for e in made.equations for n in e.tree.names()}
                     if (
                         all(e.name in used for e in made.lets())
                         and ("new" not in rules.require or news_used(made))
                         and made.size(rules) >= rules.limits.least_size
                     ):
                         yield made, weight * w
+
+
+def plan_of(made: Derivation) -> tuple[object, ...]:
+    """What is drawn first: children, states, and how many lets."""
+    return made.form, tuple((str(s.type), s.init) for s in made.states), len(made.lets())
 
 
 def news_used(made: Derivation) -> bool:
@@ -107,24 +141,21 @@ def news_used(made: Derivation) -> bool:
 
 
 def _equations(
-    rules: Rules,
-    states: tuple[State, ...],
-    heads: Sequence[tuple[str, str]],
-    done: tuple[Equation, ...],
-    left: int,
-) -> Iterator[tuple[tuple[Equation, ...], float]]:
+    rules: Rules, done: Derivation, heads: Sequence[tuple[str, str]], left: int
+) -> Iterator[tuple[Derivation, float]]:
     if not heads:
         yield done, 1.0
         return
     (name, rule), *rest = heads
-    blank = Derivation("", states, (*done, Equation(name, Tree(rule, 0))))
-    scope = blank.scope(rules, len(done))
+    blank = replace(done, equations=(*done.equations, Equation(name, Tree(rule, 0))))
+    scope = blank.scope(rules, len(done.equations))
     for tree, weight in _trees(rules, rule, rules.limits.nesting, scope, left):
         size = tree.size(rules)
         if blank.equations[-1].kind == "let" and size == 0:
             continue
-        for equations, w in _equations(rules, states, rest, (*done, Equation(name, tree)), left - size):
-            yield equations, weight * w
+        longer = replace(done, equations=(*done.equations, Equation(name, tree)))
+        for made, w in _equations(rules, longer, rest, left - size):
+            yield made, weight * w
 
 
 def _trees(
@@ -156,12 +187,12 @@ def _trees(
     return trees(rule, depth, left)
 
 
-def distribution(space: Space, by: str, size: int) -> dict[str, float]:
+def distribution(space: GrammarSpace, by: str, size: int) -> dict[str, float]:
     """The exact probability of each text among cells of one size."""
-    plans: dict[tuple[tuple[str, ...], int], dict[str, float]] = {}
-    totals: dict[tuple[tuple[str, ...], int], float] = {}
+    plans: dict[object, dict[str, float]] = {}
+    totals: dict[object, float] = {}
     for made, weight in derivations(space):
-        plan = (tuple(str(s.type) for s in made.states), len(made.lets()))
+        plan = plan_of(made)
         totals[plan] = totals.get(plan, 0.0) + weight
         if made.size(space.rules) != size or dead(space.rules, made) is not None:
             continue
@@ -169,9 +200,9 @@ def distribution(space: Space, by: str, size: int) -> dict[str, float]:
         text = unnamed(made.cell(space.rules))
         texts[text] = texts.get(text, 0.0) + (weight if by == "weights" else 1.0)
     found: dict[str, float] = {}
-    for plan, texts in plans.items():
+    for key, texts in plans.items():
         for text, weight in texts.items():
-            found[text] = found.get(text, 0.0) + (weight / totals[plan] if by == "weights" else weight)
+            found[text] = found.get(text, 0.0) + (weight / totals[key] if by == "weights" else weight)
     return {text: weight / sum(found.values()) for text, weight in found.items()}
 
 
@@ -185,50 +216,84 @@ def unnamed(cell: Cell) -> str:
 
 
 def rewritten(cell: Cell, rng: np.random.Generator) -> Cell:
-    """Other names, another order of equations and operands, single-use lets written out, parts named."""
+    """Other names and orders of equations and operands; without blocks also lets written out and parts named."""
     body = {
         s.name if isinstance(s, Let) else OUT: s.expr for s in cell.statements if isinstance(s, Let | Out)
     }
-    lets = [n for n in body if n != OUT and not n.endswith("'")]
-    for name in lets:
+    blocks = [s for s in cell.statements if not isinstance(s, Let | Out)]
+    if all(isinstance(s, Leaf) for s in blocks):
+        body = _written_otherwise(body, rng)
+    shuffled = [n for n in body if rng.random() < 0.5]
+    shuffled += [n for n in body if n not in shuffled]
+    statements: list[Statement] = [Out(body[n]) if n == OUT else Let(n, body[n]) for n in shuffled]
+    for block in blocks:
+        statements.insert(int(rng.integers(len(statements) + 1)), block)
+    statements = [_mapped(s, lambda e: _swapped(e, rng)) for s in statements]
+    states = [cell.states[i] for i in rng.permutation(len(cell.states))]
+    made = make_cell("other", states, statements, cell.tree.children, cell.tree.variadic)
+    lets = [e.name for e in Places(statements).equations.values() if e.let]
+    names = list(dict.fromkeys([*(s.name for s in made.states), *lets, *made.tree.children]))
+    fresh = [f"q{i}" for i in rng.permutation(len(names))]
+    return renamed(made, dict(zip(names, fresh, strict=True)))
+
+
+def _written_otherwise(body: dict[str, Expr], rng: np.random.Generator) -> dict[str, Expr]:
+    for name in [n for n in body if n != OUT and not n.endswith("'")]:
         uses = sum(e.op == "ref" and e.attr("name") == name for expr in body.values() for e in expr.walk())
         if uses == 1 and rng.random() < 0.5:
             value = body.pop(name)
             body = {n: _replaced(e, ref(name), value) for n, e in body.items()}
     for i in range(int(rng.integers(3))):
         at = list(body)[int(rng.integers(len(body)))]
-        parts = [e for e in body[at].walk() if e.op in OPS]
+        # What is inside of a sum is of each child, and no value of its own.
+        parts = [e for e in _outside_sums(body[at]) if e.op in OPS]
         if parts:
             part = parts[int(rng.integers(len(parts)))]
             body[at] = _named(body[at], part, f"part{i}")
             body[f"part{i}"] = part
-    shuffled = [n for n in body if rng.random() < 0.5]
-    shuffled += [n for n in body if n not in shuffled]
-    exprs = {n: _swapped(body[n], rng) for n in shuffled}
-    statements = [Out(e) if n == OUT else Let(n, e) for n, e in exprs.items()]
-    states = [cell.states[i] for i in rng.permutation(len(cell.states))]
-    made = make_cell("other", states, statements)
-    names = [s.name for s in made.states] + [n for n in body if n != OUT and not n.endswith("'")]
-    fresh = [f"q{i}" for i in rng.permutation(len(names))]
-    return renamed(made, dict(zip(names, fresh, strict=True)))
+    return body
+
+
+def _outside_sums(expr: Expr) -> Iterator[Expr]:
+    yield expr
+    if expr.op != "sum":
+        for a in expr.args:
+            yield from _outside_sums(a)
+
+
+def _mapped(statement: Statement, change: Callable[[Expr], Expr]) -> Statement:
+    """The statement with changed expressions."""
+    if isinstance(statement, Let | Out):
+        return replace(statement, expr=change(statement.expr))
+    inner = tuple(_mapped(s, change) for s in statement.body)
+    if isinstance(statement, Depth) and statement.until is not None:
+        return replace(statement, body=inner, until=change(statement.until))
+    return replace(statement, body=inner)
 
 
 def renamed(cell: Cell, names: Mapping[str, str]) -> Cell:
-    """The cell with other names of states and lets."""
+    """The cell with other names of states, lets and children."""
     every = dict(names) | {f"{old}'": f"{new}'" for old, new in names.items()}
 
     def inside(expr: Expr) -> Expr:
-        if expr.op == "ref":
-            return ref(every.get(str(expr.attr("name")), str(expr.attr("name"))))
-        return Expr(expr.op, tuple(map(inside, expr.args)), expr.attrs)
+        attrs = expr.attrs
+        if expr.op in ("ref", "child"):
+            attrs = tuple((k, every.get(str(v), v)) for k, v in attrs)
+        return Expr(expr.op, tuple(map(inside, expr.args)), attrs)
 
-    body: list[Let | Out] = []
-    for s in cell.statements:
-        if isinstance(s, Let):
-            body.append(Let(every.get(s.name, s.name), inside(s.expr)))
-        elif isinstance(s, Out):
-            body.append(Out(inside(s.expr)))
-    return make_cell(cell.name, [State(every.get(s.name, s.name), s.type, s.init) for s in cell.states], body)
+    def named(statement: Statement) -> Statement:
+        if isinstance(statement, Let):
+            return replace(statement, name=every.get(statement.name, statement.name))
+        return (
+            statement
+            if isinstance(statement, Out)
+            else replace(statement, body=tuple(map(named, statement.body)))
+        )
+
+    states = [State(every.get(s.name, s.name), s.type, s.init) for s in cell.states]
+    children = [every.get(c, c) for c in cell.tree.children]
+    body = [named(_mapped(s, inside)) for s in cell.statements]
+    return make_cell(cell.name, states, body, children, cell.tree.variadic)
 
 
 def _replaced(expr: Expr, old: Expr, new: Expr) -> Expr:

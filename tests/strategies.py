@@ -38,6 +38,7 @@ from grammar import (
     Type,
     X,
     call,
+    choice,
     init_weights,
     make_cell,
     num,
@@ -108,7 +109,8 @@ def _compound(inner: st.SearchStrategy[Expr], holes: bool) -> st.SearchStrategy[
     calls = st.sampled_from(sorted(OPS)).flatmap(lambda name: _any_call(name, inner))
     if not holes:
         return calls
-    choices = st.lists(inner, min_size=1, max_size=3).map(lambda args: Expr("choice", tuple(args)))
+    weighted = st.tuples(inner, st.sampled_from((1.0, 2.0, 0.25)))
+    choices = st.lists(weighted, min_size=1, max_size=3).map(lambda given: choice(*zip(*given, strict=True)))
     return st.one_of(calls, calls, choices)
 
 
@@ -325,9 +327,27 @@ def _tree_cell(draw: st.DrawFn, env: _Env, fuel: int, types: Sequence[Type]) -> 
                 env.add(state.type, call("sum", (arg,)))
     else:
         env = inner
-    body = [*_lets(draw, env, "u", fuel), *_updates(draw, env, states, fuel)]
+    repeated = draw(st.lists(st.sampled_from(states), unique=True)) if draw(st.integers(0, 3)) == 3 else []
+    body = _lets(draw, env, "u", fuel)
+    if repeated:
+        body.append(_tree_block(draw, env.copy(), repeated, fuel // 2))
+        for state in repeated:
+            env.add(state.type, ref(f"{state.name}'"))
+    body += _updates(draw, env, [s for s in states if s not in repeated], fuel)
     body.append(Out(_expr(draw, env, VEC, fuel)))
     return make_cell("random", states, [leaf, *draw(st.permutations(body))], children, variadic)
+
+
+def _tree_block(draw: st.DrawFn, env: _Env, states: list[State], fuel: int) -> Repeat | Depth:
+    """A block in which some states of a tree cell have a value from round to round."""
+    for state in states:
+        env.add(state.type, ref(state.name))
+    times = draw(st.integers(1, 3))
+    until = call("sigmoid", (_expr(draw, env, SCAL, 2),)) if draw(st.booleans()) else None
+    inner = tuple(draw(st.permutations([*_lets(draw, env, "r", fuel), *_updates(draw, env, states, fuel)])))
+    if until is not None or draw(st.booleans()):
+        return Depth(times, until, inner)
+    return Repeat(times, draw(st.booleans()), inner)
 
 
 def _depth_cell(draw: st.DrawFn, env: _Env, fuel: int, types: Sequence[Type]) -> Cell:

@@ -11,7 +11,7 @@ import typer
 from source_tree import ROOT, TOP_LEVEL, relative
 
 NOUNS = "Cell Sketch Op Space Program Backend CellModule Task Predictor Searcher".split()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/security.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/security.md", "docs/listops.md", "docs/spaces.md")
 
 
 def test_file_map_is_what_is_on_disk() -> None:
@@ -51,12 +51,15 @@ def test_commands_exist_and_take_their_options(document: str) -> None:
         assert given <= known | {"--help"}, f"{document}: {line}"
 
 
-def test_example_in_python_runs() -> None:
-    (example,) = re.findall(r"^```python\n(.*?)^```", read("README.md"), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(
+    ("document", "shape"), [("README.md", (8, 100, 64)), ("docs/listops.md", (8, 19, 32))]
+)
+def test_example_in_python_runs(document: str, shape: tuple[int, ...]) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", read(document), re.MULTILINE | re.DOTALL)
     lines = [line for line in example.splitlines() if "runs/" not in line]
     names: dict[str, object] = {}
     exec("\n".join(lines), names)
-    assert tuple(names["y"].shape) == (8, 100, 64)  # type: ignore[attr-defined]
+    assert tuple(names["y"].shape) == shape  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -101,12 +101,20 @@ def test_every_recipe_imports_round_trips_and_has_the_published_parameters(
         assert layers + 400 * vocabulary + vocabulary == row["num_params"], row["id"]
 
 
-def test_digests_never_split_a_published_class(shared_data: Path) -> None:
-    digests: dict[int, set[str]] = defaultdict(set)
+def test_digests_are_the_published_classes(shared_data: Path) -> None:
+    """One digest for each class and one class for each digest, in both files and in their union."""
+    digests: dict[str, dict[str, set[int]]] = {}
     for table in TABLES:
+        found = digests.setdefault(table, defaultdict(set))
         for row in _rows(shared_data, table):
-            digests[row["cell_class"]].add(from_nasbench_nlp(row["recipe"]).digest)
-    assert {len(found) for found in digests.values()} == {1}
+            found[from_nasbench_nlp(row["recipe"]).digest].add(row["cell_class"])
+    both = {digest: set[int]() for found in digests.values() for digest in found}
+    for found in digests.values():
+        for digest, classes in found.items():
+            both[digest] |= classes
+    assert {len(classes) for classes in both.values()} == {1}
+    assert len(both) == len(set().union(*both.values())) == 2_383
+    assert {table: len(found) for table, found in digests.items()} == {t: n for t, (_, n) in TABLES.items()}
 
 
 def test_darts_v2_by_its_equations() -> None:

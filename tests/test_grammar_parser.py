@@ -49,7 +49,7 @@ def check(marked: str, kind: type[LocatedError], message: str) -> None:
     assert (error.span.line, error.span.column) == (line, column), str(error)
     said = str(error).split("\n")
     assert said[0] == f"bad.cell:{line}:{column}: {error.message}"
-    shown = text.split("\n")[line - 1]
+    shown = text.split("\n")[line - 1].replace("\x00", "\ufffd")
     assert said[1].strip() in shown
     assert said[1][said[2].index("^") :][:5] == shown[column - 1 :][:5]
     assert set(said[2].strip()) == {"^"}
@@ -84,6 +84,13 @@ def test_the_caret_underlines_the_whole_word_also_after_tabs_and_in_long_lines()
     source, caret = str(caught.value).splitlines()[1:]
     assert len(source) <= 104
     assert source[caret.index("^") : caret.rindex("^") + 1] == "tanhh"
+
+
+def test_a_message_does_nothing_to_a_terminal() -> None:
+    with pytest.raises(CellSyntaxError, match="unexpected character") as caught:
+        parse("cell a { # \x1b[2J\u202e\u200b \u2028\ud800\nout \x1b]0;title\x07 }")
+    assert str(caught.value).replace("\n", "").isprintable()
+    assert str(caught.value).split("\n")[1:] == ["    out \ufffd]0;title\ufffd }", "        ^"]
 
 
 def test_line_ends_of_all_systems() -> None:
@@ -232,8 +239,10 @@ def test_large_texts_are_quick(name: str) -> None:
 
 
 def test_too_long_a_text_is_refused() -> None:
-    with pytest.raises(CellSyntaxError, match="a cell has at most 100,000 characters; received 200,000"):
-        parse(" " * 200_000)
+    with pytest.raises(
+        CellSyntaxError, match=r"^<text>:3:99998: a cell has at most 100,000 characters; received 200,"
+    ):
+        parse("\r\n\n" + " " * 200_000)
 
 
 @pytest.mark.parametrize("name", zoo_names())

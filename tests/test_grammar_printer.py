@@ -24,6 +24,7 @@ from grammar import (
     Statement,
     X,
     call,
+    choice,
     make_cell,
     num,
     parse,
@@ -159,7 +160,9 @@ a, b, c = ref("a"), ref("b"), ref("c'")
         (call("param", (), MEM), "param:mem(4)()"),
         (call("param", (), None, [("init", ("uniform", -0.5, 2.0), None)]), "param(init=uniform(-0.5, 2))"),
         (Expr("child", (), (("child", "l"), ("state", "h"))), "l.h"),
-        (Expr("choice", (a, call("add", (a, b)))), "choice{ a | a + b }"),
+        (choice((a, call("add", (a, b)))), "choice{ a | a + b }"),
+        (choice((a, b), (1, 2.5)), "choice{ a | b [2.5] }"),
+        (choice((a, b), (1, 1)), "choice{ a | b }"),
     ],
 )
 def test_how_it_looks(expr: Expr, text: str) -> None:

@@ -151,6 +151,12 @@ def esn(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     return torch.cat([x, h], -1) @ torch.cat([w.Rx, w.Rh], -1).T + w.r, {"h": h}
 
 
+def antisymmetric(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
+    turning = w.W - w.W.T - 0.01 * torch.eye(HIDDEN, dtype=x.dtype)
+    h = s["h"] + 0.1 * torch.tanh(s["h"] @ turning.T + w.lin(x, "V", "b"))
+    return h, {"h": h}
+
+
 def resesn(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     h = 0.9 * w.lin(s["h"], "O") + 0.1 * torch.tanh(w.lin(s["h"], "W") + w.lin(x, "Win", "b"))
     return w.lin(h, "R", "r"), {"h": h}
@@ -214,6 +220,7 @@ CASES = {
     ),
     "leaky": Case("p=h.w W=h_2.w0 U=h_2.w1 b=h_2.b", leaky),
     "esn": Case("W=w.w0 Win=h.w0 b=h.b Rx=out.w0 Rh=out.w1 r=out.b", esn),
+    "antisymmetric": Case("W=w.w0 V=h.w0 b=h.b", antisymmetric),
     "resesn": Case("O=r.w0 W=w.w0 Win=h.w0 b=h.b R=out.w0 r=out.b", resesn),
 }  # fmt: skip
 

@@ -165,6 +165,11 @@ def gated_deltanet(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     return deltanet(w, x, {"S": per_head(a) * s["S"]})
 
 
+def kda(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
+    a = torch.exp(-torch.exp(w.A)[:, None] * F.softplus(w.split(w.lin(x, "Wa", "dt"))))
+    return deltanet(w, x, {"S": column(a) * s["S"]})
+
+
 def deltaproduct(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     S = s["S"].mT
     for j in ("1", "2"):
@@ -315,6 +320,7 @@ CASES = {
     "deltanet": Case(DELTA, deltanet, states="S"),
     "deltanet_negative": Case(DELTA, deltanet_negative, states="S"),
     "gated_deltanet": Case(f"{DELTA} A=a.w Wa=a_2.w0 dt=a_2.b", gated_deltanet, states="S"),
+    "kda": Case(f"{DELTA} A=a.w Wa=a_2.w0 dt=a_2.b", kda, states="S"),
     "deltaproduct": Case(
         affine(k1="k_s1", b1="S_s1", v1="S_s1_2", k2="k_s2", b2="S_s2", v2="S_s2_2", q="out"),
         deltaproduct, states="S",

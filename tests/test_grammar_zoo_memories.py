@@ -75,6 +75,7 @@ def urnn(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
 
 def lrnn_block(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
     blocks = w.lin(F.relu(w.lin(x, "Wa", "ba")), "Wb", "bb").unflatten(-1, (w.heads, HIDDEN // w.heads, -1))
+    blocks = blocks - blocks.mean(-2, keepdim=True)
     norms = torch.linalg.vector_norm(blocks, 1.2, dim=-2, keepdim=True)
     A = blocks / norms.amax(-1, keepdim=True)
     h = (A @ w.split(s["h"]).unsqueeze(-1)).flatten(1) + w.lin(F.relu(w.lin(x, "Wc", "bc")), "Wd", "bd")
@@ -84,7 +85,7 @@ def lrnn_block(w: Weights, x: Tensor, s: States) -> tuple[Tensor, States]:
 CASES = {
     "lrnn_block": Case(
         "h0=init.h Wa=A.w0 ba=A.b Wb=A_2.w0 bb=A_2.b Wc=h.w0 bc=h.b Wd=h_2.w0 bd=h_2.b",
-        lrnn_block, key=None, ones="n.w",
+        lrnn_block, key=None, ones="o.w",
     ),
     "urnn": Case(
         "h0=init.h d1=a.w d2=q.w d3=w.w F=a_2.w0 v=b.w P=p.w0 G=q_2.w0 u=r.w V=h.w0 b=h_2.w "

@@ -34,15 +34,16 @@ LEFT = {
 HOMES = {
     "lark": ("grammar/parser.py", "search_spaces/reader.py"),
     "ray": ("nas/campaign/workers.py",),
-    "triton": ("nas/backends/triton.py",),
+    "triton": ("nas/backends/triton/",),
     "optuna": (),
     "sklearn": ("predictors/", "nas/tasks/"),
-    "networkx": ("grammar/", "nas/ir/", "nas/reports/", "nas/bench/"),
+    "networkx": ("grammar/", "nas/ir/", "nas/backends/triton/", "nas/reports/", "nas/bench/"),
     "typer": ("nas/cli/",),
     "torch": tuple(f"nas/{p}/" for p in "backends nn bench tasks training campaign exporters cli".split()),
 }
 # Imports of our own code inside functions, outside of the commands (which import on demand, so that --help is quick).
 LAZY = {
+    "nas/backends/triton/backend.py: nas.backends.triton.devices",  # only a run imports triton
     "grammar/cell.py: grammar.canonical",  # a Cell has a canonical form, which is a Cell
     "nas/campaign/workers.py: nas.tasks",  # only the worker's process imports torch, after setting its threads
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 from grammar import Cell, parse, zoo, zoo_names
 from nas.nn import build
 
-BACKENDS = sorted({backend for backend, dtype in TOLERANCES if dtype == torch.float64})
+HERE = ("reference",)  # test_conformance.py runs generated C, test_nas_backends_triton.py Triton's kernels
 KNOWN = [name for name in zoo_names() if zoo(name).kind != "tree"]
 
 ODD = (
@@ -39,19 +39,19 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_cells_agree_with_the_interpreter(name: str, backend: str) -> None:
     agrees_with_the_interpreter(zoo(name), backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("text", ODD)
 def test_odd_cells_agree_with_the_interpreter(text: str, backend: str) -> None:
     agrees_with_the_interpreter(parse(f"cell odd {{ {text} }}"), backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 @settings(max_examples=60)
 @given(cell=cells(kinds=("time", "depth"), smooth=True))
 def test_any_cell_agrees_with_the_interpreter(backend: str, cell: Cell) -> None:
@@ -59,7 +59,8 @@ def test_any_cell_agrees_with_the_interpreter(backend: str, cell: Cell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "dtype"), [pair for pair in TOLERANCES if pair != ("reference", torch.float64)]
+    ("backend", "dtype"),
+    [pair for pair in TOLERANCES if pair[0] in HERE and pair != ("reference", torch.float64)],
 )
 @pytest.mark.parametrize("name", KNOWN)
 def test_all_gradients_agree_with_the_reference(name: str, backend: str, dtype: torch.dtype) -> None:

@@ -74,12 +74,17 @@ def test_a_last_line_cut_anywhere_is_left_out_and_cut_off_when_the_run_is_carrie
         assert [event["line"] for event in read(folder).events] == list(range(1, len(events) + 2))
 
 
-def test_a_last_line_of_garbage_counts_as_torn(tmp_path: Path) -> None:
+def test_a_last_line_of_garbage_counts_as_torn_if_it_has_no_end_and_as_damage_if_it_has(
+    tmp_path: Path,
+) -> None:
     raw = write_run(tmp_path / "run")
-    for garbage in (b"\0" * 512, b"{]\n", b'{"line":6}\n', b"\xff\xfe\n"):
+    for garbage in (b"\0" * 512, b"{]", b'{"line":6}', b"\xff\xfe"):
         (tmp_path / "run" / JOURNAL).write_bytes(raw + garbage)
         assert len(read(tmp_path / "run").events) == 5
         assert read(tmp_path / "run").torn
+        (tmp_path / "run" / JOURNAL).write_bytes(raw + garbage + b"\n")
+        with pytest.raises(RunError, match="is damaged at line 6"):
+            read(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +125,10 @@ def test_a_missing_line_is_refused_with_its_number(tmp_path: Path) -> None:
     ("schema", "said"),
     [
         (
-            2,
-            "journal schema 2, which is newer than schema 1 that this recell reads; it was written by recell 9.9",
+            3,
+            "journal schema 3, which is newer than schemas 1 to 2 that this recell reads; it was written by recell 9.9",
         ),
-        (0, "journal schema 0, which is older than schema 1"),
+        (0, "journal schema 0, which is older than schemas 1 to 2"),
         (None, "is not a journal of recell: line 1 has no schema number"),
         ("1", "is not a journal of recell: line 1 has no schema number"),
     ],

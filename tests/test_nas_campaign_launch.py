@@ -15,7 +15,7 @@ import pytest
 import torch
 from campaign_fakes import FakePool, gist
 
-from grammar import GrammarError
+from grammar import DIGEST_VERSION, GrammarError
 from nas.campaign import Event, Run, SearchConfig, launch, open_run, resume, search, start
 from nas.campaign.driver import Sitting
 from nas.campaign.journal import JOURNAL, read
@@ -225,6 +225,7 @@ def test_what_belongs_to_the_machine_may_change_and_nothing_else(inline: None, t
         ({"task": "text", "data": "no/such/file"}, TaskError, "no/such/file does not exist"),
         ({"address": "127.0.0.1:1"}, RunError, "no Ray cluster at 127.0.0.1:1: Connection refused"),
         ({"device": "cuda"}, RunError, "device cuda: there is no GPU here"),
+        ({"task": "text", "params": 10}, RunError, "10 parameters is too small: at width 1, the smallest"),
     ],
 )
 def test_what_cannot_be_started_is_said_before_anything_is_written(
@@ -235,6 +236,18 @@ def test_what_cannot_be_started_is_said_before_anything_is_written(
     with pytest.raises(error, match=said):
         start(QUICK.replace(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.campaign.launch._workers", lambda *a: pytest.fail("the workers were made"))
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(RunError, match=r"cannot make run folder .*file/run: .*file is a file"):
+        start(QUICK, tmp_path / "file" / "run")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(RunError, match=r"cannot make run folder .* is not writable"):
+        start(QUICK, tmp_path / "run")
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_anything_is_loaded(inline: None, tmp_path: Path) -> None:
@@ -259,7 +272,9 @@ def test_another_version_of_the_task_or_of_digests_is_refused(
     start(QUICK.replace(max_trials=3, finalists=0), tmp_path / "run", stop_after(1))
     with monkeypatch.context() as patch:
         patch.setattr(launch, "DIGEST_VERSION", 99)
-        with pytest.raises(RunError, match="cell digests of version 1, and this recell makes version 99"):
+        with pytest.raises(
+            RunError, match=f"digests of version {DIGEST_VERSION}, and this recell makes version 99"
+        ):
             resume(tmp_path / "run")
     monkeypatch.setattr(launch, "load_task", lambda *names: SimpleNamespace(name="parity", version=7))
     with pytest.raises(RunError, match=r"task parity has version 7 here, and .* was made with version 1"):

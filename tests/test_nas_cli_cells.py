@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from cli_runner import recell, refused
 
-from grammar import parse, zoo, zoo_names
+from grammar import parse, zoo, zoo_doc, zoo_names
 from search_spaces import load_space
+
+HEADINGS = ("States", "Values", "Recurrence", "Costs", "Graph", "Canonical form")
 
 
 @pytest.mark.parametrize("name", ["lstm", "gated_deltanet", "treelstm", "ut"])
@@ -13,7 +20,8 @@ def test_show_says_what_a_cell_is(name: str) -> None:
     assert said.code == 0
     assert str(zoo(name)).rstrip() in said.out
     assert zoo(name).digest in said.out
-    for heading in ("States", "Recurrence", "Costs", "Graph", "Canonical form"):
+    assert zoo_doc(name).splitlines()[1] in said.out
+    for heading in (*HEADINGS, "Weights"):
         assert f"\n{heading}\n" in said.out
 
 
@@ -25,6 +33,64 @@ def test_show_as_json() -> None:
     assert found["components"][0]["class"] == "elementwise affine"
     assert found["parameters"]["value"] == 2 * (3 * 5 + 5)
     assert found["states"] == [{"name": "h", "type": "vec", "shape": "[B, H]", "init": "0"}]
+
+
+def test_the_page_has_types_weights_and_costs() -> None:
+    page = " ".join(recell("show", "zoo:gated_deltanet", "--heads", 4).out.split())
+    for part in (
+        "key [B, N, K] k",
+        "scal [B, N] b, a",
+        "mat [B, N, K, V] S, T",
+        "k lin w0 [N K, D], b [N K] 16,512",
+        "b lin w0 [N, D], b [N] 516",
+        "at D=128, H=128, N=4",
+        "matrix-affine, diagonal plus low rank (rank 1) -> chunkwise delta rule",
+    ):
+        assert part in page
+    found = recell("show", "zoo:esn", "--json").json
+    assert {"type": "in", "shape": "[B, D]", "names": ["x"]} in found["values"]
+    assert [w["trained"] for w in found["weights"]] == [False, False, True]
+    assert "begins as" in recell("show", "zoo:esn").out
+    assert "not trained" in recell("show", "zoo:esn").out
+    assert "fixed parameters" in recell("show", "zoo:esn").out
+
+
+@pytest.mark.parametrize("name", zoo_names())
+@pytest.mark.parametrize("columns", [40, 200])
+def test_every_known_cell_has_a_page_of_any_width(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    said = recell("show", f"zoo:{name}")
+    assert said.code == 0
+    assert [line for line in said.out.splitlines() if line in HEADINGS] == list(HEADINGS)
+    assert "N^-1]" not in said.out
+    if columns == 200:
+        assert recell("show", f"zoo:{name}", "--json").json["digest"] == zoo(name).digest
+
+
+def test_a_known_cell_is_recognised_under_another_name() -> None:
+    said = recell("show", "cell m { state h: vec; h' = h + sigmoid(lin(x)) * (lin(x) - h); out h' }")
+    assert said.out.splitlines()[1] == "This is zoo:mingru, written differently."
+
+
+def test_what_is_too_large_is_cut() -> None:
+    said = recell(
+        "show", "cell a { state h: vec; repeat 64 fresh { repeat 4 { h' = tanh(lin(x, h)) } }; out h' }"
+    )
+    assert "514 values: too many to draw" in said.out
+    assert "... and 40 more; --json has all" in said.out
+    assert len(said.out.splitlines()) < 120
+    assert "... and 36 lines more; --json has all" in recell("show", "zoo:trm").out
+
+
+def test_a_page_needs_no_unicode() -> None:
+    """A terminal that writes ASCII gets words for signs."""
+    command = [sys.executable, "-c", "from nas.cli import main; main()", "show", "zoo:lstm"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"o = sigmoid lin(x, h)" in done.stdout
+    assert b"?" not in done.stdout
 
 
 def test_show_reads_standard_input() -> None:
@@ -47,7 +113,20 @@ def test_show_a_difference() -> None:
     found = recell("show", "zoo:gru", "--diff", renamed, "--json").json
     assert found["equal"] is True
     assert found["diff"]
+    assert found["same"] == "canonical"
     assert recell("show", "zoo:gru", "--diff", "zoo:gru").out == "the same text\n"
+
+
+def test_show_a_difference_says_what_it_costs_and_what_is_the_same_after_all() -> None:
+    said = " ".join(recell("show", "zoo:lstm", "--diff", "zoo:lstm_cifg").out.split())
+    assert "--- lstm +++ lstm_cifg" in said
+    assert "parameters 131,584 = 4 D H + 4 H^2 + 4 H 98,688 = 3 D H + 3 H^2 + 3 H" in said
+    head = "cell a { state h: vec; h' = "
+    one, other = f"{head}lin(x) + (h + lin(h)); out h' }}", f"{head}(lin(x) + h) + lin(h); out h' }}"
+    assert "The same function as far as can be tried" in recell("show", one, "--diff", other).out
+    found = recell("show", one, "--diff", other, "--json").json
+    assert (found["equal"], found["same"]) == (False, "fingerprint")
+    assert recell("show", "zoo:ut", "--diff", "zoo:lstm").code == 0
 
 
 def test_sizes_that_do_not_fit() -> None:
@@ -62,6 +141,9 @@ def test_zoo() -> None:
     assert [line.split()[0] for line in listed.out.splitlines()[1:]] == list(zoo_names())
     assert "Long short-term memory" in listed.out
     assert [row["name"] for row in recell("zoo", "--json").json] == list(zoo_names())
+    runs = {row["name"]: row["runs_as"] for row in recell("zoo", "--json").json}
+    assert (runs["mingru"], runs["lstm"], runs["ut"]) == ("parallel scan", "sequential", "in depth")
+    assert runs["deltanet"] == "chunkwise delta rule"
     one = recell("zoo", "lstm")
     assert one.out.startswith("# Long short-term memory")
     assert parse(one.out) is zoo("lstm")
@@ -85,6 +167,14 @@ def test_sample_of_a_size_and_from_nowhere() -> None:
     assert space.size(parse(line)) == 9
     assert "received size=99" in refused("sample", "--size", 99)
     assert "unknown space 'gatedd'; did you mean 'gated'" in refused("sample", "--space", "gatedd")
+
+
+def test_sample_from_a_sketch_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.cell"
+    path.write_text("cell mine { state h: vec; h' = choice{ tanh(lin(x, h)) | relu(lin(x, h)) }; out h' }")
+    lines = set(recell("sample", "--space", path, "-n", 12).out.splitlines())
+    assert lines == {f"cell mine {{ state h: vec; h' = {f}(lin(x, h)); out h' }}" for f in ("tanh", "relu")}
+    assert "2 ways to fill the holes" in recell("spaces", path).out
 
 
 def test_show_warns_of_what_cannot_work() -> None:

@@ -66,6 +66,17 @@ def test_top_for_people_folds_and_never_cuts(run: Run, monkeypatch: pytest.Monke
     assert run.top(1)[0].text.replace(" ", "")[-8:] in shown
 
 
+def test_top_on_a_narrow_terminal_crops_no_number(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    out = recell("top", run.path, "-n", 1).out
+    best = run.top(1)[0]
+    assert best.score is not None
+    assert best.params is not None
+    assert f"#{best.id}  {best.score:.4f}" in out
+    assert f"{best.params:,} parameters" in out
+    assert best.text in out
+
+
 def test_top_of_a_run_without_scores(tmp_path: Path) -> None:
     empty = make_run(tmp_path / "run", trials=0, finish=False)
     assert recell("top", empty.path).out == "no trial has a score yet\n"

@@ -7,21 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from normal_cases import ODD_TIME, SPACES, TIME, Case, case, interpreted, parts, reference, sampled
+from normal_cases import ODD_TIME, SPACES, TIME, Case, case, interpreted, parts, real, reference, sampled
 from normal_runner import run_backward
 from strategies import cells
 from torch import Tensor
 
 from grammar import Cell, zoo
-from nas.ir import DERIVATIVES, NO_DERIVATIVE, PRIMITIVES, adjoint_cell
+from nas.ir import DERIVATIVES, NO_DERIVATIVE, PRIMITIVES, adjoint, adjoint_cell, normal_cell
 from nas.ir.derivatives import BACKWARD_ONLY
 
 TOLERANCE = 1e-9
 WILD = 1e6  # gradients of random cells beyond this are compared no further
-
-
-def real(value: Tensor) -> Tensor:
-    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def by_torch(example: Case) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
@@ -106,3 +102,61 @@ def test_any_cell(cell: Cell) -> None:
 def test_each_primitive_has_a_rule_or_needs_none() -> None:
     assert {*DERIVATIVES, *NO_DERIVATIVE, *BACKWARD_ONLY} == set(PRIMITIVES)
     assert not set(DERIVATIVES) & {*NO_DERIVATIVE, *BACKWARD_ONLY}
+
+
+def kept(name: str) -> tuple[list[str], list[str]]:
+    """What a cell keeps for its backward run: the operations of rows, and the names of states."""
+    made = adjoint_cell(zoo(name))
+    instrs, slots = made.forward.instrs, made.forward.slots
+    return sorted(instrs[k].op for k in made.saved), [slots[s].name for s in made.past]
+
+
+def test_what_is_kept_is_what_one_would_keep() -> None:
+    assert kept("elman") == (["tanh"], ["h"])
+    assert kept("lstm") == (["sigmoid"] * 3 + ["tanh"] * 2, ["h", "c"])
+    assert kept("gru") == (
+        ["add", "sigmoid", "sigmoid", "tanh"],
+        ["h"],
+    )  # the sum is what the reset gate scales
+    assert kept("gru_cho") == (["sigmoid", "sigmoid", "tanh"], ["h"])
+    assert kept("mingru") == (["lin", "sigmoid"], ["h"])
+    assert kept("s4d") == ([], [])  # x and the matrices, which are computed again
+
+
+@pytest.mark.parametrize("name", TIME)
+def test_matrices_are_computed_again_not_kept(name: str) -> None:
+    made = adjoint_cell(zoo(name))
+    forward = made.forward
+    assert all(forward.instrs[k].type.kind != "mat" or forward.instrs[k].op == "lin" for k in made.saved)
+    assert all(forward.slots[s].type.kind != "mat" for s in made.past)
+    if made.replay is not None:
+        assert {forward.slots[s].type.kind for s in made.replay.slots} == {"mat"}
+        again = {i.op for i in made.replay.program.instrs if i.stage != "const"}
+        assert not {"lin", "read", "readt", "sigmoid", "tanh"} & again
+
+
+def test_lstm_backward_is_as_short_as_by_hand() -> None:
+    ops = [i.op for i in adjoint_cell(zoo("lstm")).backward.instrs if i.stage in ("before", "loop", "after")]
+    assert {op: ops.count(op) for op in ("mul", "add", "sub", "lin")} == {
+        "mul": 16,
+        "add": 8,
+        "sub": 5,
+        "lin": 8,
+    }
+
+
+def test_only_wanted_gradients_are_made() -> None:
+    program = normal_cell(zoo("elman")).program
+    none = adjoint(program, dx=False, weights=())
+    assert none.dx is None
+    assert none.weights == ()
+    assert {i.op for i in none.backward.instrs} & {"gram", "total", "x"} == set()
+    final_only = adjoint(program, dy=False)
+    assert "dy" not in {i.op for i in final_only.backward.instrs}
+    assert len(final_only.weights) == 3
+
+
+def test_fixed_weights_have_no_gradient() -> None:
+    made = adjoint_cell(zoo("esn"))
+    trained = {k for k, a in enumerate(made.forward.arrays) if not made.forward.weights[a.weight].fixed}
+    assert {w.array for w in made.weights} == trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,13 +12,17 @@ from normal_cases import ODD_TIME, SPACES, TIME, case, interpreted, parts, refer
 from strategies import cells
 from torch import Tensor
 
-from grammar import NUM, OPS, Cell, GrammarError, Type, zoo
+from grammar import NUM, OPS, Cell, GrammarError, Op, Type, parse, zoo
 from grammar import ops as table
+from grammar.rules import each, real
+from nas.backends import renderings, rounds
 from nas.errors import BuildError
 from nas.ir import (
     DEPTH_ONLY,
     EXPANSIONS,
     PRIMITIVES,
+    Builder,
+    Instr,
     compile_program,
     expansions,
     normal,
@@ -25,6 +30,7 @@ from nas.ir import (
     register_expansion,
 )
 from nas.ir.expansions import COMPLEX
+from nas.ir.normal import HALT
 
 TOLERANCE = 1e-9
 WILD = 1e6  # numbers of random cells beyond this are compared no further
@@ -116,16 +122,35 @@ def test_lstm_is_what_one_would_write() -> None:
     }  # fmt: skip
 
 
+def test_rounds_end_where_those_of_the_reference_do() -> None:
+    assert HALT == rounds.HALT
+    text = "state h: vec; depth 3 until(sigmoid(lin:scal(h))) { h' = tanh(lin(h, x)) }; out h'"
+    ops = [i.op for i in normal_cell(parse(f"cell a {{ {text} }}")).program.instrs]
+    assert ops.count("tanh") == 3
+    assert ops.count("ge") == 2  # the last round always ends them
+
+
 def test_depth_cells_are_refused() -> None:
     with pytest.raises(BuildError, match="works on whole sequences"):
         normal(compile_program(zoo("trm"), "sink"))
 
 
-def test_own_operation_needs_an_expansion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_OPS", dict(OPS))
-    monkeypatch.setattr(expansions, "_EXPANSIONS", dict(EXPANSIONS))
-    assert expansions.EXPANSIONS is EXPANSIONS
+def cube(b: Builder, instr: Instr, args: Sequence[int]) -> int:
+    return b.mul(args[0], b.mul(args[0], args[0]))
+
+
+def test_own_operation_is_what_its_expansion_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(table._OPS, "cube", Op("cube", (1, 1), real, each(2), "a * a * a"))
+    cell = parse("cell own { state h: vec; h' = tanh(lin(h, x) + cube(h)); out h' }")
+    with pytest.raises(BuildError, match=r"'cube' has no expansion: nas\.ir\.register_expansion"):
+        normal(compile_program(cell, "sink"))
+    monkeypatch.setitem(renderings._RENDERINGS, "cube", lambda instr, kinds, sizes: lambda a: a * a * a)
+    monkeypatch.setitem(expansions._EXPANSIONS, "cube", cube)
+    agrees(cell)
+
+
+def test_expansions_are_of_known_operations_and_one_each() -> None:
     with pytest.raises(BuildError, match="'cube' is not in the table of operations"):
-        register_expansion("cube", lambda b, instr, args: args[0])
+        register_expansion("cube", cube)
     with pytest.raises(BuildError, match="one expansion, but 'silu' has one"):
-        register_expansion("silu", lambda b, instr, args: args[0])
+        register_expansion("silu", cube)

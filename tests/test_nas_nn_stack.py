@@ -56,6 +56,21 @@ def test_lengths_are_those_of_the_sequences() -> None:
     torch.testing.assert_close(stack(tokens[:1, :3])[1], state[:, :1])
 
 
+@pytest.mark.parametrize("policy", [None, "left", "beam"])
+def test_a_tree_answers_at_its_root(policy: str | None) -> None:
+    stack = Stack(zoo("treelstm"), inputs=11, outputs=7, width=6, dropout=0.1, policy=policy).eval()
+    tokens, lengths = torch.randint(11, (3, 4)), [4, 1, 2]
+    left = torch.tensor([[0, 1], [4, 2], [5, 3]]).expand(3, -1, -1)
+    logits, state = stack(tokens, lengths=lengths, tree=left)
+    assert logits.shape == (3, 7)
+    assert [part.shape for part in state] == [(1, 3, 6)] * 2
+    if policy == "left":
+        twin = Stack(zoo("treelstm"), inputs=11, outputs=7, width=6).eval()
+        twin.load_state_dict(stack.state_dict())
+        torch.testing.assert_close(twin(tokens, lengths=lengths, tree=left), (logits, state))
+    torch.testing.assert_close(stack.head(state[0][0]), logits)  # this cell's output is its state h
+
+
 def test_same_generator_same_weights() -> None:
     stack = Stack(zoo("lstm"), inputs=11, outputs=7, width=6)
     stack.reset_parameters(torch.Generator().manual_seed(1))
@@ -86,7 +101,9 @@ def test_wrong_shapes_are_refused() -> None:
         Stack(zoo("gru"), inputs=11, outputs=7, width=6)(torch.zeros(2, 3, 4))
     with pytest.raises(BuildError, match=r"x must have the shape \[B, T, 11\]; received \[2, 3\]"):
         Stack(zoo("gru"), inputs=11, outputs=7, width=6, embed=False)(torch.zeros(2, 3))
-    with pytest.raises(BuildError, match=r"treelstm is a tree cell: .* a Stack cannot run it"):
-        Stack(zoo("treelstm"), inputs=11, outputs=7, width=6)
+    with pytest.raises(BuildError, match=r"tree cell treelstm has one layer, .* num_layers=2"):
+        Stack(zoo("treelstm"), inputs=11, outputs=7, width=6, num_layers=2)
+    with pytest.raises(BuildError, match=r"a policy is for tree cells; received 'beam'"):
+        Stack(zoo("gru"), inputs=11, outputs=7, width=6, policy="beam")
     with pytest.raises(BuildError, match="inputs and outputs must be at least 1; received 0 and 7"):
         Stack(zoo("gru"), inputs=0, outputs=7, width=6)

@@ -138,7 +138,7 @@ def test_leaves_can_come_first() -> None:
         (
             zoo("treelstm"),
             {"policy": "best"},
-            "policies of a tree cell are given, balanced, left; received 'best'",
+            "policies of a tree cell are given, balanced, left, easy-first, beam; received 'best'",
         ),
         (zoo("treelstm"), {"num_layers": 2}, "tree cell treelstm has one layer, .* received num_layers=2"),
         (zoo("lstm"), {"policy": "left"}, "a policy is for tree cells; received 'left'"),

@@ -22,6 +22,7 @@ TASKS = (
     "words",
     "parity",
     "modular_arithmetic",
+    "listops",
 )
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS: tuple[Split, ...] = ("valid", "test")
@@ -40,7 +41,7 @@ def digest(batches: Iterator[Batch]) -> str:
     """SHA-256 of everything in the batches."""
     total = hashlib.sha256()
     for batch in batches:
-        for tensor in (batch.x, batch.y, batch.mask, batch.lengths):
+        for tensor in (batch.x, batch.y, batch.mask, batch.lengths, batch.tree):
             total.update(b"none" if tensor is None else tensor.numpy().tobytes())
         total.update(str(batch.fresh).encode())
     return total.hexdigest()
@@ -104,6 +105,7 @@ def check(task: Task, batch: Batch) -> None:
     assert batch.y.shape in ((rows,), (rows, steps))
     assert 0 <= int(batch.y.min()) <= int(batch.y.max()) < task.outputs
     assert batch.mask is None or (batch.mask.dtype, batch.mask.shape) == (torch.bool, (rows, steps))
+    assert batch.tree is None or (batch.tree.dtype, batch.tree.shape) == (torch.int64, (rows, steps - 1, 2))
     if batch.lengths is not None:
         assert batch.lengths.shape == (rows,)
         assert 1 <= int(batch.lengths.min()) <= int(batch.lengths.max()) == steps
@@ -187,7 +189,7 @@ def test_a_perfect_predictor_scores_nothing_wrong(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_splits_share_no_sequence(name: str) -> None:
     task = load_task(name, size="search")
-    if task.embed:
+    if task.causal:
         task = task.with_recipe(task.recipe.replace(sequence_length=4 * WINDOW))
     train = set().union(*(sequences(batch) for batch in train_batches(task, 200)))
     valid = set().union(*(sequences(batch) for batch in task.eval_batches("valid")))
@@ -203,8 +205,7 @@ WINDOW = 100
 
 def sequences(batch: Batch) -> set[bytes]:
     """The rows of a batch up to their lengths; of rows of tokens all stretches of WINDOW, wherever they begin."""
-    if batch.x.is_floating_point():
-        assert batch.lengths is not None
+    if batch.lengths is not None:
         return {row[:n].numpy().tobytes() for row, n in zip(batch.x, batch.lengths.tolist(), strict=True)}
     steps = batch.x.shape[1]
     return {row[i : i + WINDOW].tobytes() for row in batch.x.numpy() for i in range(steps - WINDOW + 1)}

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from grammar import zoo
 from nas.errors import TaskError, TrainingError, TrialAborted
+from nas.nn import TreeModule
 from nas.tasks import load_task
-from nas.training import TrialSpec, evaluate, train
+from nas.training import TrialSpec, evaluate, load_trained, train
 from nas.training.loop import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,6 +149,52 @@ def test_a_cell_that_sees_ahead_is_invalid_where_the_next_step_is_asked_for() ->
     assert result.message == "cell looking sees steps ahead, and task text asks for what comes next"
     assert train(spec_for("parity", LOOKING)).status == "ok"
     assert train(spec_for("text", LOOKING.replace("attn(h)", "attn(h, causal=yes)"))).status == "ok"
+
+
+@pytest.mark.parametrize("policy", [None, "left", "easy-first", "beam"])
+def test_a_tree_cell_is_trained_and_comes_back(policy: str | None, tmp_path: Path) -> None:
+    spec = spec_for("listops", str(zoo("treegru")), steps=3).replace(policy=policy)
+    result = train(spec, save_to=tmp_path)
+    assert result.status == "ok"
+    model, again, _ = load_trained(tmp_path)
+    assert again == spec
+    assert isinstance(model.cell, TreeModule)
+    assert model.cell.policy == (policy or "given")
+    assert evaluate(model, load_task("listops", size="smoke"), "valid") == result.score
+
+
+def test_a_cell_over_time_reads_listops_from_left_to_right() -> None:
+    assert train(spec_for("listops", steps=3)).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("task", "policy", "message"),
+    [
+        ("parity", None, "task parity has no parses: a tree cell needs another policy than 'given' there"),
+        ("parity", "balanced", ""),
+        ("text", "left", "task text asks for an answer at each step, and a tree cell gives one at the root"),
+    ],
+)
+def test_where_a_tree_cell_has_no_tree(task: str, policy: str | None, message: str) -> None:
+    result = train(spec_for(task, str(zoo("treegru")), steps=2).replace(policy=policy))
+    assert (result.status, result.message) == ("invalid" if message else "ok", message)
+
+
+TERNARY = "cell three(a, b, c) { state h: vec; leaf { h' = lin(x) }; h' = lin(a.h, b.h, c.h); out h' }"
+LABELLED = "cell labelled(l, r) { state h: vec; leaf { h' = lin(x) }; h' = lin(l.h, r.h, x); out h' }"
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (TERNARY, "each merge has 3 children"),
+        (LABELLED, "cell labelled sees x in its merges, and task listops has x at the leaves alone"),
+    ],
+)
+def test_a_tree_cell_of_other_trees_is_invalid(cell: str, message: str) -> None:
+    result = train(spec_for("listops", cell))
+    assert result.status == "invalid"
+    assert message in result.message
 
 
 class Recorder(nn.Module):

@@ -25,6 +25,7 @@ def test_a_spec_round_trips_through_json() -> None:
         seed=7,
         device="cuda",
         backend="c",
+        policy="beam",
     )
     assert TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert spec != SPEC

@@ -9,17 +9,18 @@ from source_tree import ROOT, packages, public_names
 
 PUBLIC: dict[str, str] = {
     "grammar": """
-        Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
-        CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr
-        FINGERPRINT_VERSION GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError KEY
-        KEYWORDS KNOWN_MATRICES LINTS Labelling Leaf Let Lint LocatedError MAT NAMED NUM Node OPS OPS_VERSION
-        Op Out Poly RENDERINGS Region Repeat SCAL SEQ SHAPES Sizes Sketch Span State Statement
-        Type UnknownNameError VEC Value Weight WeightSpec X analyse buffer_nodes call
-        canonical_arrays canonical_weights check elementwise evaluate fingerprint from_darts
-        from_nasbench_nlp init_weights join known_matrix label lint make_cell num parse parse_sketch ref
-        register register_rendering show_expr show_number show_state show_statement simplify
-        suggest to_darts to_nasbench_nlp weight_shapes written_arrays zoo zoo_doc zoo_names
-        zoo_text
+        Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError
+        CellTree CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr
+        FINGERPRINT_VERSION GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError
+        KEY KEYWORDS KNOWN_MATRICES LINTS Labelling Leaf Let Lint LocatedError MAT NAMED
+        NUM Node OPS OPS_VERSION Op Out Poly RENDERINGS Region Repeat SCAL SEQ SHAPES
+        Sizes Sketch Span State Statement Type UnknownNameError VEC Value Weight
+        WeightSpec X analyse buffer_nodes call canonical_arrays canonical_weights check
+        choice choice_weights elementwise evaluate fingerprint from_darts
+        from_nasbench_nlp init_weights join known_matrix label lint make_cell num parse
+        parse_sketch ref register register_rendering show_expr show_number show_state
+        show_statement simplify suggest to_darts to_nasbench_nlp weight_shapes
+        written_arrays zoo zoo_doc zoo_names zoo_text
     """,
     "nas": """
         Cell CellModule GrammarError NasError Run Searcher Sketch Space SpaceError Stack Task
@@ -27,9 +28,11 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
+        Backend FlexibleRunner RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
         register_rendering runner tree_runner
     """,
+    "nas.backends.c": "",
+    "nas.backends.triton": "",
     "nas.bench": """
         BASELINES BenchSize Build CACHED_AIM COLD_AIM Outcome Plan Row SIZES bench builds_of clock
         excess machine_facts outcomes over_limit products_of read_sizes transcendentals
@@ -44,10 +47,12 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map NO_DERIVATIVE Normal
-        PRIMITIVES Place Program RULES Region Replay Rule STACK STAGES Slot WeightGradient adjoint adjoint_cell
-        compile_program describe is_plain joins normal normal_cell passes register_expansion same_axes shape_in show
-        taps tree_parts verify width_of
+        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map
+        NORMAL_RULES NO_DERIVATIVE Node Normal PRIMITIVES Place Product Program ROWS RULES Recurrence
+        Region Replay Rule STACK STAGES Scan Schedule Slot Sweep Use WeightGradient adjoint adjoint_cell
+        adjoint_tree checked_analysis checked_recurrences compile_program describe is_plain joins normal
+        normal_cell normal_tree passes recurrences refuted register_expansion same_axes schedule shape_in
+        show show_after taps tree_parts verify verify_normal width width_of with_scans
     """,
     "nas.nn": """
         CellModule Stack State TreeModule build detach_state from_torch
@@ -68,8 +73,8 @@ PUBLIC: dict[str, str] = {
         cell_statistics statistic_names
     """,
     "search_spaces": """
-        Limits NoCellError NotAMemberError Space SpaceError SpaceFileError UnknownSpaceError
-        Variation load_space space_names space_text
+        GrammarSpace Limits NoCellError NotAMemberError SketchSpace Space SpaceError SpaceFileError
+        UnknownSpaceError Variation load_space read_space space_names space_text
     """,
 }
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 from source_tree import ROOT
-from space_suite import TINY
+from space_suite import RULED, TINY, grammar_space
 
 from grammar import from_nasbench_nlp, to_nasbench_nlp, zoo
 from search_spaces import (
-    Space,
+    GrammarSpace,
     SpaceError,
     SpaceFileError,
     UnknownSpaceError,
     load_space,
+    read_space,
     space_names,
     space_text,
 )
 
 
 def test_shipped_spaces_are_listed() -> None:
-    assert {"gated", "diagonal", "matrix", "mixed", "nasbench_nlp"} == set(space_names())
+    assert {"gated", "diagonal", "matrix", "mixed", "nasbench_nlp", "darts_rnn", "tree", "depth"} == set(
+        space_names()
+    )
     assert list(space_names()) == sorted(space_names())
 
 
@@ -58,7 +63,7 @@ def test_a_space_is_loaded_from_a_file(tmp_path: Path) -> None:
 
 def test_the_example_in_the_grammar_file_is_a_space() -> None:
     lines = (ROOT / "search_spaces" / "space.lark").read_text(encoding="utf-8").splitlines()
-    space = Space("\n".join(line[5:] for line in lines if line.startswith("//   ")))
+    space = GrammarSpace("\n".join(line[5:] for line in lines if line.startswith("//   ")))
     assert space.doc.startswith("What the space contains")
     assert all(zoo(z) in space for z in space.claims)
     assert space.sample(np.random.default_rng(0)) in space
@@ -95,8 +100,9 @@ def test_descriptions_name_every_production(name: str) -> None:
     shown = space.describe()
     assert shown.startswith(f"space {name}\n")
     assert f"{space.limits.size} operations" in shown
-    for rule in space.rules.rules.values():
-        for p in rule.productions:
+    if name in RULED:
+        rules = grammar_space(name).rules.rules.values()
+        for rule, p in ((r, p) for r in rules for p in r.productions):
             assert f"{100 * p.weight / rule.total:5.1f} %  {p.text}\n" in shown
 
 
@@ -122,3 +128,14 @@ def test_members_of_nasbench_nlp_are_recipes() -> None:
     for i in range(60):
         cell = space.sample(rng, by=("weights", "size")[i % 2])
         assert from_nasbench_nlp(to_nasbench_nlp(cell)).digest == cell.digest
+
+
+def test_the_document_names_every_space_and_its_examples_are_spaces() -> None:
+    text = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
+    assert all(f"\n| `{name}` |" in text for name in space_names())
+    blocks = [block for block in re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE) if "{" in block]
+    spaces = [
+        read_space(dedent(b)) for b in blocks if re.match(r"(#[^\n]*\n|\s)*(space|cell) ", dedent(b).strip())
+    ]
+    assert [space.name for space in spaces] == ["small", "mine"]
+    assert all(space.sample(np.random.default_rng(0)) in space for space in spaces)

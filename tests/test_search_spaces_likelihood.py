@@ -8,24 +8,26 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from space_suite import NEW, SELF, TINY, derivations, renamed, unnamed
+from space_suite import NEW, RULED, SELF, TINY, TREES, derivations, grammar_space, plan_of, renamed, unnamed
 
-from grammar import Cell, Let, Out, make_cell, parse, zoo
-from search_spaces import NotAMemberError, Space, SpaceError, load_space, space_names
+from grammar import Cell, Let, make_cell, parse, zoo
+from search_spaces import GrammarSpace, NotAMemberError, SpaceError, load_space
 from search_spaces.check import parse_space
 from search_spaces.derivation import dead
 from search_spaces.likelihood import Likelihood
+from search_spaces.places import Places
 from search_spaces.printer import show_rules
 from search_spaces.shapes import in_order
 
 SMALL = {
-    "tiny": Space(TINY),
-    "self": Space(SELF),
-    "new": Space(NEW),
-    "free": Space(TINY.replace("require x, states", "require states")),
+    "tiny": GrammarSpace(TINY),
+    "self": GrammarSpace(SELF),
+    "new": GrammarSpace(NEW),
+    "free": GrammarSpace(TINY.replace("require x, states", "require states")),
+    "trees": GrammarSpace(TREES),
 }
-# With `require new` the share of derivations that are alive is estimated.
-EXACT = {name: 0.02 if name == "new" else 1e-8 for name in SMALL}
+# With `require new`, and over trees, the share of derivations that are alive is estimated.
+EXACT = {name: 0.02 if name in ("new", "trees") else 1e-8 for name in SMALL}
 
 
 def key(cell: Cell) -> str:
@@ -38,12 +40,9 @@ def key(cell: Cell) -> str:
             names = {n: f"l{i}" for i, n in enumerate(a)} | {n: f"s{i}" for i, n in enumerate(b)}
             other = renamed(cell, names)
             lines = [str(s.type) + str(s.init) + s.name for s in sorted(other.states, key=lambda s: s.name)]
-            lines += sorted(
-                f"{s.name if isinstance(s, Let) else 'out'} = {in_order(s.expr)}"
-                for s in other.statements
-                if isinstance(s, Let | Out)
-            )
-            found.append("\n".join(lines))
+            equations = Places(other.statements).equations.values()
+            lines += sorted(f"{len(e.path)} {e.name} = {in_order(e.expr)}" for e in equations)
+            found.append("\n".join([*other.tree.children, str(other.tree.variadic), *lines]))
     return min(found)
 
 
@@ -53,7 +52,7 @@ def test_probabilities_are_sums_over_all_derivations(name: str) -> None:
     totals: Counter[tuple[object, ...]] = Counter()
     alive: dict[str, tuple[Cell, float, tuple[object, ...]]] = {}
     for made, weight in derivations(space):
-        plan = (tuple(str(s.type) for s in made.states), len(made.lets()))
+        plan = plan_of(made)
         totals[plan] += weight  # type: ignore[assignment]
         if dead(space.rules, made) is None:
             cell = made.cell(space.rules)
@@ -121,22 +120,29 @@ def test_the_share_that_is_alive_can_be_estimated() -> None:
 
 
 def test_alive_derivations_over_many_lets_are_not_counted() -> None:
-    wide = Space(TINY.replace("let{0..2}", "let{0..9}").replace("size <= 3", "size <= 9"))
+    wide = GrammarSpace(TINY.replace("let{0..2}", "let{0..9}").replace("size <= 3", "size <= 9"))
     with pytest.raises(SpaceError, match="space tiny: its alive derivations cannot be counted: up to 9 lets"):
         wide.count(alive=True)
     with pytest.raises(SpaceError, match=r"space news: .* cannot be counted with `require new`"):
         SMALL["new"].count(alive=True)
+    with pytest.raises(SpaceError, match=r"space trees: .* cannot be counted over trees"):
+        SMALL["trees"].count(alive=True)
 
 
 # -- fitting ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*space_names(), "tiny", "self"])
+@pytest.mark.parametrize("name", [*RULED, *SMALL])
 def test_a_space_is_printed_and_read_back(name: str) -> None:
-    rules = (SMALL.get(name) or load_space(name)).rules
+    rules = grammar_space(SMALL.get(name) or name).rules
     again = parse_space(show_rules(rules), "again")
     assert again.rules == rules.rules
-    assert (again.states, again.let, again.limits) == (rules.states, rules.let, rules.limits)
+    assert (again.states, again.let, again.limits, again.forms) == (
+        rules.states,
+        rules.let,
+        rules.limits,
+        rules.forms,
+    )
     assert (again.name, again.doc, again.claims, again.require) == (
         rules.name,
         rules.doc,
@@ -148,10 +154,10 @@ def test_a_space_is_printed_and_read_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["diagonal", pytest.param("gated", marks=pytest.mark.slow)])
 def test_a_fitted_space_finds_its_cells_likelier(name: str) -> None:
-    space = load_space(name)
+    space = grammar_space(name)
     cells = [zoo(z) for z in space.claims[:5]]
-    fitted = space.fit(cells, strength=5)
-    assert Space(fitted.text).rules.rules == fitted.rules.rules
+    fitted = grammar_space(space.fit(cells, strength=5))
+    assert GrammarSpace(fitted.text).rules.rules == fitted.rules.rules
     assert fitted.digest != space.digest
     before, after = (np.mean([s.log_prob(c) for c in cells]) for s in (space, fitted))
     assert after > before + 1
@@ -162,7 +168,7 @@ def test_a_fitted_space_finds_its_cells_likelier(name: str) -> None:
 def test_fitting_counts_the_productions() -> None:
     space = SMALL["tiny"]
     cell = parse("cell c { state h: vec; h' = tanh(lin(x, h)); out h' }")
-    fitted = space.fit([cell, cell], strength=4)
+    fitted = grammar_space(space.fit([cell, cell], strength=4))
     weights = {p.text: p.weight for p in fitted.rules.rules["vec"].productions}
     # two uses each, and four uses by the weights 2 : 1 : 3 : 2 that they had
     assert weights == {"tanh(vec)": 3, "gate * vec": 0.5, "lin(OPS)": 3.5, "$vec": 1}
@@ -173,9 +179,10 @@ def test_a_cell_of_several_derivations_counts_by_their_mean() -> None:
     text = (
         "space two { limits size <= 3  state{1} vec  out -> $new  vec -> twice [3] | tanh(lin(x, $vec)) [1]"
     )
-    space = Space(text + "  twice: vec -> tanh(lin(x, $vec)) [1] | lin(x, $vec) [2] }")
+    space = GrammarSpace(text + "  twice: vec -> tanh(lin(x, $vec)) [1] | lin(x, $vec) [2] }")
     cell = parse("cell c { state h: vec; h' = tanh(lin(x, h)); out h' }")
-    weights = [p.weight for p in space.fit([cell], strength=8).rules.rules["vec"].productions]
+    fitted = grammar_space(space.fit([cell], strength=8))
+    weights = [p.weight for p in fitted.rules.rules["vec"].productions]
     assert weights == [6.5, 2.5]  # 3/4 * 1/3 of it by `twice`, as much as the 1/4 directly
 
 

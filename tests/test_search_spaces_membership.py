@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from space_suite import SELF, TINY, renamed, rewritten
+from space_suite import SELF, TINY, TREES, renamed, rewritten
 
 from grammar import make_cell, parse, zoo, zoo_names
-from search_spaces import NotAMemberError, Space, load_space, space_names
+from search_spaces import GrammarSpace, NotAMemberError, load_space, space_names
 
-SPACES = {name: load_space(name) for name in space_names()} | {"tiny": Space(TINY), "self": Space(SELF)}
+SPACES = {name: load_space(name) for name in space_names()} | {
+    "tiny": GrammarSpace(TINY),
+    "self": GrammarSpace(SELF),
+    "trees": GrammarSpace(TREES),
+}
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -102,8 +108,35 @@ def test_what_is_no_member_and_why(what: str) -> None:
 def test_trees_and_other_things_are_no_members() -> None:
     space = SPACES["gated"]
     assert space.why_not(zoo("treelstm")) == "it is a cell over trees"
+    assert SPACES["tree"].why_not(zoo("lstm")) == "it is no cell over trees"
     assert "zoo:lstm" not in space
     assert space.why_not(zoo("lstm")) is None
+
+
+# (a cell over trees, why it is no member of `trees`, or None)
+OVER_TREES = [
+    ("(a, b) { state h: vec; leaf { h' = lin(x) }; h' = tanh(a.h + b.h); out h' }", None),
+    ("(a, b) { state h: vec; leaf { v = lin(x); h' = v }; t = b.h + a.h; h' = tanh(t); out h' }", None),
+    ("(*c) { state h: vec; leaf { h' = lin(x) }; h' = sum(c.h); out h' }", None),
+    ("(*c) { state h: vec, g: vec; leaf { g' = lin(x); h' = lin(x) }; h' = sum(c.h); g' = sum(c.g); out g' }",
+     "state 'h'"),
+    ("(*c) { state h: vec, g: vec; leaf { g' = tanh(h'); h' = lin(x) }; h' = tanh(sum(c.h * c.g)); g' = h'; out g' }",
+     None),
+    ("(a, b) { state h: vec; leaf { h' = lin(x) }; h' = a.h * (b.h + a.h); out h' }", None),
+    ("(a, b) { state h: vec; leaf { h' = lin(x) }; h' = b.h * (b.h + a.h); out h' }", "does not derive from up"),
+    ("(a) { state h: vec; leaf { h' = lin(x) }; h' = tanh(a.h); out h' }", r"its children are l, r or \*k; received a"),
+    ("(*c) { state h: vec; leaf { h' = relu(lin(x)) }; h' = sum(c.h); out h' }", "does not derive from start"),
+    ("(*c) { state h: vec; leaf { v = lin(x); h' = lin(x) }; h' = sum(c.h); out h' }", "'v' is not used"),
+    ("(*c) { state h: vec; leaf { v = lin(x); h' = v + v }; h' = sum(c.h); out h' }", "no shared values with weights"),
+    ("(*c) { state h: vec; leaf { h' = lin(x) }; h' = tanh(lin(x)); out h' }", "does not derive from up"),
+    ("(*c) { state h: vec, g: vec; leaf { h' = tanh(g'); g' = lin(x) }; h' = sum(c.h); g' = h'; out g' }", "after it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "why"), OVER_TREES)
+def test_what_is_a_member_over_trees(text: str, why: str | None) -> None:
+    found = SPACES["trees"].why_not(parse(f"cell t{text}"))
+    assert found is None if why is None else found and re.search(why, found), found
 
 
 def test_the_size_counts_operations_of_what_is_written() -> None:
@@ -122,7 +155,7 @@ def test_labels_stand_for_one_name() -> None:
 def test_what_is_too_deep_may_be_named_in_parts() -> None:
     cell = parse(f"cell c {{ state h: vec; h' = {'tanh(' * 9}lin(x, h){')' * 9}; out h' }}")
     assert cell in SPACES["gated"]
-    plain = Space(SPACES["gated"].text.replace("let{0..4}", "let{0}"))
+    plain = GrammarSpace(SPACES["gated"].text.replace("let{0..4}", "let{0}"))
     assert plain.why_not(cell) == "`h' = ...` does not derive from vec"
 
 

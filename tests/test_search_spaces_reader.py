@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from space_suite import SELF, TINY
+from space_suite import SELF, TINY, TREES
 
 from grammar import GrammarError
-from search_spaces import Space, SpaceError, SpaceFileError, space_names, space_text
+from search_spaces import GrammarSpace, SpaceError, SpaceFileError, read_space, space_names, space_text
 
 GOOD = """space s {
   limits size <= 9, depth <= 4
@@ -80,13 +80,42 @@ FAULTS = [
 ]  # fmt: skip
 
 
+# (what is replaced in TREES, by what, line, column, message)
+TREE_FAULTS = [
+    ("l, r | *k", "l, r | l", 4, 22, "the name of a child is of nothing else; received 'l'"),
+    ("l, r | *k", "l, total", 4, 18, "the name of a child is of nothing else; received 'total'"),
+    ("l, r | *k", "l, r | a, b", 4, 22, "two forms differ in the number of children"),
+    ("l, r | *k", "l, r", 8, 54, r"unknown class of names \$self_k"),
+    ("l, r | *k", "*l, k", 4, 17, "expected"),
+    (" leaf start", "", 5, 3, "over trees a state says what it is at a leaf, as in `state vec -> update leaf start`"),
+    (" leaf start", " leaf strat", 5, 30, "unknown nonterminal 'strat'; did you mean 'start'"),
+    ("start: vec -> lin(x) [2] | tanh($new)", "start: key -> lin:key(x)", 5, 30, "needs values of that type at leaves"),
+    ("  children -> l, r | *k\n", "", 4, 30, "only a space with `children -> ...` has leaves"),
+    ("sum($self_k)", "$self_k", 8, 3, r"`\$self_k` is of any number of children: .* used outside of sum"),
+    ("sum($self_k)", "sum(total)", 8, 3, r"`sum` is over children and names one, .* received `sum\(total\)`"),
+    ("sum($self_k)", "sum($self_k * total)", 9, 3, "`sum` is not nested"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "column", "message"), TREE_FAULTS, ids=[f[4][:40] for f in TREE_FAULTS]
+)
+def test_each_fault_of_a_space_over_trees_is_answered(
+    old: str, new: str, line: int, column: int, message: str
+) -> None:
+    assert TREES.count(old) == 1
+    with pytest.raises(SpaceFileError, match=message) as caught:
+        GrammarSpace(TREES.replace(old, new, 1), "mine.space")
+    assert str(caught.value).startswith(f"mine.space:{line}:{column}: ")
+
+
 @pytest.mark.parametrize(("old", "new", "line", "column", "message"), FAULTS, ids=[f[4][:40] for f in FAULTS])
 def test_each_fault_is_answered_with_its_place(
     old: str, new: str, line: int, column: int, message: str
 ) -> None:
     assert GOOD.count(old) >= 1
     with pytest.raises(SpaceFileError, match=message) as caught:
-        Space(GOOD.replace(old, new, 1), "mine.space")
+        GrammarSpace(GOOD.replace(old, new, 1), "mine.space")
     shown = str(caught.value).splitlines()
     assert shown[0].startswith(f"mine.space:{line}:{column}: ")
     if len(shown) > 1:
@@ -94,22 +123,22 @@ def test_each_fault_is_answered_with_its_place(
 
 
 def test_the_base_of_the_table_is_sound() -> None:
-    assert str(Space(GOOD)) == "<Space s>"
+    assert str(GrammarSpace(GOOD)) == "<Space s>"
     assert issubclass(SpaceFileError, SpaceError)
     assert issubclass(SpaceFileError, GrammarError)
 
 
 def test_one_class_of_names_has_one_type() -> None:
     with pytest.raises(SpaceFileError, match=r"\$self has names of several types; .* as in \$cell_self"):
-        Space(SELF.replace("$cell_self)", "$self)"))
+        GrammarSpace(SELF.replace("$cell_self)", "$self)"))
 
 
 def test_text_that_is_too_long_is_refused() -> None:
     with pytest.raises(SpaceFileError, match="at most 100,000 characters; received 200,2"):
-        Space(GOOD + "#" * 200_000, "long.space")
+        GrammarSpace(GOOD + "#" * 200_000, "long.space")
 
 
-TEXTS = [TINY, SELF, GOOD, *(space_text(name) for name in space_names())]
+TEXTS = [TINY, SELF, TREES, GOOD, *(space_text(name) for name in space_names())]
 
 
 @given(st.sampled_from(TEXTS), st.integers(0, 2**32), st.integers(1, 6))
@@ -141,7 +170,7 @@ def test_a_damaged_file_is_read_or_refused_with_a_place(text: str, seed: int, ed
         piece = pieces[int(rng.integers(len(pieces)))] if rng.random() < 0.6 else ""
         text = text[:at] + piece + text[at + int(rng.integers(4)) :]
     try:
-        space = Space(text)
+        space = read_space(text)
     except SpaceFileError as error:
         found: object = error.span
     else:
@@ -152,4 +181,4 @@ def test_a_damaged_file_is_read_or_refused_with_a_place(text: str, seed: int, ed
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with pytest.raises(SpaceFileError, match=r".+"):
-        Space(text)
+        read_space(text)

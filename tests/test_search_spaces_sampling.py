@@ -14,11 +14,11 @@ from source_tree import ROOT
 from space_suite import SELF, TINY, check_member
 
 from grammar import analyse
-from search_spaces import NoCellError, Space, SpaceError, load_space, space_names
+from search_spaces import GrammarSpace, NoCellError, Space, SpaceError, load_space, space_names
 
 SPACES = [*space_names()]
 WAYS = ["weights", "size"]
-SLOW = dict.fromkeys(("matrix", "mixed"), pytest.mark.slow)  # their tables take seconds to make
+SLOW = dict.fromkeys(("matrix", "mixed", "tree"), pytest.mark.slow)  # their tables take seconds to make
 
 
 def drawn(space: Space, seed: int, n: int, by: str) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_hundred_thousand_samples_take_less_than_five_minutes(name: str) -> No
 
 @pytest.mark.parametrize("text", [TINY, SELF], ids=["tiny", "self"])
 def test_samples_of_a_user_s_space_are_members(text: str) -> None:
-    space, rng = Space(text), np.random.default_rng(9)
+    space, rng = GrammarSpace(text), np.random.default_rng(9)
     for i in range(300):
         check_member(space, space.sample(rng, by=WAYS[i % 2]))
 
@@ -102,7 +102,8 @@ def hash_free(texts: list[str]) -> str:
 @pytest.mark.parametrize("name", SPACES)
 def test_the_size_can_be_asked_for(name: str, by: str) -> None:
     space, rng = load_space(name), np.random.default_rng(1)
-    for size in (5, 12, space.limits.size):
+    sizes = [n for n, ways in enumerate(space.count()) if ways]
+    for size in (sizes[0] + 5, sizes[len(sizes) // 2], sizes[-1]):
         cells = [space.sample(rng, size=size, by=by) for _ in range(4)]
         assert {space.size(c) for c in cells} == {size}
 
@@ -132,11 +133,11 @@ def test_diagonal_cells_run_as_parallel_scans() -> None:
 
 
 def test_what_is_not_required_may_be_missing() -> None:
-    free = Space(TINY.replace("require x, states", ""))
+    free = GrammarSpace(TINY.replace("require x, states", ""))
     rng = np.random.default_rng(5)
     cells = [free.sample(rng, by="size") for _ in range(200)]
     assert all(c in free for c in cells)
-    assert any(c not in Space(TINY) for c in cells)
+    assert any(c not in GrammarSpace(TINY) for c in cells)
 
 
 def test_a_size_outside_of_the_limits_is_refused() -> None:
@@ -153,13 +154,13 @@ def test_a_size_without_cells_is_refused() -> None:
         with pytest.raises(NoCellError, match="space diagonal has no cell of size 2"):
             load_space("diagonal").sample(rng, size=2, by=by)
     with pytest.raises(NoCellError, match="in 2000 cells of size 0 none depends on x and states"):
-        Space(TINY).sample(rng, size=0)
+        GrammarSpace(TINY).sample(rng, size=0)
 
 
 def test_a_space_in_which_nothing_lives_says_so() -> None:
     text = "space dead { limits size <= 2  require x  state vec  out -> $new  vec -> tanh($vec) | $vec }"
     with pytest.raises(NoCellError, match="none depends on x"):
-        Space(text).sample(np.random.default_rng(0))
+        GrammarSpace(text).sample(np.random.default_rng(0))
 
 
 def test_an_unknown_way_is_refused() -> None:

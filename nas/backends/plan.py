@@ -202,14 +202,17 @@ class Plan:
         if all(m.base < 0 and not m.bias for m in instr.maps):
             return None
         whole = self._whole_stack(instr)
-        if whole is not None:
+        if whole is not None and not any(m.bias for m in instr.maps):
             return whole
         stage, added = "const", []
         for m, weight in zip(instr.maps, weights, strict=True):
             if m.base >= 0:
                 source = self.program.instrs[instr.args[m.base]]
                 stage = max(stage, source.stage, key=STAGES.index)
-                added.append(self._through(source.stage, flat(source.type.kind), self.at[instr.args[m.base]]))
+                base = self._through(source.stage, flat(source.type.kind), self.at[instr.args[m.base]])
+                if m.bias:
+                    base = self.call(source.stage, lambda a, w: a + w["b"], base, weight)
+                added.append(base)
             elif m.bias:
                 added.append(self.call("const", lambda w: w["b"], weight))
             else:
@@ -220,7 +223,8 @@ class Plan:
     def _whole_stack(self, instr: Instr) -> int | None:
         """The cell of an earlier stack whose pieces, all and in order, are the bases of this one."""
         sources = [self.program.instrs[instr.args[m.base]] for m in instr.maps if m.base >= 0]
-        if len(sources) < len(instr.maps) or any(s.op != "piece" for s in sources):
+        biased = any(m.bias for m in instr.maps)
+        if biased or len(sources) < len(instr.maps) or any(s.op != "piece" for s in sources):
             return None
         whole = sources[0].args[0]
         same = all(s.args[0] == whole and s.attr("index") == k for k, s in enumerate(sources))

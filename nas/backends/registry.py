@@ -8,6 +8,7 @@ from grammar import Cell, Sizes, suggest
 from nas.backends.base import Backend, Runner, TreeRunner
 from nas.backends.c.backend import C
 from nas.backends.reference import Reference
+from nas.backends.triton.backend import TritonBackend
 from nas.errors import BuildError
 
 _BACKENDS: dict[str, Backend] = {}
@@ -58,3 +59,4 @@ def tree_runner(name: str, cell: Cell, sizes: Sizes) -> TreeRunner:
 
 register_backend(Reference())
 register_backend(C())
+register_backend(TritonBackend())

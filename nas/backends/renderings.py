@@ -226,6 +226,8 @@ def _reflect(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
 def cast(instr: Instr, kinds: Kinds, sizes: Sizes) -> Function:
     """An operand of an elementwise operation with the axes of its result, ready to broadcast."""
     kind, result = kinds[0], instr.type.kind
+    if kind == result:
+        return lambda a: a
     if kind == "scal":
         if result == "key":
             return lambda a: a.unsqueeze(-1)

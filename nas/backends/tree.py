@@ -33,6 +33,13 @@ class Tree:
             if i.op == "child"
         ]
 
+        # of each state with which a block `depth n until(p)` begins: its cell, which state it is, its value
+        self.begins = [
+            (self.at_merge.plan.at[k], i.slot, float(program.slots[i.slot].init))
+            for k, i in enumerate(body.instrs)
+            if i.op == "state"
+        ]
+
     def leaves(self, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """See `TreeRunner`."""
         return self.at_leaf(x, weights, {}, x.shape[0])[1]
@@ -43,6 +50,7 @@ class Tree:
         """See `TreeRunner`."""
         every = [torch.stack(list(parts)) for parts in children] if self.variadic else children
         values = {cell: every[s] if self.variadic else children[s][c] for cell, c, s in self.children}
+        values |= {cell: torch.full_like(children[s][0], start) for cell, s, start in self.begins}
         return self.at_merge(x, weights, values, children[0][0].shape[0])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from nas.errors import RunError
 
 DEVICES = ("auto", "cpu", "cuda")
+LINT_MODES = ("warn", "strict")
 SEED_LIMIT = 1 << 31
 
 
@@ -24,7 +25,9 @@ class SearchConfig:
     each; 0 finalists means no retraining at all. `params` is the number of trainable parameters that every cell's
     width is matched to (None: the task's own). `max_trials` ends the search after so many candidates.
     `trial_timeout` (seconds) and `trial_memory_gb` (resident set of the worker) abort a trial; None leaves the time to
-    the whole budget and the memory to a share of the machine's. `options` go to the searcher.
+    the whole budget and the memory to a share of the machine's. With `lint` "warn" the warnings about a cell
+    (`grammar.lint`) are recorded with it; with "strict" a cell that has any is not trained. `options` go to the
+    searcher.
     """
 
     space: str = "gated"
@@ -46,6 +49,7 @@ class SearchConfig:
     max_trials: int | None = None
     trial_timeout: float | None = None
     trial_memory_gb: float | None = None
+    lint: str = "warn"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,6 +61,8 @@ class SearchConfig:
         self._check_numbers()
         if self.device not in DEVICES:
             raise RunError(f"device must be one of {', '.join(DEVICES)}; got {self.device!r}")
+        if self.lint not in LINT_MODES:
+            raise RunError(f"lint must be one of {', '.join(LINT_MODES)}; got {self.lint!r}")
         if self.address is not None and not self.address.strip():
             raise RunError("address must be host:port or auto, got an empty text")
 

@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from grammar import Cell, parse
+from grammar import Cell, fingerprint, lint, parse
 from nas.campaign.journal import Event, Journal
 from nas.campaign.pool import Ending, Job, Pool
 from nas.campaign.record import OPEN, Contender, Retraining, Run, TrialRecord
 from nas.campaign.timing import MARGIN, least_need, training_fits, trial_fits
 from nas.errors import RunError
-from nas.searchers import Observation, Searcher
+from nas.searchers import Observation, Proposal, Searcher
 from nas.training import Recipe, TrialResult, TrialSpec
 
 POLL = 0.25
@@ -41,6 +41,8 @@ DEATHS = 6
 """Workers that may die in a row, under any trials, before the campaign stops: it is not the cells then."""
 DUPLICATES = 50
 """Proposals known already, in a row, before the search ends."""
+REFUSALS = 200
+"""Proposals refused for their warnings, in a row, before the search ends."""
 FAILURES = 30
 """Trials that may fail before the first one has a score; it is the settings then."""
 WEIGHTS = "weights"
@@ -145,18 +147,24 @@ class Campaign:
         if event["event"] == "duplicate":
             known = run.trials[event["of"]]
             if known.status not in OPEN:
-                self._tell(known, event["text"], event["operator"], event["parents"], duplicate=True)
+                self._tell(event, (known.score, known.status, known.id), duplicate=True)
+        elif event["event"] == "refuse":
+            self._tell(event, (None, "refused", None))
         elif event["event"] in ("finish", "fail"):
             trial = run.trials[event["trial"]]
             if trial.status not in OPEN:
-                self._tell(trial, trial.text, trial.operator, trial.parents)
+                self._tell(vars(trial), (trial.score, trial.status, trial.id))
 
     def _tell(
-        self, trial: TrialRecord, text: str, operator: str, parents: Sequence[str], duplicate: bool = False
+        self,
+        asked: Mapping[str, Any],
+        outcome: tuple[float | None, str, int | None],
+        duplicate: bool = False,
     ) -> None:
-        cell = self._read(text)
-        outcome = (cell, trial.digest, trial.score, trial.status, trial.id)
-        self.searcher.tell(Observation(*outcome, operator, tuple(parents), duplicate))
+        """Tell the searcher what came of the proposal that `asked` describes: (score, status, trial)."""
+        cell = self._read(asked["text"])
+        made = (asked["operator"], tuple(asked["parents"]), duplicate)
+        self.searcher.tell(Observation(cell, asked["digest"], *outcome, *made))
 
     def _stop(self, reason: str, finished: bool, message: str = "") -> Run:
         self._log("stop", reason=reason, finished=finished, message=message)
@@ -204,26 +212,46 @@ class Campaign:
             if run.search_end is not None:
                 return None
             tired = run.duplicates_in_a_row >= DUPLICATES
+            strict = run.refused_in_a_row >= REFUSALS
             rng = np.random.default_rng([run.config.seed, run.asks])
-            proposal = None if tired else self.searcher.ask(rng)
+            proposal = None if tired or strict else self.searcher.ask(rng)
             if proposal is None:
                 if not self._started:  # else what is running may open the way
-                    self._log("search_end", reason="duplicates" if tired else "exhausted")
+                    reason = "duplicates" if tired else "refusals" if strict else "exhausted"
+                    self._log("search_end", reason=reason)
                 return None
-            fields = {
-                "ask": run.asks,
-                "text": proposal.cell.one_line,
-                "digest": proposal.cell.digest,
-                "operator": proposal.operator,
-                "parents": list(proposal.parents),
-            }
-            known = run.trial_of(proposal.cell.digest)
-            if known is None:
-                self._log(
-                    "ask", **fields, trial=len(run.trials), canonical=proposal.cell.canonical().one_line
-                )
+            if self._enter(proposal):
                 return run.trials[-1]
-            self._log("duplicate", **fields, of=known.id)
+
+    def _enter(self, proposal: Proposal) -> bool:
+        """Write down a proposal: whether it is a new trial, or the record or a warning answers it.
+
+        The fingerprint costs milliseconds more than the digest and is asked for only where that is not known.
+        """
+        run, cell = self.run_so_far, proposal.cell
+        fields: dict[str, Any] = {
+            "ask": run.asks,
+            "text": cell.one_line,
+            "digest": cell.digest,
+            "operator": proposal.operator,
+            "parents": list(proposal.parents),
+        }
+        known, by = run.trial_of(cell.digest), "digest"
+        refused = run.refusal_of(cell.digest)
+        if known is None and refused is None:
+            lints = tuple(dict.fromkeys(warning.name for warning in lint(cell.canonical())))
+            refused = lints if run.config.lint == "strict" and lints else None
+            if refused is None:
+                fields |= {"fingerprint": fingerprint(cell), "lints": list(lints)}
+                known, by = run.trial_like(fields["fingerprint"]), "fingerprint"
+        if known is not None:
+            self._log("duplicate", **fields, of=known.id, by=by)
+        elif refused is not None:
+            self._log("refuse", **fields, lints=list(refused))
+        else:
+            self._log("ask", **fields, trial=len(run.trials), canonical=cell.canonical().one_line)
+            return True
+        return False
 
     def _next_training(self) -> Job | None:
         """The next retraining of the final comparison, None if none can start now."""

@@ -21,7 +21,9 @@ from typing import Any, Self
 
 from nas.errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2
+OLDEST = 1
+"""The first schema that is read. Schema 1 has no fingerprints and no warnings about cells; those are empty then."""
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
 
@@ -44,8 +46,8 @@ class Reading:
 def read(folder: Path) -> Reading:
     """Read the journal of a run folder.
 
-    A last line that was cut short (the driver or the machine died while writing it) is left out. Raises RunError if
-    there is no journal, if it has another schema, and for damage in any other line, with its number.
+    A last line that was cut short (the driver or the machine died while writing it) is left out: it has no newline.
+    Raises RunError if there is no journal, if it has another schema, and for damage in any other line, with its number.
     """
     path = folder / JOURNAL
     try:
@@ -64,7 +66,7 @@ def read(folder: Path) -> Reading:
     for number, line in enumerate(lines, start=1):
         event = _decode(line, number, path)
         if event is None:
-            if number < len(lines):
+            if number < len(lines) or ended:  # what was cut short has no newline
                 raise RunError(f"{path} is damaged at line {number}: what is there is not what was written")
             break
         events.append(event)
@@ -95,14 +97,14 @@ def _decode(line: bytes, number: int, path: Path) -> Event | None:
 
 def _check_schema(first: Event, path: Path) -> None:
     schema = first.get("schema")
-    if schema == SCHEMA:
-        return
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise RunError(f"{path} is not a journal of recell: line 1 has no schema number")
+    if OLDEST <= schema <= SCHEMA:
+        return
     age = "newer" if schema > SCHEMA else "older"
     writer = first.get("recell", "unknown")
     raise RunError(
-        f"{path} has journal schema {schema}, which is {age} than schema {SCHEMA} that this recell reads; "
+        f"{path} has journal schema {schema}, which is {age} than schemas {OLDEST} to {SCHEMA} that this recell reads; "
         f"it was written by recell {writer}"
     )
 
@@ -294,6 +296,17 @@ def check_free(folder: Path) -> None:
     others = [name for name in names if name not in (LOCK, f".{JOURNAL}")]
     if others:
         raise RunError(f"{folder} holds other files ({others[0]}); give a new or empty folder for the run")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise RunError if `folder` cannot be made, or not be written to; nothing is made here."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise RunError(f"cannot make run folder {folder}: {place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RunError(f"cannot make run folder {folder}: {place} is not writable")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,13 +16,14 @@ from grammar import DIGEST_VERSION, Cell, parse, zoo
 from nas.campaign.cluster import check_address
 from nas.campaign.config import SearchConfig
 from nas.campaign.driver import Campaign, OnEvent, Sitting
-from nas.campaign.journal import Journal, check_free
+from nas.campaign.journal import Journal, check_free, check_writable
 from nas.campaign.record import Run
 from nas.campaign.workers import RayPool
-from nas.errors import RunError
+from nas.errors import BuildError, RunError
 from nas.searchers import Searcher, make_searcher
 from nas.tasks import Task, absolute_name, load_task
-from search_spaces import Space, load_space
+from nas.training import match_width
+from search_spaces import Space, load_space, read_space
 
 MEMORY_SHARE = 0.8
 """Of the machine's memory, for all workers of a local run together, unless the user sets the cap."""
@@ -51,6 +52,8 @@ def start(config: SearchConfig, out: str | Path, on_event: OnEvent | None = None
     searcher = make_searcher(config.method, space, config.options)
     baselines = _baselines(config)
     task = load_task(config.task, config.data, config.size)
+    _check_params(config, task)
+    check_writable(folder)
     record = _first_event(config, task, space, baselines)
     sitting, pool = _workers(config, record["task"], config.data)
     with pool:
@@ -93,7 +96,7 @@ def resume(
 
 def _searcher_again(run: Run) -> Searcher:
     # From the text in the journal: the file may have changed since, or be on another machine.
-    space = Space(run.space["text"], f"space {run.space['name']} of {run.path}")
+    space = read_space(run.space["text"], f"space {run.space['name']} of {run.path}")
     return make_searcher(run.config.method, space, run.config.options)
 
 
@@ -167,6 +170,15 @@ def _baselines(config: SearchConfig) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _check_params(config: SearchConfig, task: Task) -> None:
+    """Raise RunError if not even the smallest of cells fits the budget of parameters: no candidate would."""
+    params = task.params if config.params is None else config.params
+    try:
+        match_width(zoo("elman"), task, params, config.heads, task.recipe.num_layers)
+    except BuildError as error:
+        raise RunError(str(error)) from error
 
 
 def _workers(config: SearchConfig, task: Any, place: str | None) -> tuple[Sitting, RayPool]:

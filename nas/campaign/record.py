@@ -6,8 +6,9 @@ The driver folds the same events as it writes them, so what it knows is what a r
 |---|---|---|
 | config | the search, once, on line 1 | schema, recell, hash, config, task, space, baselines, versions |
 | sitting | a driver starts or carries on | pid, host, versions, device, workers, data |
-| ask | a new candidate | ask, trial, text, digest, canonical, operator, parents |
-| duplicate | a candidate known by its digest: no trial | ask, text, digest, of, operator, parents |
+| ask | a new candidate | ask, trial, text, digest, fingerprint, canonical, lints, operator, parents |
+| duplicate | a candidate known by digest or fingerprint: no trial | ask, text, digest, of, by, operator, parents |
+| refuse | a candidate with warnings, where lint is strict: no trial | ask, text, digest, lints, operator, parents |
 | start | a trial goes to a worker | trial, attempt, seed |
 | finish | it was trained to the end | trial, score, curve, params, width, steps, seconds, wall |
 | fail | it was not | trial, class, message, attempt, retry, and what finish has as far as known |
@@ -63,6 +64,10 @@ class TrialRecord:
     ended: float | None = None
     attempts: int = 0
     message: str = ""
+    fingerprint: str = ""
+    """What the cell computes (`grammar.fingerprint`), the second key of the record; empty in journals of schema 1."""
+    lints: tuple[str, ...] = ()
+    """Names of the warnings about it (`grammar.LINTS`)."""
 
 
 @dataclass
@@ -146,6 +151,9 @@ class Run:
         self.asks = 0
         self.duplicates = 0
         self.duplicates_in_a_row = 0
+        self.alike = 0
+        self.refused = 0
+        self.refused_in_a_row = 0
         self.search_end: str | None = None
         self.chosen = False
         self.stopped: Event | None = None
@@ -154,6 +162,8 @@ class Run:
         self.last: Event = {}
         self.progress: dict[str, Any] = {}
         self._by_digest: dict[str, TrialRecord] = {}
+        self._by_fingerprint: dict[str, TrialRecord] = {}
+        self._refused: dict[str, tuple[str, ...]] = {}
         self._trainings: dict[str, Retraining] = {}
         for event in events:
             self.apply(event)
@@ -181,8 +191,16 @@ class Run:
         return RunError(f"{where} is damaged at line {event.get('line')}: event {event['event']!r}: {why}")
 
     def trial_of(self, digest: str) -> TrialRecord | None:
-        """The trial of a canonical digest, None if it was never asked for."""
+        """The trial that answers for a canonical digest, None if none is known to."""
         return self._by_digest.get(digest)
+
+    def trial_like(self, fingerprint: str) -> TrialRecord | None:
+        """The trial of a cell that computes the same (`grammar.fingerprint`), None if there is none."""
+        return self._by_fingerprint.get(fingerprint)
+
+    def refusal_of(self, digest: str) -> tuple[str, ...] | None:
+        """The warnings for which a canonical digest was refused, None if it was not."""
+        return self._refused.get(digest)
 
     def training(self, key: str) -> Retraining:
         """The retraining with this key."""
@@ -270,6 +288,8 @@ class Run:
             "pending": sum(trial.status in OPEN for trial in self.trials) - (len(running) if live else 0),
             "failed": self.failures,
             "duplicates": self.duplicates,
+            "alike": self.alike,
+            "refused": self.refused,
             "asked": self.asks,
             "budget": self.config.budget,
             "active": round(self.active + since, 1),
@@ -313,16 +333,27 @@ class Run:
             event["canonical"],
             event["operator"],
             tuple(event["parents"]),
+            fingerprint=event.get("fingerprint", ""),
+            lints=tuple(event.get("lints", ())),
         )
         self.trials.append(trial)
         self._by_digest[trial.digest] = trial
+        self._by_fingerprint.setdefault(trial.fingerprint, trial)
         self.asks = event["ask"] + 1
-        self.duplicates_in_a_row = 0
+        self.duplicates_in_a_row = self.refused_in_a_row = 0
 
     def _on_duplicate(self, event: Event) -> None:
         self.asks = event["ask"] + 1
         self.duplicates += 1
         self.duplicates_in_a_row += 1
+        self.alike += event.get("by") == "fingerprint"
+        self._by_digest[event["digest"]] = self.trials[event["of"]]
+
+    def _on_refuse(self, event: Event) -> None:
+        self.asks = event["ask"] + 1
+        self.refused += 1
+        self.refused_in_a_row += 1
+        self._refused[event["digest"]] = tuple(event["lints"])
 
     def _on_start(self, event: Event) -> None:
         self.trials[event["trial"]].status = "running"
@@ -330,11 +361,11 @@ class Run:
 
     def _on_finish(self, event: Event) -> None:
         _fill(self.trials[event["trial"]], event, "ok")
-        self.duplicates_in_a_row = 0
+        self.duplicates_in_a_row = self.refused_in_a_row = 0
 
     def _on_fail(self, event: Event) -> None:
         _fail(self.trials[event["trial"]], event)
-        self.duplicates_in_a_row = 0
+        self.duplicates_in_a_row = self.refused_in_a_row = 0
 
     def _on_tick(self, event: Event) -> None:
         self.progress = event["progress"]

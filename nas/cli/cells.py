@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
+from nas.cli.console import console, show_json, table
 from nas.cli.console import show as put
-from nas.cli.console import show_json, table
 from nas.cli.values import read_cell
 
 if TYPE_CHECKING:
     from grammar import Analysis, Cell
 
+_WIDE = 120  # columns for the whole list of the zoo
 CellArgument = Annotated[
     str, typer.Argument(metavar="CELL", help="A text, a file, zoo:lstm, RUN#3, or - to read one.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-_WORDS = {"cell", "state", "out", "leaf", "repeat", "fresh", "depth", "until"}
-
 
 def show(
     cell: CellArgument,
     after: Annotated[
-        str | None, typer.Option(metavar="PASS", help="Print the compiler's program after this pass instead.")
+        str | None,
+        typer.Option(
+            metavar="PASS",
+            help="Print the compiler's program after this pass, its `normal` form or its `adjoint` instead.",
+        ),
     ] = None,
     diff: Annotated[
         str | None, typer.Option(metavar="CELL", help="Print what differs from this cell instead.")
@@ -40,61 +41,55 @@ def show(
     found = read_cell(cell)
     if after is not None:
         _show_program(found, after, json)
-    elif diff is not None:
-        _show_difference(found, read_cell(diff), json)
-    else:
-        from grammar import CellBuildError, analyse
+        return
+    from grammar import CellBuildError
+    from nas.cli.page import show_page
+    from nas.ir import checked_analysis
 
-        if hidden_size % heads:
-            raise CellBuildError(
-                f"heads divides hidden_size; received heads={heads} and hidden_size={hidden_size}"
-            )
-        analysis = analyse(found)
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "heads": heads}
-        if json:
-            show_json(_facts(found, analysis, sizes))
-        else:
-            _page(found, analysis, sizes)
+    if hidden_size % heads:
+        raise CellBuildError(
+            f"heads divides hidden_size; received heads={heads} and hidden_size={hidden_size}"
+        )
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "heads": heads}
+    if diff is not None:
+        _show_difference(found, read_cell(diff), sizes, json)
+    elif json:
+        show_json(_facts(found, checked_analysis(found), sizes))
+    else:
+        show_page(found, checked_analysis(found), sizes)
 
 
 def _show_program(cell: Cell, after: str, json: bool) -> None:
-    from nas.ir import compile_program
-    from nas.ir import show as show_program
+    from nas.ir import show_after
 
-    text = show_program(compile_program(cell, after))
+    text = show_after(cell, after)
     if json:
         show_json({"name": cell.name, "after": after, "program": text})
     else:
         put(text)
 
 
-def _show_difference(one: Cell, other: Cell, json: bool) -> None:
-    equal = one.digest == other.digest
-    written = _difference(str(one), str(other), one.name, other.name)
-    canonical = _difference(str(one.canonical()), str(other.canonical()), one.name, other.name)
-    if json:
-        digests = [one.digest, other.digest]
-        show_json({"equal": equal, "digests": digests, "diff": written, "canonical_diff": canonical})
-        return
-    if one is other:
-        put("the same text")
-        return
-    for line in written:
-        style = {"+": "green", "-": "red", "@": "dim"}.get(line[:1], "")
-        put(Text(line, style=style))
-    same = "The same function: equal canonical forms, whatever the names and the order."
-    put("", same if equal else "Different functions. Canonical forms:")
-    for line in [] if equal else canonical:
-        put(Text(line, style={"+": "green", "-": "red", "@": "dim"}.get(line[:1], "")))
+def _show_difference(one: Cell, other: Cell, sizes: dict[str, int], json: bool) -> None:
+    from nas.cli.page import difference, show_difference, verdict
 
-
-def _difference(one: str, other: str, name: str, name_of_other: str) -> list[str]:
-    lines = difflib.unified_diff(one.splitlines(), other.splitlines(), name, name_of_other, lineterm="", n=20)
-    return list(lines)
+    if not json:
+        show_difference(one, other, sizes)
+        return
+    same = verdict(one, other)
+    show_json(
+        {
+            "equal": same in ("text", "canonical"),
+            "same": same,
+            "digests": [one.digest, other.digest],
+            "diff": difference(str(one), str(other), one.name, other.name),
+            "canonical_diff": difference(str(one.canonical()), str(other.canonical()), one.name, other.name),
+        }
+    )
 
 
 def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, Any]:
     from grammar import lint
+    from nas.cli.page import arrays, begin_text, values
 
     def cost(poly: Any) -> dict[str, Any]:
         value = poly.at(**sizes)
@@ -107,8 +102,13 @@ def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, A
         "canonical": str(cell.canonical()),
         "digest": cell.digest,
         "states": [
-            {"name": s.name, "type": str(s.type), "shape": s.type.shape, "init": _start(s.init)}
+            {"name": s.name, "type": str(s.type), "shape": s.type.shape, "init": begin_text(s.init)}
             for s in cell.states
+        ],
+        "values": [{"type": t, "shape": shape, "names": names} for t, shape, names in values(cell)],
+        "weights": [
+            {"site": w.site, "op": w.op, "arrays": arrays(w), "trained": not w.fixed}
+            for w in cell.graph.weights
         ],
         "lints": [
             {"name": w.name, "where": w.where, "message": w.message, "repair": w.repair} for w in lint(cell)
@@ -126,66 +126,6 @@ def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, A
     }
 
 
-def _start(init: float | str) -> str:
-    return init if isinstance(init, str) else f"{init:g}"
-
-
-def _page(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> None:
-    from grammar import lint
-    from nas.cli.drawing import draw
-
-    kinds = {"time": "runs over time", "tree": "runs over trees", "depth": "runs over a whole sequence"}
-    put(Text.assemble((cell.name, "bold"), f"  {kinds[cell.kind]}  ", (cell.digest[:12], "dim")), "")
-    put(coloured(str(cell).rstrip()))
-    _heading("States")
-    rows = [(s.name, str(s.type), s.type.shape, _start(s.init)) for s in cell.states]
-    put(table(["name", "type", "shape", "begins as"], rows) if rows else "none: it has no memory")
-    _heading("Recurrence")
-    for component in analysis.components:
-        route = (component.route, "green" if component.parallel else "yellow")
-        put(Text.assemble((", ".join(component.states), "bold green"), f": {component.kind} -> ", route))
-    if not analysis.components:
-        put("none")
-    _heading("Costs")
-    at = f"at D={sizes['input_size']}, H={sizes['hidden_size']}, N={sizes['heads']}"
-    per = {"time": "step", "tree": "inner node", "depth": "position"}[cell.kind]
-    costs = [
-        ("parameters", analysis.parameters),
-        (f"operations per {per}", analysis.flops),
-        ("bytes of state", analysis.state_bytes),
-    ]
-    put(table(["", at, "in general"], [(n, f"{float(p.at(**sizes)):,.0f}", str(p)) for n, p in costs], [at]))
-    warnings = lint(cell)
-    if warnings:
-        _heading("Warnings")
-        for warning in warnings:
-            put(Text.assemble((warning.name, "bold yellow"), f"  {warning.where}"))
-            put(Text(f"  {warning.message} {warning.repair}"))
-    trees = draw(cell)
-    if trees:
-        _heading("Graph")
-        put(*trees)
-    canonical = str(cell.canonical())
-    _heading("Canonical form")
-    put("as written" if canonical == str(cell) else coloured(canonical.rstrip()), "")
-    put(Text(f"digest {cell.digest}", style="dim"))
-
-
-def _heading(text: str) -> None:
-    put("", Text(text, style="bold underline"))
-
-
-def coloured(text: str) -> Text:
-    """A cell's text with colours: words of the language, x, new values, weights."""
-    made = Text(text)
-    made.highlight_regex(rf"\b({'|'.join(sorted(_WORDS))})\b", "bold cyan")
-    made.highlight_regex(r"\b(lin|diag|param|conv|attn|mlp)\b", "yellow")
-    made.highlight_regex(r"\b[A-Za-z_]\w*'", "bold magenta")
-    made.highlight_regex(r"(?<![\w'])x(?![\w'])", "bold blue")
-    made.highlight_regex(r"#.*", "dim")
-    return made
-
-
 def zoo(
     name: Annotated[str | None, typer.Argument(help="Print this cell's file; without it, list all.")] = None,
     json: Json = False,
@@ -193,6 +133,7 @@ def zoo(
     """List the known cells, or print one with its paper."""
     from grammar import zoo as known
     from grammar import zoo_doc, zoo_names, zoo_text
+    from nas.cli.page import coloured
 
     if name is not None:
         name = name.removeprefix("zoo:")
@@ -211,11 +152,24 @@ def zoo(
         else:
             put(coloured(text.rstrip()))
         return
-    rows = [(n, known(n).kind, zoo_doc(n).splitlines()[0]) for n in zoo_names()]
+    rows = [(n, known(n).kind, _route(known(n)), zoo_doc(n).splitlines()[0]) for n in zoo_names()]
     if json:
-        show_json([{"name": n, "kind": kind, "doc": zoo_doc(n)} for n, kind, _ in rows])
+        show_json([{"name": n, "kind": kind, "runs_as": r, "doc": zoo_doc(n)} for n, kind, r, _ in rows])
+    elif console().width < _WIDE:
+        put(table(["name", "what it is"], [(name, what) for name, _, _, what in rows]))
     else:
-        put(table(["name", "over", "what it is"], rows))
+        put(table(["name", "runs", "what it is"], [(name, route, what) for name, _, route, what in rows]))
+
+
+def _route(cell: Cell) -> str:
+    """How a cell is run, in a few words: what holds it back most."""
+    from grammar import analyse
+
+    if cell.kind != "time":
+        return {"tree": "over trees", "depth": "in depth"}[cell.kind]
+    components = analyse(cell).components
+    slowest = next((c for c in components if not c.parallel), components[-1])
+    return slowest.route.split(",")[0]
 
 
 def sample(
@@ -230,6 +184,7 @@ def sample(
     """Draw cells from a search space, one a line."""
     import numpy as np
 
+    from nas.cli.page import coloured
     from search_spaces import load_space
 
     drawn = load_space(space)

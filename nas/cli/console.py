@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console, JustifyMethod, RenderableType
@@ -17,8 +18,19 @@ _PIPED_WIDTH = 160  # columns, where no terminal says otherwise
 
 def console() -> Console:
     """A console on the standard output of this moment (tests replace it)."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a sign that cannot be printed is no reason to stop
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(file=sys.stdout, highlight=False, width=_PIPED_WIDTH if piped else None)
+
+
+def can_print(text: str) -> bool:
+    """Whether the standard output has these characters; one that writes ASCII or Latin-1 has not all."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def show(*things: RenderableType) -> None:

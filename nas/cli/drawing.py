@@ -8,7 +8,9 @@ from rich.tree import Tree
 from grammar import GRAPH_LEAVES, OPS, Cell, Graph, Node, show_number
 from nas.exporters import value_names
 
-_SYMBOLS = {"add": "+", "sub": "-", "mul": "×", "div": "÷", "sigmoid": "σ", "neg": "-"}  # noqa: RUF001
+SYMBOLS = {"add": "+", "sub": "-", "mul": "×", "div": "÷", "sigmoid": "σ", "neg": "-"}  # noqa: RUF001
+PLAIN = {"add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-"}
+DOT = "·"  # stands for the value that a number is joined with
 _STYLES = {
     "x": "bold blue",
     "state": "bold green",
@@ -16,16 +18,19 @@ _STYLES = {
     "carry": "bold green",
     "final": "bold green",
 }
-_LARGEST = 400
 
 
-def draw(cell: Cell) -> list[Tree]:
-    """A tree for each new state and for the output. What is used twice is drawn once and named after that."""
-    return _Drawing(cell).trees()
+def draw(cell: Cell, symbols: bool = True) -> list[Tree]:
+    """A tree for each new state and for the output. What is used twice is drawn once and named after that.
+
+    Without `symbols` only ASCII stands in the labels.
+    """
+    return _Drawing(cell, symbols).trees()
 
 
 class _Drawing:
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, symbols: bool) -> None:
+        self.symbols, self.dot = (SYMBOLS, DOT) if symbols else (PLAIN, "_")
         self.graph: Graph = cell.graph
         uses = self.graph.uses()
         names = value_names(cell)
@@ -38,8 +43,6 @@ class _Drawing:
         self.drawn: set[int] = set()
 
     def trees(self) -> list[Tree]:
-        if len(self.graph.nodes) > _LARGEST:
-            return []
         made: list[Tree] = []
         for state, index in zip(self.graph.states, self.graph.next, strict=True):
             if self.names.get(index) != f"{state.name}'" or index not in self.drawn:
@@ -94,17 +97,22 @@ class _Drawing:
             return Text(f"{node.attr('child')}.{node.attr('state')}", style=_STYLES["child"])
         if node.op in _STYLES:
             return Text("x" if node.op == "x" else str(node.attr("name")), style=_STYLES[node.op])
-        return Text(self.names.get(index, "·"), style="bold")
+        return Text(self.names.get(index, self.dot), style="bold")
 
     def _operation(self, node: Node) -> Text:
-        symbol = _SYMBOLS.get(node.op, node.op)
+        symbol = self.symbols.get(node.op, node.op)
         numbers = [self.graph.nodes[a] for a in node.args]
         shown = [show_number(float(n.attr("value"))) if n.op == "num" else "" for n in numbers]  # type: ignore[arg-type]
         if len(shown) == 2 and any(shown) and OPS[node.op].symbol is not None:
-            symbol = f"({shown[0] or '·'} {symbol} {shown[1] or '·'})"
+            symbol = f"({shown[0] or self.dot} {symbol} {shown[1] or self.dot})"
         elif any(shown):
-            symbol += f"({', '.join(n or '·' for n in shown)})"
-        options = [f"{k}={v}" for k, v in node.attrs if k not in ("type", "size")]
+            symbol += f"({', '.join(n or self.dot for n in shown)})"
+        words = {True: "yes", False: "no"}
+        options = [
+            f"{k}={words[v] if isinstance(v, bool) else v}"
+            for k, v in node.attrs
+            if k not in ("type", "size")
+        ]
         if node.op in ("lin", "param") and node.type.kind not in ("vec", "seq"):
             symbol += f":{node.type}"
         return Text(

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130 is what shells use for an interrupt
 
+_WIDEST = 500  # characters of one line of a message
+
 # typer shows this class under no name of its own; with some versions of typer it is click's.
 _ClickException: type[Any] = typer.BadParameter.__mro__[2]
 
@@ -71,11 +73,16 @@ def _explained(error: Exception) -> int:
         _say(f"error: {error}")
         return FAILED
     if isinstance(error, GrammarError | SpaceError | NasError):
-        _say(f"error: {error}")
+        _say(f"error: {_cut(str(error))}")
         return MISUSED
     _say("internal error: this is a bug in recell, please report it with what follows")
     traceback.print_exception(error, file=sys.stderr)
     return FAILED
+
+
+def _cut(text: str) -> str:
+    """The lines of a message, none longer than a reader bears: a name in it may be as long as a text."""
+    return "\n".join(line if len(line) <= _WIDEST else f"{line[:_WIDEST]} ..." for line in text.split("\n"))
 
 
 def _say(text: str) -> None:

@@ -15,6 +15,8 @@ from nas.cli.console import console, score_text, show, show_json, table
 if TYPE_CHECKING:
     from nas.campaign import Run, TrialRecord
 
+_TABLE_WIDTH = 60  # columns, below which the numbers of `top` have no room beside each other
+
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 
@@ -44,8 +46,13 @@ def _show_status(found: dict[str, Any]) -> None:
         "",
     )
     trials = f"{found['finished']} finished, {found['running']} running, {failures_text(found['failed'])}"
+    if found["pending"]:
+        trials += f", {found['pending']} waiting"
     if found["duplicates"]:
-        trials += f", {found['duplicates']} duplicates not trained"
+        alike = f" ({found['alike']} by what they compute)" if found["alike"] else ""
+        trials += f", {found['duplicates']} duplicates not trained{alike}"
+    if found["refused"]:
+        trials += f", {found['refused']} refused for warnings"
     used = f"{seconds_text(found['active'])} of {seconds_text(found['budget'])} used"
     rows: list[tuple[str, object]] = [("trials", trials)]
     if found["retrain_planned"]:
@@ -114,11 +121,20 @@ def _row(run: Run, trial: TrialRecord, rank: int) -> dict[str, Any]:
         "retrained_score": contender.score if contender else None,
         "test_score": contender.test_score if contender else None,
         "operator": trial.operator,
+        "lints": list(trial.lints),
         "seconds": trial.seconds,
     }
 
 
 def _show_top(rows: list[dict[str, Any]], unit: str) -> None:
+    if console().width < _TABLE_WIDTH:
+        for r in rows:
+            retrained = f", retrained {score_text(r['retrained_score'])}" if r["retrained_score"] else ""
+            show(
+                f"{r['rank']}. #{r['trial']}  {score_text(r['score'])}{retrained}  {r['params']:,} parameters"
+            )
+            show(f"   {r['cell']}")
+        return
     numbers = ["rank", "trial", unit, "retrained", "test", "seeds", "params"]
     lines = [
         (

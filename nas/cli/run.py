@@ -80,6 +80,13 @@ def search(
             metavar="GB", help="Stop a trial whose worker uses more. (default: a share of the machine's)"
         ),
     ] = None,
+    lint: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="warn: note the warnings about each cell; strict: do not train cells that have any.",
+        ),
+    ] = "warn",
     quiet: Quiet = False,
 ) -> None:
     """Search for cells on a task, then retrain the best ones beside known cells and say which is better.
@@ -107,6 +114,7 @@ def search(
         max_trials=max_trials,
         trial_timeout=None if trial_timeout is None else seconds("--trial-timeout", trial_timeout),
         trial_memory_gb=trial_memory,
+        lint=lint,
     )
 
     def work(view: View) -> Run:

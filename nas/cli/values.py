@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.campaign import Run
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MOST_BYTES = 1_000_000  # of a text that is read: more than any cell has, and an end to /dev/zero
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 
 
@@ -51,16 +52,20 @@ def read_cell(text: str) -> Cell:
     if text.startswith("zoo:"):
         return zoo(text.removeprefix("zoo:"))
     if text == "-":
-        return parse(sys.stdin.read(), "<stdin>")
+        return parse(_stdin_text(), "<stdin>")
     if "{" in text:
         return parse(text)
     place = run_and_trial(text)
     if place is not None:
         return parse(trial_text(*place))
     path = Path(text)
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), bool(text) and path.is_dir()
+    except (OSError, ValueError):  # such as a name that is too long for any file
+        is_file = is_folder = False
+    if is_file:
         return parse(_file_text(path), str(path))
-    raise UsageError(_no_cell(text, path))
+    raise UsageError(_no_cell(text, is_folder))
 
 
 def run_and_trial(text: str) -> tuple[Run, int] | None:
@@ -82,18 +87,27 @@ def trial_text(run: Run, trial: int) -> str:
 
 def _file_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read the cell file {path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise UsageError(f"the cell file {path} is not UTF-8 text") from None
 
 
-def _no_cell(text: str, path: Path) -> str:
+def _stdin_text() -> str:
+    try:
+        return sys.stdin.buffer.read(_MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError("what stands on the standard input is not UTF-8 text") from None
+
+
+def _no_cell(text: str, is_folder: bool) -> str:
     from grammar import suggest, zoo_names
 
+    text = text if len(text) <= 100 else f"{text[:100]}..."
     forms = "a cell is a text in quotes, a file, zoo:NAME (`recell zoo` lists them), or RUN#3 for a trial of a run"
-    if path.is_dir():
+    if is_folder:
         return f"{text} is a folder; {forms}"
     if text in zoo_names():
         return f"there is no file {text!r}; did you mean zoo:{text}?"

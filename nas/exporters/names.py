@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from grammar import GRAPH_LEAVES, Cell, Expr, Let, Node, Repeat, Statement
 
@@ -78,8 +78,10 @@ class _Finder:
             args = tuple(a for a in map(find, expr.args) if a is not None)
             return self._matching(expr, args, site, step) if len(args) == len(expr.args) else None
 
+        for name in _bottom_up(lets):  # one after the other, because chains of equations may be long
+            value(name)
         for name in lets:
-            index = value(name)
+            index = values.get(name)
             if index is not None:
                 plain, prime = name.rstrip("'"), "'" if name.endswith("'") else ""
                 self.found.append((index, f"{plain}{step.replace('_s', '_')}{prime}"))
@@ -115,6 +117,25 @@ class _Finder:
                 self.claimed.add(index)
                 return index
         return None
+
+
+def _bottom_up(lets: Mapping[str, Expr]) -> Iterator[str]:
+    """The names of equations, each after those that it uses."""
+    seen: set[str] = set()
+    for first in lets:
+        stack = [(first, _uses(lets[first]))] if first not in seen else []
+        seen.add(first)
+        while stack:
+            following = next((n for n in stack[-1][1] if n in lets and n not in seen), None)
+            if following is None:
+                yield stack.pop()[0]
+            else:
+                seen.add(following)
+                stack.append((following, _uses(lets[following])))
+
+
+def _uses(expr: Expr) -> Iterator[str]:
+    return (str(part.attr("name")) for part in expr.walk() if part.op == "ref")
 
 
 def _same_options(expr: Expr, node: Node) -> bool:

@@ -6,9 +6,13 @@ from nas.ir.adjoint import Replay as Replay
 from nas.ir.adjoint import WeightGradient as WeightGradient
 from nas.ir.adjoint import adjoint as adjoint
 from nas.ir.adjoint import adjoint_cell as adjoint_cell
+from nas.ir.adjoint import adjoint_tree as adjoint_tree
 from nas.ir.builder import Builder as Builder
 from nas.ir.builder import shape_in as shape_in
 from nas.ir.builder import width_of as width_of
+from nas.ir.checking import checked_analysis as checked_analysis
+from nas.ir.checking import checked_recurrences as checked_recurrences
+from nas.ir.checking import refuted as refuted
 from nas.ir.derivatives import DERIVATIVES as DERIVATIVES
 from nas.ir.derivatives import NO_DERIVATIVE as NO_DERIVATIVE
 from nas.ir.expansions import EXPANSIONS as EXPANSIONS
@@ -20,6 +24,7 @@ from nas.ir.normal import Normal as Normal
 from nas.ir.normal import Place as Place
 from nas.ir.normal import normal as normal
 from nas.ir.normal import normal_cell as normal_cell
+from nas.ir.normal import normal_tree as normal_tree
 from nas.ir.passes import compile_program as compile_program
 from nas.ir.passes import is_plain as is_plain
 from nas.ir.passes import joins as joins
@@ -35,6 +40,10 @@ from nas.ir.program import Map as Map
 from nas.ir.program import Program as Program
 from nas.ir.program import Region as Region
 from nas.ir.program import Slot as Slot
+from nas.ir.recurrence import Recurrence as Recurrence
+from nas.ir.recurrence import recurrences as recurrences
+from nas.ir.scans import Scan as Scan
+from nas.ir.scans import with_scans as with_scans
 from nas.ir.schedule import ROWS as ROWS
 from nas.ir.schedule import Node as Node
 from nas.ir.schedule import Product as Product
@@ -45,6 +54,9 @@ from nas.ir.schedule import schedule as schedule
 from nas.ir.schedule import width as width
 from nas.ir.show import describe as describe
 from nas.ir.show import show as show
+from nas.ir.show import show_after as show_after
 from nas.ir.verify import RULES as RULES
 from nas.ir.verify import Rule as Rule
 from nas.ir.verify import verify as verify
+from nas.ir.verify_normal import NORMAL_RULES as NORMAL_RULES
+from nas.ir.verify_normal import verify_normal as verify_normal

@@ -10,7 +10,7 @@ from grammar import NUM, Cell, Type
 from nas.ir.builder import Builder
 from nas.ir.derivatives import DERIVATIVES, NO_DERIVATIVE
 from nas.ir.keeping import Recall, choose, cloned, is_matrix
-from nas.ir.normal import has_rows, needed, normal_cell, pruned, staged
+from nas.ir.normal import has_rows, needed, normal_cell, normal_tree, pruned, staged
 from nas.ir.program import Instr, Program, Slot
 
 BLOCK = Type("block")  # of a `gram`: one array of a weight
@@ -77,12 +77,24 @@ def adjoint_cell(cell: Cell) -> Adjoint:
     return adjoint(normal_cell(cell).program)
 
 
-def adjoint(program: Program, dx: bool = True, weights: Collection[int] | None = None) -> Adjoint:
-    """The adjoint of a normal program. `weights` are those that want gradients, by default all that are not fixed."""
+@lru_cache(maxsize=256)
+def adjoint_tree(cell: Cell, arity: int = 2) -> tuple[Adjoint, Adjoint]:
+    """The adjoints of what a tree cell does at a leaf, where nothing sees its output, and in a merge."""
+    leaf, merge = normal_tree(cell, arity)
+    return adjoint(leaf.program, dy=False), adjoint(merge.program)
+
+
+def adjoint(
+    program: Program, dx: bool = True, weights: Collection[int] | None = None, dy: bool = True
+) -> Adjoint:
+    """The adjoint of a normal program.
+
+    `weights` are those that want gradients, by default all that are not fixed; without `dx` x wants none, and without
+    `dy` there is none of the output.
+    """
     if weights is None:
         weights = [k for k, weight in enumerate(program.weights) if not weight.fixed]
-    reverse = _Reverse(program, dx, frozenset(weights))
-    raw = reverse.run()
+    raw = _Reverse(program, dx, frozenset(weights)).run(dy)
     needs = [int(i.attr("of")) for i in raw.backward.instrs if i.op == "saved"]  # type: ignore[arg-type]
     kept = choose(program, needs)
     made = _recalled(raw, kept)
@@ -127,10 +139,11 @@ class _Reverse:
 
     # ---- the pass -------------------------------------------------------------------------
 
-    def run(self) -> Adjoint:
+    def run(self, dy: bool) -> Adjoint:
         """The backward program and its results; every forward value it needs is read as `saved`."""
         program, b = self.program, self.b
-        self.by_row[program.out].append(b.emit("dy", (), program.instrs[program.out].type))
+        if dy:
+            self.by_row[program.out].append(b.emit("dy", (), program.instrs[program.out].type))
         for s, slot in enumerate(program.slots):
             self.by_row[slot.next].append(b.emit("state", (), slot.type, slot=s))
         dx: int | None = None

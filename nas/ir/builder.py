@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from grammar import IN, MAT, NUM, SCAL, VEC, Poly, Sizes, Type, join
+from grammar import IN, KEY, MAT, NUM, SCAL, VEC, Poly, Sizes, Type, join
 from nas.errors import NasError
 from nas.ir.program import Attr, Instr
 
@@ -215,6 +215,28 @@ class Builder:
         """The type that x has beside a value with heads."""
         return VEC if type_ == IN and self.type(a) not in (ONE, NUM) else type_
 
+    def read(self, s: int, k: int) -> int:
+        """S^T k; what scales the rows or columns of S is moved to the vectors."""
+        return self._read("read", s, k, VEC, inner=KEY)
+
+    def readt(self, s: int, v: int) -> int:
+        """S v; what scales the rows or columns of S is moved to the vectors."""
+        return self._read("readt", s, v, KEY, inner=VEC)
+
+    def _read(self, op: str, s: int, v: int, type_: Type, inner: Type) -> int:
+        instr = self.instrs[s]
+        if instr.op == "neg":
+            return self.neg(self._read(op, instr.args[0], v, type_, inner))
+        if instr.op == "mul":
+            for one, other in (instr.args, instr.args[::-1]):
+                factor = self.instrs[one].args[0] if self.instrs[one].op == "cast" else one
+                if self.type(other) != MAT or self.type(factor) == MAT:
+                    continue
+                if _same(self.type(factor), inner):
+                    return self._read(op, other, self.mul(factor, v), type_, inner)
+                return self.mul(factor, self._read(op, other, v, type_, inner))
+        return self.emit(op, (s, v), type_)
+
     # ---- simplification -------------------------------------------------------------------
 
     def _unary(self, op: str, a: int) -> int:
@@ -312,14 +334,36 @@ class Builder:
                 return self.neg(other)
             if instr.op == "neg":
                 return self.neg(self.mul(one, instr.args[0]))
-            if number is not None and instr.op == "num":
-                return self.num(number * float(instr.attr("value")), str(instr.attr("over")))  # type: ignore[arg-type]
-            if self.type(other) != NUM and instr.op == "mul" and self.type(instr.args[0]) == NUM:
-                if self.type(one) == NUM:  # numbers go together, outside
-                    folded = self.mul(one, instr.args[0])
-                    return self.mul(folded, instr.args[1]) if self.instrs[folded].op == "num" else None
+            if self.type(one) == NUM:
+                return self._scaled(one, instr)
+            if instr.op == "mul" and self.type(instr.args[0]) == NUM:
                 return self.mul(instr.args[0], self.mul(one, instr.args[1]))
+            if self.instrs[one].op == "step" and self._has_factor(other, one):
+                return other
         return None
+
+    def _scaled(self, number: int, product: Instr) -> int | None:
+        """A number times a number or a product: it joins another number, or a factor with fewer axes."""
+        value = self.number(number)
+        if product.op == "num" and value is not None:
+            return self.num(value * float(product.attr("value")), str(product.attr("over")))  # type: ignore[arg-type]
+        if product.op != "mul":
+            return None
+        for one, other in (product.args, product.args[::-1]):
+            if self.type(one) == NUM:
+                folded = self.mul(number, one)
+                return self.mul(folded, other) if self.instrs[folded].op == "num" else None
+            if self.instrs[one].op == "cast":
+                factor = self.mul(number, self.instrs[one].args[0])
+                return self.mul(self.cast(factor, self.type(one)), other)
+        return None
+
+    def _has_factor(self, product: int, factor: int) -> bool:
+        """Whether a product of products has a factor."""
+        if product == factor:
+            return True
+        instr = self.instrs[product]
+        return instr.op == "mul" and any(self._has_factor(a, factor) for a in instr.args)
 
     def _quotient(self, a: int, b: int) -> int | None:
         number, instr = self.number(b), self.instrs[b]

@@ -111,24 +111,19 @@ def _hmax(r: Reverse, instr: Instr, k: int, g: int) -> tuple[int | None, ...]:
 
 def _outer(r: Reverse, instr: Instr, k: int, g: int) -> tuple[int | None, ...]:
     key, val = instr.args
-    return _times(r, "readt", g, val, key), _times(r, "read", g, key, val)
+    return r.b.readt(g, r.value(val)), r.b.read(g, r.value(key))
 
 
 def _read(r: Reverse, instr: Instr, k: int, g: int) -> tuple[int | None, ...]:
     mat, key = instr.args
     outer = r.b.emit("outer", (r.value(key), g), r.b.type(r.value(mat)))
-    return outer, r.b.emit("readt", (r.value(mat), g), r.b.type(r.value(key)))
+    return outer, r.b.readt(r.value(mat), g)
 
 
 def _readt(r: Reverse, instr: Instr, k: int, g: int) -> tuple[int | None, ...]:
     mat, val = instr.args
     outer = r.b.emit("outer", (g, r.value(val)), r.b.type(r.value(mat)))
-    return outer, r.b.emit("read", (r.value(mat), g), r.b.type(r.value(val)))
-
-
-def _times(r: Reverse, op: str, g: int, other: int, of: int) -> int:
-    """The gradient of one factor of an outer product: that of the product times the other factor."""
-    return r.b.emit(op, (g, r.value(other)), r.b.type(r.value(of)))
+    return outer, r.b.read(r.value(mat), g)
 
 
 def _cast(r: Reverse, instr: Instr, k: int, g: int) -> tuple[int | None, ...]:

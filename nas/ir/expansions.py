@@ -276,7 +276,7 @@ def _complex_reflect(b: Builder, instr: Instr, args: Sequence[Pair]) -> Pair:
 
 def _complex_read(b: Builder, instr: Instr, args: Sequence[Pair]) -> Pair:
     s, k = args
-    made = [None if part is None else b.emit("read", (part, k[0]), VEC) for part in s]
+    made = [None if part is None else b.read(part, k[0]) for part in s]
     return Pair(*made)  # type: ignore[arg-type]
 
 

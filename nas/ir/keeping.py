@@ -161,4 +161,6 @@ def cloned(b: Builder, instr: Instr, args: list[int]) -> int:
         return b.cast(args[0], instr.type)
     if instr.op == "reduce":
         return b.reduce(args[0], instr.type)
+    if instr.op in ("read", "readt"):
+        return b.read(*args) if instr.op == "read" else b.readt(*args)
     return b.emit(instr.op, args, instr.type, instr.attrs, instr.weight, instr.slot)

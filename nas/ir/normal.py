@@ -11,9 +11,9 @@ import networkx
 from grammar import NUM, Cell, Type
 from nas.errors import BuildError
 from nas.ir.builder import BINARY, UNARY, Builder
-from nas.ir.expansions import COMPLEX, EXPANSIONS, Pair, part_type, plus
+from nas.ir.expansions import COMPLEX, EXPANSIONS, Pair, part_type, plus, times
 from nas.ir.lowering import taps
-from nas.ir.passes import compile_program
+from nas.ir.passes import compile_program, tree_parts
 from nas.ir.program import Instr, Map, Program, Slot
 
 # What stands in normal programs beside the elementwise `UNARY` and `BINARY`.
@@ -36,6 +36,7 @@ PRIMITIVES: dict[str, int] = (
     | dict.fromkeys(("cast", "reduce", "hmax", "tokey", "toval", "lin", "total"), 1)
     | dict.fromkeys(("outer", "read", "readt", "gram"), 2)
 )
+HALT = 0.99  # the sum of gates at which the rounds of a `depth n until(p)` block end; see nas.backends.rounds
 # Operations of the table that no normal program has: those over whole sequences.
 DEPTH_ONLY = ("attn", "top", "posemb")
 
@@ -67,6 +68,16 @@ def normal_cell(cell: Cell) -> Normal:
     return normal(compile_program(cell, "sink"))
 
 
+@lru_cache(maxsize=256)
+def normal_tree(cell: Cell, arity: int = 2) -> tuple[Normal, Normal]:
+    """The normal forms of what a tree cell does at a leaf, and of what it does in a merge of `arity` children.
+
+    At a leaf only the slots' new values are results.
+    """
+    leaf, merge = tree_parts(compile_program(cell, "sink"))
+    return normal(leaf, arity), normal(merge, arity)
+
+
 def normal(program: Program, arity: int = 2) -> Normal:
     """The normal form of a time Program (after any pass before `stack`), or of one part of a tree cell.
 
@@ -88,7 +99,7 @@ def normal(program: Program, arity: int = 2) -> Normal:
             name = ".".join(str(p) for p in (slot.name, place.part or max(place.step, 0)) if p)
             slots.append(Slot(name, part_type(slot.type), following, slot.init))
             places.append(place)
-    out = lowering.b.cast(lowering.part(values[program.out], ""), program.instrs[program.out].type)
+    out = lowering.b.cast(lowering.part(values[program.out], ""), part_type(program.instrs[program.out].type))
     made = replace(
         program,
         instrs=tuple(lowering.b.instrs),
@@ -119,16 +130,56 @@ class _Lowering:
     def __init__(self, program: Program, arity: int) -> None:
         self.program, self.arity = program, arity
         self.b = Builder()
-        self.made: list[int | Pair | _Each] = []
+        self.made: dict[int, int | Pair | _Each] = {}
+        self.finals: dict[int, int | Pair] = {}  # of each slot of a region its value after all rounds
         places = [p for s in range(len(program.slots)) for p in _places(program, s)]
         self.slots = {place: k for k, place in enumerate(places)}
 
     def value(self, k: int) -> int | Pair | _Each:
         """The value of an instruction, made from those of its operands."""
         instr = self.program.instrs[k]
-        args = [self.made[a] for a in instr.args]
-        self.made.append(self._any(instr, args))
-        return self.made[-1]
+        if instr.stage == "round":  # made when the first `final` asks for it
+            return 0
+        if instr.op == "final":
+            if not self.finals:
+                self._rounds()
+            self.made[k] = self.finals[instr.slot]
+        else:
+            self.made[k] = self._any(instr, [self.made[a] for a in instr.args])
+        return self.made[k]
+
+    def _rounds(self) -> None:
+        """Unroll a `depth n until(p)` block: the values of all rounds, weighted as nas.backends.rounds says."""
+        program, b = self.program, self.b
+        assert program.region is not None
+        region = program.region
+        inside = [(k, i) for k, i in enumerate(program.instrs) if i.stage == "round"]
+        carried = {i.slot: self.made[i.args[0]] for _, i in inside if i.op == "carry"}
+        left = b.num(1.0)
+        total: dict[int, int | Pair] = {}
+        for turn in range(region.times):
+            for k, i in inside:
+                args = [] if i.op == "carry" else [self.made[a] for a in i.args]
+                self.made[k] = carried[i.slot] if i.op == "carry" else self._any(i, args)
+            share = left
+            if turn < region.times - 1:
+                p = self.part(self.made[region.until], "")
+                stops = b.apply("ge", b.add(b.sub(b.num(1.0), left), p), b.num(HALT))
+                share = b.add(p, b.mul(stops, b.sub(left, p)))
+                left = b.sub(left, share)
+            for s, following in zip(region.slots, region.next, strict=True):
+                value = self.made[following]
+                assert not isinstance(value, _Each)
+                carried[s] = value
+                part = self._weighted(share, value, program.slots[s].type)
+                total[s] = self._plus([total[s], part]) if s in total else part
+        self.finals = total
+
+    def _weighted(self, share: int, value: int | Pair, type_: Type) -> int | Pair:
+        share = share if self.b.type(share) == NUM else self.b.cast(share, part_type(type_))
+        if not isinstance(value, Pair):
+            return self.b.mul(share, value)
+        return times(self.b, Pair(share), value)
 
     def _any(self, instr: Instr, args: Sequence[int | Pair | _Each]) -> int | Pair | _Each:
         if instr.op == "child":
@@ -172,6 +223,8 @@ class _Lowering:
             return b.num(float(instr.attr("value")))  # type: ignore[arg-type]
         if instr.op == "x":
             return b.emit("x", (), instr.type)
+        if instr.op == "state" and self.program.kind == "tree":
+            return self._cast(instr, b.num(float(self.program.slots[instr.slot].init)))
         if instr.op in ("state", "shift"):
             parts = [
                 self.read(self.slots[p], part_type(instr.type)) for p in _places(self.program, instr.slot)
@@ -212,6 +265,8 @@ class _Lowering:
             return b.apply(instr.op, *args)
         if instr.op == "param":
             return b.param(instr.weight, instr.type)
+        if instr.op in ("read", "readt"):
+            return (b.read if instr.op == "read" else b.readt)(*self._typed(instr, args))
         if instr.op in PRIMITIVES:
             return b.emit(instr.op, self._typed(instr, args), instr.type)
         raise BuildError(

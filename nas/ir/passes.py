@@ -193,7 +193,7 @@ def stack(program: Program) -> Program:
 def tree_parts(program: Program) -> tuple[Program, Program]:
     """What a tree cell does at a leaf, and what it does in a merge, each as a Program of its own."""
     at_leaf = tuple(replace(slot, next=k) for slot, k in zip(program.slots, program.leaf, strict=True))
-    leaf = replace(program, slots=at_leaf, out=program.leaf[0], leaf=())
+    leaf = replace(program, slots=at_leaf, out=program.leaf[0], leaf=(), region=None)
     return drop_dead(leaf), drop_dead(replace(program, leaf=()))
 
 

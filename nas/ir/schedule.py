@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import networkx
 
@@ -94,6 +95,7 @@ def schedule(program: Program, sizes: Sizes, keep: Sequence[int] = (), whole: bo
     return _Scheduling(program, sums, {sums.at[k] for k in keep}, sizes, whole).done()
 
 
+@lru_cache(maxsize=4096)
 def width(type_: Type, sizes: Sizes) -> int:
     """Numbers per row of a value."""
     return math.prod(shape_in(type_, sizes))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from grammar import show_number
+import math
+
+from grammar import Cell, show_number
+from nas.errors import NasError
+from nas.ir.adjoint import Adjoint, adjoint_cell, adjoint_tree
+from nas.ir.normal import normal_cell, normal_tree
+from nas.ir.passes import compile_program, passes
 from nas.ir.program import STACK, STAGES, Instr, Program
 
 _TITLES = {
@@ -28,11 +34,47 @@ def show(program: Program) -> str:
         lines += ["", f"region   at most {r.times} rounds until %{r.until}: {rounds}"]
     lines.append("")
     for slot, leaf in zip(program.slots, program.leaf or [None] * len(program.slots), strict=True):
-        init = slot.init if isinstance(slot.init, str) else show_number(slot.init)
+        init = str(slot.init) if slot.init in ("learned", "x", -math.inf) else show_number(float(slot.init))
         window = f" x {slot.steps}" if slot.steps else ""
         at_leaf = "" if leaf is None else f", at a leaf %{leaf}"
         lines.append(f"slot     {slot.name}: {slot.type}{window} = {init}, then %{slot.next}{at_leaf}")
     lines.append(f"out      %{program.out}")
+    return "\n".join(lines)
+
+
+def show_after(cell: Cell, name: str) -> str:
+    """The program of a cell after a pass, its normal form (`normal`), or its gradients (`adjoint`), as text.
+
+    Raises NasError for an unknown name, and BuildError where a cell has no normal form.
+    """
+    if name == "normal":
+        parts = normal_tree(cell) if cell.kind == "tree" else (normal_cell(cell),)
+        return "\n\n".join(show(part.program) for part in parts)
+    if name == "adjoint":
+        adjoints = adjoint_tree(cell) if cell.kind == "tree" else (adjoint_cell(cell),)
+        return "\n\n".join(show_adjoint(part) for part in adjoints)
+    if name not in passes():
+        raise NasError(f"there is no pass {name!r}; the passes are {', '.join(passes())}, normal, adjoint")
+    return show(compile_program(cell, name))
+
+
+def show_adjoint(adjoint: Adjoint) -> str:
+    """A backward program, which of its values are gradients of what, and how matrices are computed again."""
+    forward = adjoint.forward
+    lines = [show(adjoint.backward), ""]
+    lines += [] if adjoint.dx is None else [f"gradient x = %{adjoint.dx}"]
+    for child in adjoint.children:
+        lines.append(f"gradient {forward.slots[child.slot].name} of child {child.child} = %{child.value}")
+    for gradient in adjoint.weights:
+        array = forward.arrays[gradient.array]
+        column = f"[..., {gradient.column}]" if gradient.column >= 0 else ""
+        site = forward.weights[array.weight].site
+        lines.append(f"gradient {site}.{array.spec.role}{column} += %{gradient.value}")
+    kept = [f"%{k}" for k in adjoint.saved] + [forward.slots[s].name for s in adjoint.past]
+    lines.append(f"kept     {', '.join(kept) or 'nothing'}")
+    if adjoint.replay is not None:
+        again = ", ".join(forward.slots[s].name for s in adjoint.replay.slots)
+        lines += ["", f"{again} computed again, by", show(adjoint.replay.program)]
     return "\n".join(lines)
 
 
@@ -43,7 +85,7 @@ def describe(program: Program, index: int, depth: int = 3) -> str:
         return show_number(float(instr.attr("value")))  # type: ignore[arg-type]
     if instr.op in ("state", "carry", "final"):
         return program.slots[instr.slot].name
-    if instr.op == "child":
+    if instr.op == "child" and instr.slot < 0:
         return f"{instr.attr('child')}.{instr.attr('state')}"
     if instr.op == "x":
         return "x"
@@ -56,7 +98,7 @@ def describe(program: Program, index: int, depth: int = 3) -> str:
 
 def _line(program: Program, index: int, instr: Instr) -> str:
     text = f"  %{index} = {instr.op}"
-    if instr.op in ("state", "carry", "final"):
+    if instr.op in ("state", "carry", "final", "past", "next", "child") and instr.slot >= 0:
         text += f" {program.slots[instr.slot].name}"
     if instr.weight >= 0:
         text += f" {program.weights[instr.weight].site}"

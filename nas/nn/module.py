@@ -53,9 +53,7 @@ class CellModule(nn.Module):
                 f"a module is built from a Cell, as parse(text) gives it; received {type(cell).__name__}"
             )
         if cell.kind not in self._kinds:
-            raise BuildError(
-                f"cell {cell.name} is a tree cell: build(...) makes its module, and a Stack cannot run it"
-            )
+            raise BuildError(f"cell {cell.name} is a tree cell: build(...) makes its module")
         if num_layers < 1:
             raise BuildError(f"num_layers must be at least 1; received {num_layers}")
         if not 0 <= dropout <= 1:

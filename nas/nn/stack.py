@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from grammar import Cell
 from nas.errors import BuildError
-from nas.nn.module import CellModule, State
+from nas.nn.building import build
+from nas.nn.module import State
+from nas.nn.trees import TreeModule
 
 
 class Stack(nn.Module):
@@ -19,7 +21,7 @@ class Stack(nn.Module):
 
     `inputs` is the number of different tokens where `embed`, else that of features; `outputs` that of the head's
     numbers; `width` the input and hidden size of the cell. `heads`, `num_layers`, `dropout` (here also before the cell
-    and before the head) and `backend` are those of `build`.
+    and before the head), `backend` and the `policy` of a tree cell are those of `build`.
     """
 
     def __init__(
@@ -33,13 +35,21 @@ class Stack(nn.Module):
         dropout: float = 0.0,
         embed: bool = True,
         backend: str = "auto",
+        policy: str | None = None,
     ) -> None:
         super().__init__()
         if inputs < 1 or outputs < 1:
             raise BuildError(f"inputs and outputs must be at least 1; received {inputs} and {outputs}")
         self.embed = embed
-        self.cell = CellModule(
-            cell, width, width, num_layers=num_layers, heads=heads, dropout=dropout, backend=backend
+        self.cell = build(
+            cell,
+            width,
+            width,
+            num_layers=num_layers,
+            heads=heads,
+            dropout=0.0 if cell.kind == "tree" else dropout,  # a tree has one layer, so none between layers
+            backend=backend,
+            policy=policy,
         )
         self.input = nn.Embedding(inputs, width) if embed else nn.Linear(inputs, width)
         self.dropout = nn.Dropout(dropout)
@@ -60,16 +70,26 @@ class Stack(nn.Module):
                     layer.bias.uniform_(-bound, bound, generator=generator)
 
     def forward(
-        self, x: Tensor, lengths: Tensor | Sequence[int] | None = None, state: State | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor | Sequence[int] | None = None,
+        state: State | None = None,
+        tree: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Outputs `[B, T, outputs]` and the final state, for x `[B, T]` int64 (`embed`) or `[B, T, inputs]`.
 
         `state` is that of an earlier call, for text that goes on: detach it (`detach_state`) to stop gradients there.
+        A tree cell gives outputs at the root, `[B, outputs]`, and the state there; `tree` is for its policy "given",
+        and other cells and policies pass it over.
         """
         wanted = "[B, T] of tokens" if self.embed else f"[B, T, {self.input.weight.shape[1]}]"
         if x.dim() != (2 if self.embed else 3):
             raise BuildError(f"x must have the shape {wanted}; received {list(x.shape)}")
-        y, after = self.cell(self.dropout(self.input(x)), state, lengths)
+        leaves = self.dropout(self.input(x))
+        if isinstance(self.cell, TreeModule):
+            root, after = self.cell.root(leaves, lengths, tree if self.cell.policy == "given" else None)
+            return self.head(self.dropout(root)), after
+        y, after = self.cell(leaves, state, lengths)
         return self.head(self.dropout(cast(Tensor, y))), after
 
 

@@ -102,6 +102,8 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     yield f"{sum(run.failures.values())}", "failed"
     if run.duplicates:
         yield f"{run.duplicates}", "duplicates not trained again"
+    if run.refused:
+        yield f"{run.refused}", "refused for warnings"
     yield seconds_text(run.active), f"of {seconds_text(run.config.budget)} used"
     if ended:
         yield seconds_text(statistics.median(t.wall for t in ended)), "median trial"
@@ -148,6 +150,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     config, task, versions = run.config, run.task, run.first.get("versions", {})
     recipe = task.get("recipe", {})
     yield "space, method", f"{config.space}, {config.method}" + _options(dict(config.options))
+    yield "cells with warnings", "not trained" if config.lint == "strict" else "trained like any other"
     yield "task", f"{task.get('name', config.task)} version {task.get('version', '?')}, size {config.size}"
     yield "data", config.data or "the task's own"
     yield "digest of the data", str(task.get("data_digest", ""))

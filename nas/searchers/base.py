@@ -44,15 +44,16 @@ class Observation:
 
     `cell` is the cell as proposed and `digest` that of its canonical form. `score` is the validation score, lower is
     better, or None if there is none; `status` is "ok" or the class of the failure ("invalid", "diverged", "hopeless",
-    "oom", "timeout", "infrastructure"). `trial` is the number of the trial. A `duplicate` has the digest of an earlier
-    trial and was not trained: score, status and trial are those of the earlier one.
+    "oom", "timeout", "infrastructure"). `trial` is the number of the trial. A `duplicate` computes what an earlier
+    trial computes and was not trained: score, status and trial are those of the earlier one. A cell that was refused
+    for its warnings (`--lint strict`) was not trained either: its status is "refused" and its trial None.
     """
 
     cell: Cell
     digest: str
     score: float | None
     status: str
-    trial: int
+    trial: int | None
     operator: str = "sample"
     parents: tuple[str, ...] = ()
     duplicate: bool = False

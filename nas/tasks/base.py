@@ -26,7 +26,8 @@ class Batch:
     `x` [B, T] int64 tokens or [B, T, F] floats. `y` [B, T] int64 (a target at each step), or [B] (one target for a
     sequence, read at its last step). `mask` [B, T] bool: which steps count (None: all). `lengths` [B] int64: how long
     each sequence is (None: all T). `fresh` says that the sequences start here; otherwise they continue those of the
-    previous batch, row by row, and the model's state is carried over.
+    previous batch, row by row, and the model's state is carried over. `tree` [B, T - 1, 2] int64 is the parse of each
+    sequence for tree cells, as `nas.nn.TreeModule` takes it (None: there is none); it stays on the CPU.
     """
 
     x: Tensor
@@ -34,12 +35,18 @@ class Batch:
     mask: Tensor | None = None
     lengths: Tensor | None = None
     fresh: bool = True
+    tree: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         mask = None if self.mask is None else self.mask.to(device)
         lengths = None if self.lengths is None else self.lengths.to(device)
-        return Batch(self.x.to(device), self.y.to(device), mask, lengths, self.fresh)
+        return Batch(self.x.to(device), self.y.to(device), mask, lengths, self.fresh, self.tree)
+
+    def inputs(self) -> dict[str, Tensor | None]:
+        """What a model is called with, by name."""
+        trees = {} if self.tree is None else {"tree": self.tree}
+        return {"x": self.x, "lengths": self.lengths, **trees}
 
 
 class Task(ABC):
@@ -87,7 +94,10 @@ class Task(ABC):
         """The batches of a split: finite, the same at every call and for every recipe."""
 
     def loss(self, logits: Tensor, batch: Batch) -> tuple[Tensor, int]:
-        """Sum of the losses [] and how many answers it sums over; `logits` are [B, T, outputs]."""
+        """Sum of the losses [] and how many answers it sums over.
+
+        `logits` are [B, T, outputs], or those of a tree's root, [B, outputs].
+        """
         answers, targets = self.answers(logits, batch)
         return F.cross_entropy(answers.float(), targets, reduction="sum"), targets.numel()
 
@@ -111,6 +121,8 @@ class Task(ABC):
     @staticmethod
     def answers(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits that count [n, outputs] and their targets [n]."""
+        if logits.dim() == 2:
+            return logits, batch.y
         if batch.y.dim() == 1:
             if batch.lengths is None:
                 return logits[:, -1], batch.y

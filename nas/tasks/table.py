@@ -18,7 +18,7 @@ SIZES = ("smoke", "search", "full")
 class TaskSize:
     """What one size of a task means: the default recipe and budget, and how much is scored.
 
-    `scored` is at most how many tokens of a text part, or how many sequences per length of a formal language.
+    `scored` is at most how many tokens of a text part, or how many sequences per length of another task.
     `vocabulary` is the largest number of tokens of a text.
     """
 
@@ -155,6 +155,20 @@ _ROWS = (
             "smoke": TaskSize(Recipe(20, 16, 10, lr=3e-3), params=5_000, scored=2),
             "search": TaskSize(Recipe(900, 64, 40, lr=1e-2), params=75_000, scored=32),
             "full": TaskSize(Recipe(10_000, 128, 40, lr=1e-3), params=300_000, scored=512),
+        },
+    ),
+    TaskInfo(
+        name="listops",
+        version=1,
+        what="the value of nested lists of MAX, MIN, MED and sum modulo 10, at most 4 deep; tree cells get the parse",
+        metric="error rate",
+        trivial_score=0.888,
+        best_known="0.013 with the parse, 0.29 without (TreeLSTM and LSTM, Nangia and Bowman 2018, on deeper lists)",
+        where="nas.tasks.listops:ListOps",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 12, lr=3e-3), params=10_000, scored=8),
+            "search": TaskSize(Recipe(900, 64, 20, lr=5e-3), params=75_000, scored=32),
+            "full": TaskSize(Recipe(20_000, 128, 50, lr=1e-3), params=300_000, scored=64),
         },
     ),
 )

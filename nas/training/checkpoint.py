@@ -87,6 +87,7 @@ def build_model(spec: TrialSpec, width: int, *, inputs: int, outputs: int, embed
         dropout=spec.recipe.dropout,
         embed=embed,
         backend=spec.backend,
+        policy=spec.policy,
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from grammar import GrammarError, parse
 from nas.errors import BuildError, TaskError, TrainingError, TrialAborted
-from nas.nn import Stack, State, detach_state
+from nas.nn import Stack, State, TreeModule, detach_state
 from nas.tasks import Recipe, Split, Task, load_task
 from nas.training.checkpoint import build_model, save_trained
 from nas.training.spec import Status, TrialResult, TrialSpec
@@ -60,6 +60,8 @@ def train(
         except (GrammarError, BuildError) as error:
             return TrialResult("invalid", message=str(error), seconds=time.perf_counter() - started)
         model.to(device)
+        if cell.kind == "tree" and (message := _no_tree(model, spec, task)):
+            return TrialResult("invalid", message=message, seconds=time.perf_counter() - started)
         if task.causal and _sees_ahead(model, task):
             message = f"cell {cell.name} sees steps ahead, and task {task.name} asks for what comes next"
             return TrialResult("invalid", message=message, seconds=time.perf_counter() - started)
@@ -114,7 +116,7 @@ def _fit(
             group["lr"] = learning_rate(step, recipe)
         with _precision(device):
             before = detach_state(state) if carried and state is not None and not batch.fresh else None
-            logits, state = model(batch.x, lengths=batch.lengths, state=before)
+            logits, state = model(**batch.inputs(), state=before)
             loss, answers = task.loss(logits, batch)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss / answers)
@@ -148,9 +150,7 @@ def evaluate(model: nn.Module, task: Task, split: Split) -> float:
     with torch.no_grad(), _precision(device):
         for batch in task.eval_batches(split):
             batch = batch.to(device)
-            logits, state = model(
-                batch.x, lengths=batch.lengths, state=state if carried and not batch.fresh else None
-            )
+            logits, state = model(**batch.inputs(), state=state if carried and not batch.fresh else None)
             measured, answers = task.measure(logits, batch)
             total, count = total + measured.double(), count + answers
     model.train(training)
@@ -192,6 +192,23 @@ def _sees_ahead(model: nn.Module, task: Task) -> bool:
         logits, _ = model(torch.cat([x, other]))
     first, second = logits[:, :-1]
     return not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def _no_tree(model: nn.Module, spec: TrialSpec, task: Task) -> str:
+    """Why a tree cell cannot be trained on the task; "" where it can."""
+    batch = next(iter(task.eval_batches("valid"))).to(_device_of(model))
+    if batch.y.dim() > 1:
+        return f"task {task.name} asks for an answer at each step, and a tree cell gives one at the root"
+    if batch.tree is None and spec.policy in (None, "given"):
+        return f"task {task.name} has no parses: a tree cell needs another policy than 'given' there"
+    if isinstance(model, Stack) and isinstance(model.cell, TreeModule) and model.cell.labelled:
+        return f"cell {model.cell.cell.name} sees x in its merges, and task {task.name} has x at the leaves alone"
+    try:
+        with torch.no_grad():
+            model(**batch.inputs())
+    except BuildError as error:  # its trees are not those of the task
+        return str(error)
+    return ""
 
 
 def _precision(device: torch.device) -> torch.autocast:

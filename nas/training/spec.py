@@ -21,7 +21,8 @@ class TrialSpec:
 
     `cell` is the text that is trained. `params` is the budget of trainable parameters that the width is matched to;
     `width` sets the width itself; with neither, the budget is the task's default. `data_digest` is that of the data
-    the trial is meant for ("" trusts what is found). `device` is "cpu" or "cuda".
+    the trial is meant for ("" trusts what is found). `device` is "cpu" or "cuda". `policy` is that of a tree cell
+    (None: "given", the parse that the task has).
     """
 
     cell: str
@@ -36,6 +37,7 @@ class TrialSpec:
     seed: int = 0
     device: Device = "cpu"
     backend: str = "auto"
+    policy: str | None = None
 
     def __post_init__(self) -> None:
         if self.params is not None and self.width is not None:

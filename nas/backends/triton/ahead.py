@@ -1,0 +1,60 @@
+"""Kernels compiled ahead of time for a GPU that is not there: whether they build, and what they take on its chip."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from nas.backends.triton.emit import Kernel
+from nas.backends.triton.jit import load
+
+SM_90 = GPUTarget("cuda", 90, 32)
+STATES = ("first", "last", "total", "store", "load", "check", "scratch", "again")  # kept in float32
+SHARED = 227 * 1024  # bytes of shared memory that one program may use on sm_90
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a kernel takes: registers per thread, bytes spilled per thread, bytes of shared memory per program."""
+
+    registers: int
+    spilled: int
+    shared: int
+    warps: int
+
+
+def taken(kernel: Kernel, dtype: torch.dtype = torch.float32, target: GPUTarget = SM_90) -> Taken:
+    """Compile a kernel for a target and read what it takes. Needs no GPU; not in the interpreter's process."""
+    rows = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64"}[dtype]
+    state = "*fp64" if dtype == torch.float64 else "*fp32"
+    signature = {"T": "i32", "B": "i32", "CHUNK": "i32"}
+    signature |= {f"stride{k}": "i32" for k in kernel.strided}
+    signature |= {"offsets": "*i64", "counts": "*i64"}
+    for kind, k in kernel.pointers:
+        signature[f"{kind}{k}"] = state if kind in STATES else rows
+    signature["EVEN"] = "constexpr"
+    aligned = {(n,): [["tt.divisibility", 16]] for n in range(3, len(signature) - 1)}
+    source = ASTSource(load(kernel.text), signature, {"EVEN": True}, aligned)
+    options = {"num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
+    made = triton.compile(source, target=target, options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(made.asm["cubin"])
+        shown = subprocess.run(
+            [_cuobjdump(), "-res-usage", str(binary)], capture_output=True, text=True, check=True
+        )
+    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", shown.stdout + shown.stderr))
+    spilled = int(found.get("STACK", 0)) + int(found.get("LOCAL", 0))
+    return Taken(int(found["REG"]), spilled, int(made.metadata.shared), kernel.tiles.warps)
+
+
+def _cuobjdump() -> str:
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")

@@ -1,0 +1,442 @@
+"""The text of a sweep's kernel: what is before the steps, one or several steps, and what is after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grammar import Type
+from nas.backends.triton.body import HELPERS, Body
+from nas.backends.triton.partition import Sweep
+from nas.backends.triton.tiles import Tiles
+from nas.ir import Program
+
+UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
+ROOMY = 32 * 1024  # weights beside which a program's registers hold the rows of two steps
+HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
+
+# What a pointer is for: rows loaded and stored, values without rows, matrices, a slot's first and last value, sums.
+# A matrix slot is not kept: `check` has it before every CHUNK-th step, `scratch` between those of one chunk; `again`
+# and `once` are the rows and the values without rows that the replay needs.
+KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel's text, and what each of its pointers is: (one of KINDS, instruction or slot)."""
+
+    text: str
+    pointers: tuple[tuple[str, int], ...]
+    tiles: Tiles
+    loop: bool
+    unrolled: int
+    replays: bool = False
+    scan: bool = False
+    strided: tuple[int, ...] = ()  # the loads whose distance from row to row is an argument
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a backward sweep replays: a program forward in time, its body, and which slots of the cell its own are.
+
+    `past` and `next` say of instructions that the sweep would load which slot they are, before or after a step.
+    """
+
+    program: Program
+    sweep: Sweep
+    slots: tuple[int, ...]
+    past: dict[int, int]
+    next: dict[int, int]
+
+
+def emit(
+    program: Program,
+    sweep: Sweep,
+    tiles: Tiles,
+    *,
+    reverse: bool = False,
+    compute: str = "tl.float32",
+    interpreted: bool = False,
+    checks: Sequence[int] = (),
+    again: Again | None = None,
+) -> Kernel:
+    """The kernel of a sweep; `reverse` runs the steps from the last to the first.
+
+    `checks`: the slots that it writes checkpoints of; `again`: what it replays from such.
+    """
+    emitter = Emitter(program, sweep, tiles, reverse, compute, interpreted)
+    emitter.checks, emitter.again = tuple(s for s in sweep.slots if s in checks), again
+    return emitter.kernel()
+
+
+class Emitter:
+    def __init__(
+        self, program: Program, sweep: Sweep, tiles: Tiles, reverse: bool, compute: str, interpreted: bool
+    ) -> None:
+        self.program, self.sweep, self.tiles, self.reverse = program, sweep, tiles, reverse
+        self.body = Body(program, sweep, tiles, compute, interpreted)
+        self.compute = compute
+        self.lins = [k for k in sweep.body if program.instrs[k].op == "lin"]
+        self.unrolled = UNROLLED if tiles.form == "lanes" and sweep.slots else 1
+        self.lines: list[str] = []
+        self.depth = 1
+        self.checks: tuple[int, ...] = ()
+        self.again: Again | None = None
+
+    def put(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+    # ---- addresses ------------------------------------------------------------------------
+
+    def across(self, vector: str, inner: int) -> str:
+        """A vector over rows with axes for a value's own."""
+        return f"{vector}[{', '.join([':', *['None'] * inner])}]"
+
+    def rank(self, space: str) -> int:
+        return len(self.tiles.inner(space))
+
+    def strided(self) -> list[int]:
+        """The rows that may be part of wider ones: results of products that are computed side by side."""
+        return [k for k in self.sweep.loads if self.program.instrs[k].op == "lin"]
+
+    def place(self, pointer: str, type_: Type, row: str) -> tuple[str, str]:
+        """The addresses of a value at rows, and the mask of the places that exist."""
+        space = self.tiles.space(type_)
+        rank = self.rank(space)
+        wide = pointer.removeprefix("load")
+        if pointer.startswith("load") and int(wide) in self.strided():
+            return f"{pointer} + {self.across(row, rank)} * stride{wide} + o_{space}", f"m_{space}"
+        return (
+            f"{pointer} + {self.across(row, rank)} * {self.tiles.width(type_)} + o_{space}",
+            f"m_{space}",
+        )
+
+    def load(self, name: str, pointer: str, type_: Type, row: str, on: str) -> None:
+        where, mask = self.place(pointer, type_, row)
+        on = self.across(on, self.rank(self.tiles.space(type_)))
+        self.put(f"{name} = tl.load({where}, mask={on} & {mask}, other=0.0).to({self.compute})")
+
+    def store(self, name: str, pointer: str, type_: Type, row: str, on: str) -> None:
+        where, mask = self.place(pointer, type_, row)
+        space = self.tiles.space(type_)
+        on = self.across(on, self.rank(space))
+        self.put(f"tl.store({where}, {name}, mask={on} & {mask}{self.first_lane(space)})")
+
+    def first_lane(self, space: str) -> str:
+        """In an elementwise sweep a number per head is computed in each lane, and stored by the first."""
+        own = self.tiles.space(self.tiles.lanes)
+        return "" if self.tiles.form != "lanes" or space == own else f" & u_{space}"
+
+    def spaces(self) -> list[str]:
+        instrs, program = self.program.instrs, self.program
+        used = [*self.sweep.body, *self.sweep.loads, *self.sweep.consts]
+        used += [a for k in self.sweep.body for a in instrs[k].args]
+        types = [instrs[k].type for k in used] + [program.slots[s].type for s in self.sweep.slots]
+        if self.again is not None:
+            inner = self.again.sweep
+            types += [self.again.program.instrs[k].type for k in (*inner.body, *inner.loads, *inner.consts)]
+        return sorted({self.tiles.space(t) for t in types if t.kind != "num"})
+
+    def addresses(self) -> None:
+        tiles, sizes = self.tiles, self.tiles.sizes
+        if tiles.form == "lanes":
+            width, own = tiles.width(tiles.lanes), tiles.space(tiles.lanes)
+            self.put(f"c = tl.program_id(1) * {tiles.block} + tl.arange(0, {tiles.block})")
+            for space in self.spaces():
+                per = 1 if space == own else width // (sizes.heads if space == "scal" else 1)
+                self.put(f"o_{space} = (c // {per})[None, :]" if per > 1 else f"o_{space} = c[None, :]")
+                self.put(f"m_{space} = (c < {width})[None, :]")
+                if space != own:
+                    self.put(f"u_{space} = (c % {per} == 0)[None, :]")
+            return
+        first = "tl.program_id(1)" if tiles.form == "heads" else "0"
+        self.put(f"n = {first} + tl.arange(0, {tiles.heads})")
+        v, k = sizes.value_size, sizes.key_size
+        for space in self.spaces():
+            if space.startswith("flat"):
+                self.put(f"o_{space} = tl.arange(0, {tiles.inner(space)[0]})[None, :]")
+                self.put(f"m_{space} = o_{space} < {space[4:]}")
+                continue
+            heads = f"(n < {sizes.heads})"
+            if space == "scal":
+                self.put("o_scal = n[None, :]")
+                self.put(f"m_scal = {heads}[None, :]")
+            elif space in ("vec", "key"):
+                extent, size = (tiles.value, v) if space == "vec" else (tiles.key, k)
+                self.put(f"l_{space} = tl.arange(0, {extent})[None, None, :]")
+                self.put(f"o_{space} = n[None, :, None] * {size} + l_{space}")
+                self.put(f"m_{space} = {heads}[None, :, None] & (l_{space} < {size})")
+            else:
+                self.put(f"lk = tl.arange(0, {tiles.key})[None, None, :, None]")
+                self.put(f"lv = tl.arange(0, {tiles.value})[None, None, None, :]")
+                self.put(f"o_mat = (n[None, :, None, None] * {k} + lk) * {v} + lv")
+                self.put(f"m_mat = {heads}[None, :, None, None] & (lk < {k}) & (lv < {v})")
+
+    def weight(self, k: int) -> None:
+        """Load a matrix, whole: `[in, out]`, or one block for each head."""
+        tiles = self.tiles
+        instr = self.program.instrs[k]
+        given, result = self.program.instrs[instr.args[0]].type, instr.type
+        rows, columns = (self.flat_places(t) for t in (given, result))
+        (o_in, m_in), (o_out, m_out) = rows, columns
+        stride = tiles.width(result)
+        base = f"weight{k}"
+        if tiles.form == "heads":
+            size_in, stride = tiles.width(given) // tiles.sizes.heads, stride // tiles.sizes.heads
+            base += f" + tl.program_id(1).to(tl.int64) * {size_in * stride}"
+        where = f"{base} + ({o_in})[:, None] * {stride} + ({o_out})[None, :]"
+        self.put(f"w{k} = tl.load({where}, mask=({m_in})[:, None] & ({m_out})[None, :], other=0.0)")
+        if self.compute == "tl.float64" or self.body.interpreted:
+            self.put(f"w{k} = w{k}.to({self.compute})")
+
+    def flat_places(self, type_: Type) -> tuple[str, str]:
+        """Where each place of a value's tile made flat lies, and whether it exists; in a head for "heads"."""
+        tiles, sizes, space = self.tiles, self.tiles.sizes, self.tiles.space(type_)
+        extent = tiles.flat(space)
+        lane = f"tl.arange(0, {extent})"
+        if space.startswith("flat"):
+            return lane, f"{lane} < {space[4:]}"
+        v, k, heads = tiles.value, tiles.key, sizes.heads
+        if space == "scal":
+            limit = 1 if tiles.form == "heads" else heads
+            return lane, f"{lane} < {limit}"
+        if space == "mat":
+            inside = f"({lane} // {v} % {k} * {sizes.value_size} + {lane} % {v})"
+            head, per = f"({lane} // {v * k})", sizes.key_size * sizes.value_size
+            exists = f"({lane} // {v} % {k} < {sizes.key_size}) & ({lane} % {v} < {sizes.value_size})"
+        else:
+            padded, per = (v, sizes.value_size) if space == "vec" else (k, sizes.key_size)
+            inside, head = f"({lane} % {padded})", f"({lane} // {padded})"
+            exists = f"({lane} % {padded} < {per})"
+        limit = 1 if tiles.form == "heads" else heads
+        return f"{head} * {per} + {inside}", f"{exists} & ({head} < {limit})"
+
+    # ---- the kernel -----------------------------------------------------------------------
+
+    def kernel(self) -> Kernel:
+        program, sweep, tiles = self.program, self.sweep, self.tiles
+        pointers = (
+            [("load", k) for k in sweep.loads]
+            + [("const", k) for k in sweep.consts]
+            + [("weight", k) for k in self.lins]
+            + [("first", s) for s in sweep.slots]
+            + [("store", k) for k in sweep.stores]
+            + [("last", s) for s in sweep.slots]
+            + [("total", t) for t in sweep.totals]
+            + [("check", s) for s in self.checks]
+        )
+        again = self.again
+        if again is not None:
+            pointers = [
+                (kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}
+            ]
+            pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
+            pointers += [("again", k) for k in again.sweep.loads] + [("once", k) for k in again.sweep.consts]
+        names = ", ".join(f"{kind}{k}" for kind, k in pointers)
+        strides = "".join(f"stride{k}, " for k in self.strided())
+        head = '@triton.jit(do_not_specialize=["T", "B", "CHUNK"])\n'
+        head += f"def sweep(T, B, CHUNK, {strides}offsets, counts, {names}, EVEN: tl.constexpr):"
+        self.sequences()
+        self.addresses()
+        for k in sweep.consts:
+            self.load(
+                f"v{k}",
+                f"const{k}",
+                program.instrs[k].type,
+                "tl.zeros([1], tl.int64)",
+                "tl.full([1], 1, tl.int1)",
+            )
+        for k in () if tiles.streamed else self.lins:
+            self.weight(k)
+        for s in sweep.slots:
+            self.load(f"s{s}", f"first{s}", program.slots[s].type, "b", "mb")
+        for t in sweep.totals:
+            shape = self.body.shape(program.instrs[program.instrs[t].args[0]].type)
+            self.put(f"t{t} = tl.zeros({shape}, {self.compute})")
+        if again is not None:
+            self.replayed(again)
+        elif sweep.slots:
+            self.loop()
+        else:
+            self.loads("b", "mb", "")
+            self.step("b", "mb", "")
+        for s in sweep.slots:
+            self.store(f"s{s}", f"last{s}", program.slots[s].type, "b", "mb")
+        for t in sweep.totals:
+            type_ = program.instrs[program.instrs[t].args[0]].type
+            self.put(f"t{t} = tl.sum(t{t}, 0, keep_dims=True)")
+            one = "tl.full([1], 1, tl.int1)"
+            self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", one)
+        text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
+        loop = bool(sweep.slots) or again is not None
+        strided = tuple(self.strided())
+        return Kernel(text, tuple(pointers), tiles, loop, self.unrolled, again is not None, False, strided)
+
+    def sequences(self) -> None:
+        """Which sequences a program sees."""
+        rows = self.tiles.rows
+        self.put("pb = tl.program_id(0).to(tl.int64)")
+        self.put(f"b = pb * {rows} + tl.arange(0, {rows})")
+        self.put("mb = b < B")
+
+    def rows(self, step: str, suffix: str) -> None:
+        """The rows of a step, and which of them exist."""
+        self.put(f"i{suffix} = {step}")
+        self.put(f"t{suffix} = T - 1 - i{suffix}" if self.reverse else f"t{suffix} = i{suffix}")
+        self.put("if EVEN:")
+        self.put(f"    row{suffix} = t{suffix} * (B + 0 * b) + b")
+        self.put(f"    on{suffix} = mb & (i{suffix} + 0 * b < T)")
+        self.put("else:")
+        self.put(f"    row{suffix} = tl.load(offsets + i{suffix}) + b")
+        self.put(f"    on{suffix} = b < tl.load(counts + i{suffix})")
+
+    def loads(self, row: str, on: str, suffix: str) -> None:
+        held = {} if self.again is None else {**self.again.past, **self.again.next}
+        for k in self.sweep.loads:
+            if k not in held:
+                self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
+
+    def held(self) -> int:
+        """The weights that a program holds."""
+        flat, instrs = self.tiles.flat, self.program.instrs
+        return sum(flat(self.body.space(instrs[k].args[0])) * flat(self.body.space(k)) for k in self.lins)
+
+    def loop(self) -> None:
+        if self.unrolled > 1:
+            self.put(f"for i in range(0, T, {self.unrolled}):")
+            self.depth += 1
+            for u in range(self.unrolled):
+                self.rows(f"i + {u}", f"_{u}")
+                self.loads(f"row_{u}", f"on_{u}", f"_{u}")
+            for u in range(self.unrolled):
+                self.step(f"row_{u}", f"on_{u}", f"_{u}")
+            self.depth -= 1
+            return
+        ahead = bool(self.sweep.loads) and self.held() <= ROOMY
+        if ahead:  # the rows of a step are loaded during the step before it
+            self.put("zero = T - T")
+            self.rows("zero", "_n")
+            self.loads("row_n", "on_n", "_n")
+        self.put("for i in range(0, T):")
+        self.depth += 1
+        self.rows("i + 0", "_0")
+        if not ahead:
+            self.loads("row_0", "on_0", "_0")
+        else:
+            for k in self.sweep.loads:
+                self.put(f"v{k}_0 = v{k}_n")
+            self.rows("i + 1", "_n")
+            self.loads("row_n", "on_n", "_n")
+        self.step("row_0", "on_0", "_0")
+        self.depth -= 1
+
+    def step(self, row: str, on: str, suffix: str) -> None:
+        """One step: its values, what is stored of them, and the slots' new values."""
+        for s in self.checks:
+            self.put(f"if i{suffix} % CHUNK == 0:")
+            self.depth += 1
+            self.store(
+                f"s{s}",
+                f"check{s}",
+                self.program.slots[s].type,
+                f"((i{suffix} // CHUNK).to(tl.int64) * B + b)",
+                "mb",
+            )
+            self.depth -= 1
+        program, sweep = self.program, self.sweep
+        names = {k: f"v{k}" for k in sweep.consts} | {k: f"v{k}{suffix}" for k in sweep.loads}
+        for k in sweep.body:
+            instr = program.instrs[k]
+            names[k] = f"v{k}{suffix}"
+            if instr.op == "lin" and self.tiles.streamed:
+                self.weight(k)
+            self.put(f"{names[k]} = {f's{instr.slot}' if instr.op == 'state' else self.body.write(k, names)}")
+        for k in sweep.stores:
+            self.store(names[k], f"store{k}", program.instrs[k].type, row, on)
+        self.sums(on, names)
+        news = []
+        for s in sweep.slots:
+            following = program.slots[s].next
+            new = self.body.number(following) if program.instrs[following].op == "num" else names[following]
+            exists = self.across(on, self.rank(self.tiles.space(program.slots[s].type)))
+            news.append((s, f"tl.where({exists}, {new}, s{s})"))
+        for s, new in news:
+            self.put(f"n{s} = {new}")
+        for s, _ in news:
+            self.put(f"s{s} = n{s}")
+
+    def sums(self, on: str, names: dict[int, str]) -> None:
+        """Add this step to the sums over all rows."""
+        for t in self.sweep.totals:
+            (k,) = self.program.instrs[t].args
+            space = self.body.space(k)
+            exists = f"{self.across(on, self.rank(space))} & m_{space}"
+            self.put(f"t{t} += tl.where({exists}, {names[k]}, 0.0)")
+
+    # ---- matrices of the forward run, chunk by chunk ---------------------------------------
+
+    def replayed(self, again: Again) -> None:
+        """The loop of a backward sweep: of each chunk, from the last, its matrices forward and its steps backward."""
+        slots, types = again.slots, {s: again.program.slots[i].type for i, s in enumerate(again.slots)}
+        for k in again.sweep.consts:
+            one = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")
+            self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *one)
+        self.put("chunks = (T + CHUNK - 1) // CHUNK")
+        self.put("for h in range(0, chunks):")
+        self.depth += 1
+        self.put("base = (chunks - 1 - h) * CHUNK")
+        for s in slots:
+            self.load(f"p{s}", f"check{s}", types[s], "((chunks - 1 - h).to(tl.int64) * B + b)", "mb")
+        self.put("for j in range(0, CHUNK):")
+        self.depth += 1
+        self.at_time("base + j")
+        for s in slots:
+            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + j)", "mb")
+        self.replay_step(again)
+        self.depth -= 1
+        for s in slots:
+            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + CHUNK)", "mb")
+        self.put("tl.debug_barrier()")
+        self.put("for j in range(0, CHUNK):")
+        self.depth += 1
+        self.at_time("base + CHUNK - 1 - j")
+        self.loads("row", "on", "")
+        for later, held in ((0, again.past), (1, again.next)):
+            for k, s in held.items():
+                self.load(
+                    f"v{k}", f"scratch{s}", types[s], f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})", "mb"
+                )
+        self.step("row", "on", "")
+        self.depth -= 1
+        self.put("tl.debug_barrier()")
+        self.depth -= 1
+
+    def at_time(self, time: str) -> None:
+        """The rows of a step of the forward run, some of which may lie beyond the last."""
+        self.put(f"time = {time}")
+        self.put("there = tl.maximum(T - 1 - time, 0)")
+        self.put("if EVEN:")
+        self.put("    row = time * (B + 0 * b) + b")
+        self.put("    on = mb & (time + 0 * b < T)")
+        self.put("else:")
+        self.put("    row = tl.load(offsets + there) + b")
+        self.put("    on = (b < tl.load(counts + there)) & (time + 0 * b < T)")
+
+    def replay_step(self, again: Again) -> None:
+        """One step of the forward run."""
+        program, sweep = again.program, again.sweep
+        body = Body(program, sweep, self.tiles, self.compute, self.body.interpreted)
+        names = {k: f"r{k}" for k in (*sweep.consts, *sweep.loads, *sweep.body)}
+        for k in sweep.loads:
+            self.load(names[k], f"again{k}", program.instrs[k].type, "row", "on")
+        for k in sweep.body:
+            instr = program.instrs[k]
+            state = f"p{again.slots[instr.slot]}" if instr.op == "state" else ""
+            self.put(f"{names[k]} = {state or body.write(k, names)}")
+        for i, s in enumerate(again.slots):
+            following = program.slots[i].next
+            new = body.number(following) if program.instrs[following].op == "num" else names[following]
+            exists = self.across("on", self.rank(self.tiles.space(program.slots[i].type)))
+            self.put(f"q{s} = tl.where({exists}, {new}, p{s})")
+        for s in again.slots:
+            self.put(f"p{s} = q{s}")

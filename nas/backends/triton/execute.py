@@ -1,0 +1,415 @@
+"""One normal program on tensors: its kernels in order, and what torch computes between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from grammar import Sizes
+from nas.backends.primitives import (
+    TORCH,
+    array_places,
+    blocks_of,
+    flat,
+    linear,
+    matrix,
+    numbers,
+    param,
+    product,
+)
+from nas.backends.steps import Steps
+from nas.backends.triton.emit import Again, Kernel, emit
+from nas.backends.triton.jit import interpreted, load
+from nas.backends.triton.partition import Gap, Sweep, one_step, partition
+from nas.backends.triton.scan import scan
+from nas.backends.triton.tiles import Tiles, tiles
+from nas.ir import Instr, Program, Replay, shape_in
+
+# Elementwise recurrences are scanned from LONG steps on, or where fewer than FEW lanes run at once and there are at
+# least SHORT steps. Estimates: to be measured.
+LONG, FEW, SHORT = 512, 16 * 1024, 64
+AHEAD = 64  # how many steps a kernel may look beyond the last
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The steps of a batch in the order in which a program runs them, on a device."""
+
+    steps: Steps
+    offsets: Tensor  # of each step in that order: its first row, and how many rows it has; 0 beyond the last
+    counts: Tensor
+    spans: tuple[tuple[int, int], ...]  # the same as numbers
+
+    @property
+    def chunk(self) -> int:
+        """How many steps lie between two checkpoints of a matrix: what keeps least of it in memory."""
+        return max(1, math.isqrt(self.steps.count))
+
+    @staticmethod
+    def of(steps: Steps, reverse: bool, device: torch.device) -> Order:
+        """The order of a program, which runs from the first step to the last or in reverse."""
+        return Order(steps, *_ordered(steps.sizes, reverse, device))
+
+
+@lru_cache(maxsize=64)
+def _ordered(
+    sizes: tuple[int, ...], reverse: bool, device: torch.device
+) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
+    """See `Order`; batches of the same lengths come again."""
+    counts = torch.tensor(sizes, device="cpu")
+    offsets = counts.cumsum(0) - counts
+    if reverse:
+        counts, offsets = counts.flip(0), offsets.flip(0)
+    spans = tuple(zip(offsets.tolist(), counts.tolist(), strict=True))
+    pad = torch.zeros(AHEAD, dtype=counts.dtype, device="cpu")
+    return torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans
+
+
+@dataclass(slots=True)
+class Values:
+    """What one run has: rows and values without rows by instruction, first and last values by slot, weights."""
+
+    rows: dict[int, Tensor]
+    weights: Sequence[Tensor]
+    first: Mapping[int, Tensor]
+    like: Tensor
+    consts: dict[int, Tensor] = field(default_factory=dict)
+    last: dict[int, Tensor] = field(default_factory=dict)
+    totals: dict[int, Tensor] = field(default_factory=dict)
+    stacks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # matrices side by side
+    checks: dict[int, Tensor] = field(default_factory=dict)  # by slot: before every chunk of steps
+    again: Mapping[int, Tensor] = field(default_factory=dict)  # what a replay reads: rows, and without rows
+    once: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A sweep as one kernel; as a second one where it can be a scan over chunks of steps."""
+
+    sweep: Sweep
+    kernel: Kernel
+    scan: Kernel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stepwise:
+    """A sweep that no program holds: for each step what is before a product, the product, what is after it."""
+
+    sweep: Sweep
+    inner: tuple[Gap | Launch, ...]
+    reason: str
+
+
+class Eager:
+    """Single instructions of a program by torch, for all rows at once or without rows."""
+
+    def __init__(self, program: Program, sizes: Sizes) -> None:
+        self.program, self.sizes = program, sizes
+        self.arrays = array_places(program)
+
+    def constants(self, values: Values) -> dict[int, Tensor]:
+        """The values that need weights alone."""
+        made: dict[int, Tensor] = {}
+        for k, instr in enumerate(self.program.instrs):
+            if instr.stage == "const":
+                made[k] = self(k, made, values)
+        return made
+
+    def __call__(self, k: int, rows: Mapping[int, Tensor], values: Values) -> Tensor:
+        """The value of instruction k from those of its operands."""
+        instr, instrs = self.program.instrs[k], self.program.instrs
+        if instr.op == "num":
+            return values.like.new_full((), numbers(instr, self.sizes))
+        if instr.op == "param":
+            return param(self.array(instr, values), instr, self.sizes).to(values.like.dtype)
+        args = [rows[a] if a in rows else values.consts[a] for a in instr.args]
+        types = [instrs[a].type for a in instr.args]
+        if instr.op == "lin":
+            array = self.array(instr, values)
+            wide = (
+                max(array.dtype, args[0].dtype, key=lambda d: d.itemsize)
+                if instr.stage == "end"
+                else array.dtype
+            )
+            return linear(args[0].to(wide), types[0], instr, array.to(wide), self.sizes)
+        return TORCH[instr.op](args, instr, types, self.sizes)
+
+    def array(self, instr: Instr, values: Values) -> Tensor:
+        """The array that a `param` or `lin` names."""
+        return values.weights[self.arrays[instr.weight, str(instr.attr("role"))]]
+
+
+class Executable:
+    """A program cut into kernels, for some sizes and a type of numbers. `wanted`: whose rows a run returns.
+
+    `reverse` says that it runs from the last step to the first. `stepwise`: hold no matrices on the chip.
+    `scan`: whether to scan over chunks of steps where that can be; None is where it pays.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: Sizes,
+        wanted: Iterable[int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        reverse: bool = False,
+        stepwise: bool = False,
+        checks: Sequence[int] = (),
+        replay: Replay | None = None,
+        scan: bool | None = None,
+    ) -> None:
+        self.program, self.sizes, self.reverse, self.dtype = program, sizes, reverse, dtype
+        self.checks, self.replay, self.scan = checks, replay, scan
+        self.state = torch.float64 if dtype == torch.float64 else torch.float32
+        cut = partition(program, sizes, wanted)
+        self.owner = cut.owner
+        self.eager = Eager(program, sizes)
+        self.steps = tuple(
+            step if isinstance(step, Gap) else self._planned(step, stepwise) for step in cut.steps
+        )
+
+    def _planned(self, sweep: Sweep, stepwise: bool) -> Launch | Stepwise:
+        again = self._again(sweep)
+        more = 0 if again is None else 1 + 2 * len(again.slots)
+        made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize, more)
+        stepwise = stepwise and any(self.program.instrs[k].op == "lin" for k in sweep.body)
+        if isinstance(made, Tiles) and not stepwise:
+            return Launch(sweep, self._kernel(sweep, made, again), self._scan(sweep, made))
+        inner: list[Gap | Launch] = []
+        for step in one_step(self.program, self.sizes, sweep):
+            layout = (
+                step if isinstance(step, Gap) else tiles(self.program, step, self.sizes, self.dtype.itemsize)
+            )
+            if isinstance(layout, Tiles) and isinstance(step, Sweep):
+                inner.append(Launch(step, self._kernel(step, layout)))
+            else:
+                inner.append(Gap(tuple(step.body)))
+        return Stepwise(sweep, tuple(inner), made if isinstance(made, str) else "asked for")
+
+    def _kernel(self, sweep: Sweep, layout: Tiles, again: Again | None = None) -> Kernel:
+        return emit(
+            self.program,
+            sweep,
+            layout,
+            reverse=self.reverse,
+            compute="tl.float64" if self.dtype == torch.float64 else "tl.float32",
+            interpreted=interpreted(),
+            checks=self.checks,
+            again=again,
+        )
+
+    def _scan(self, sweep: Sweep, layout: Tiles) -> Kernel | None:
+        if self.scan is False:
+            return None
+        name = "tl.float64" if self.dtype == torch.float64 else "tl.float32"
+        return scan(
+            self.program, sweep, layout, reverse=self.reverse, compute=name, interpreted=interpreted()
+        )
+
+    def _again(self, sweep: Sweep) -> Again | None:
+        """What a sweep replays, where it reads matrices of the forward run."""
+        if self.replay is None:
+            return None
+        held: dict[str, dict[int, int]] = {"past": {}, "next": {}}
+        for k in sweep.loads:
+            instr = self.program.instrs[k]
+            if instr.op in held and instr.slot in self.replay.slots and instr.type.kind == "mat":
+                held[instr.op][k] = instr.slot
+        if not any(held.values()):
+            return None
+        (inner,) = partition(self.replay.program, self.sizes, ()).steps
+        assert isinstance(inner, Sweep)
+        return Again(self.replay.program, inner, self.replay.slots, held["past"], held["next"])
+
+    def kernels(self) -> list[Kernel]:
+        """Every kernel that a run may launch."""
+        found = []
+        for step in self.steps:
+            for one in step.inner if isinstance(step, Stepwise) else (step,):
+                if isinstance(one, Launch):
+                    found += [one.kernel, one.scan] if one.scan else [one.kernel]
+        return found
+
+    # ---- one run --------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        given: Mapping[int, Tensor],
+        weights: Sequence[Tensor],
+        first: Mapping[int, Tensor],
+        order: Order,
+    ) -> Values:
+        """`given` has the rows of leaves; `first` the slots' values before the first step, by slot."""
+        return self.run(Values(dict(given), weights, first, next(iter(given.values()))), order)
+
+    def run(self, values: Values, order: Order) -> Values:
+        """The same from what a run starts with, completed and returned."""
+        values.consts = self.eager.constants(values)
+        for place, step in enumerate(self.steps):
+            if isinstance(step, Gap):
+                self._gap(step, values.rows, values)
+            elif isinstance(step, Launch):
+                self._launch(step, values, order, owned={s for s, p in self.owner.items() if p == place})
+            else:
+                self._stepwise(step, values, order, place)
+        return values
+
+    def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values) -> None:
+        for k in gap.body:
+            together = self.together(k, gap)
+            if len(together) < 2:
+                rows[k] = self.eager(k, rows, values)
+            elif k == together[0]:
+                rows.update(zip(together, self._product(together, rows, values), strict=True))
+
+    def together(self, k: int, gap: Gap) -> tuple[int, ...]:
+        """The dense maps of a gap with the operand of this one: they are one product."""
+        instrs = self.program.instrs
+
+        def dense(j: int) -> bool:
+            return instrs[j].op == "lin" and blocks_of(instrs[j], self.sizes) == 1
+
+        if not dense(k):
+            return (k,)
+        return tuple(j for j in gap.body if dense(j) and instrs[j].args == instrs[k].args)
+
+    def _product(self, together: tuple[int, ...], rows: Mapping[int, Tensor], values: Values) -> list[Tensor]:
+        """Several maps of one operand as one product; their results lie side by side."""
+        instrs = [self.program.instrs[k] for k in together]
+        if together not in values.stacks:
+            parts = [matrix(self.eager.array(i, values), i) for i in instrs]
+            values.stacks[together] = torch.cat(parts, 1)
+        whole, (a,) = values.stacks[together], instrs[0].args
+        operand = rows[a] if a in rows else values.consts[a]
+        made = product(flat(operand, self.program.instrs[a].type).to(whole.dtype), whole)
+        shapes = [shape_in(i.type, self.sizes) for i in instrs]
+        parts = made.split([math.prod(shape) for shape in shapes], -1)
+        return [
+            p if len(shape) == 1 else p.unflatten(-1, shape) for p, shape in zip(parts, shapes, strict=True)
+        ]
+
+    # ---- sweeps ---------------------------------------------------------------------------
+
+    def _launch(self, launch: Launch, values: Values, order: Order, owned: set[int]) -> None:
+        layout, kernel = order.steps, launch.kernel
+        if launch.scan is not None and self._scans(launch.scan, layout):
+            kernel = launch.scan
+        batch = layout.batch if kernel.loop else layout.rows
+        self._run(kernel, values, values.rows, order, (layout.count, batch, layout.rows), owned)
+
+    def _scans(self, kernel: Kernel, steps: Steps) -> bool:
+        """Whether to scan: few programs run at once otherwise, or sequences are long."""
+        few = steps.batch * kernel.tiles.width(kernel.tiles.lanes) < FEW
+        return bool(self.scan) or (steps.count >= LONG or (few and steps.count >= SHORT))
+
+    def _run(
+        self,
+        kernel: Kernel,
+        values: Values,
+        rows: dict[int, Tensor],
+        order: Order,
+        extent: tuple[int, int, int],
+        owned: set[int],
+    ) -> None:
+        """Launch one kernel over `extent`: steps, sequences, rows."""
+        count, batch, height = extent
+        grid = (batch, kernel.tiles.grid(1)[1]) if kernel.scan else kernel.tiles.grid(batch)
+        instrs, like = self.program.instrs, values.like
+        pointers = []
+        sums: dict[int, Tensor] = {}
+        strides: list[int] = []
+        for kind, k in kernel.pointers:
+            if kind == "load":
+                made = rows[k] if k in kernel.strided and _side_by_side(rows[k]) else rows[k].contiguous()
+                if k in kernel.strided:
+                    strides.append(made.stride(0))
+            elif kind == "const":
+                made = values.consts[k].contiguous()
+            elif kind == "weight":
+                made = self._matrix(k, values, kernel.tiles)
+            elif kind == "store":
+                made = like.new_empty(height, *shape_in(instrs[k].type, self.sizes), dtype=self.state)
+                rows[k] = made
+            elif kind == "first":
+                made = values.first[k].contiguous()
+            elif kind == "again":
+                made = values.again[k].contiguous()
+            elif kind == "once":
+                made = values.once[k].contiguous()
+            elif kind == "check":
+                made = values.checks[k] if kernel.replays else self._room(values, k, -(-count // order.chunk))
+                values.checks[k] = made
+            elif kind == "scratch":
+                made = self._room(values, k, order.chunk + 1)
+            elif kind == "last":
+                made = like.new_empty(values.first[k].shape, dtype=self.state)
+                if k in owned:
+                    values.last[k] = made
+            else:
+                shape = shape_in(instrs[k].type, self.sizes)
+                made = sums[k] = like.new_empty(grid[0], *shape, dtype=self.state)
+            pointers.append(made)
+        whole = kernel.scan or order.steps.count % kernel.unrolled == 0
+        even = not kernel.loop or (order.steps.even and whole)
+        # One stage: the compiler's own pipelining would take shared memory twice for what products read.
+        options = {"EVEN": even, "num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
+        scalars = (count, batch, order.chunk, *strides)
+        load(kernel.text)[grid](*scalars, order.offsets, order.counts, *pointers, **options)
+        for k, partial in sums.items():
+            values.totals[k] = partial.sum(0)
+
+    def _room(self, values: Values, s: int, times: int) -> Tensor:
+        """Memory for a slot at several steps."""
+        return values.like.new_empty(times, *values.first[s].shape, dtype=self.state)
+
+    def _matrix(self, k: int, values: Values, layout: Tiles) -> Tensor:
+        """The matrix of a `lin` as a kernel takes it: `[in, out]`, or a block for each head."""
+        instr = self.program.instrs[k]
+        w = matrix(self.eager.array(instr, values), instr)
+        if layout.form == "whole" and w.dim() == 3:
+            w = torch.block_diag(*w)
+        return w.contiguous()
+
+    def _stepwise(self, plan: Stepwise, values: Values, order: Order, place: int) -> None:
+        program, sweep = self.program, plan.sweep
+        reads = {k: program.instrs[k].slot for k in sweep.body if program.instrs[k].op == "state"}
+        state = {s: values.first[s].to(self.state) for s in sweep.slots}
+        kept = {*sweep.stores, *(program.instrs[t].args[0] for t in sweep.totals)}
+        parts: dict[int, list[Tensor]] = {k: [] for k in kept}
+        for offset, count in order.spans:
+            rows = {k: values.rows[k][offset : offset + count] for k in sweep.loads}
+            rows |= {k: state[s][:count] for k, s in reads.items()}
+            for step in plan.inner:
+                if isinstance(step, Gap):
+                    self._gap(step, rows, values)
+                else:
+                    self._run(step.kernel, values, rows, order, (1, count, count), set())
+            for k, part in parts.items():
+                part.append(rows[k])
+            news = {s: self._following(s, rows, values, count) for s in sweep.slots}
+            for s, new in news.items():
+                state[s] = new if count == len(state[s]) else torch.cat([new, state[s][count:]])
+        for k, part in parts.items():
+            values.rows[k] = torch.cat(part[::-1] if self.reverse else part)
+        for t in sweep.totals:
+            values.totals[t] = values.rows[program.instrs[t].args[0]].to(self.state).sum(0)
+        values.last.update({s: state[s] for s, p in self.owner.items() if p == place})
+
+    def _following(self, s: int, rows: Mapping[int, Tensor], values: Values, count: int) -> Tensor:
+        """The new value of a slot."""
+        k = self.program.slots[s].next
+        shape = shape_in(self.program.slots[s].type, self.sizes)
+        new = rows[k] if k in rows else values.consts[k].expand(count, *shape)
+        return new.to(self.state)
+
+
+def _side_by_side(value: Tensor) -> bool:
+    """Whether the numbers of each row lie together, however far it is to the next row."""
+    one = value[:1]
+    return one.is_contiguous() or one.stride()[1:] == torch.empty(one.shape, device="meta").stride()[1:]

@@ -1,0 +1,247 @@
+"""A cell on tensors through kernels: forward, and backward for torch's autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grammar import Cell, Sizes
+from nas.backends.primitives import blocks_of, flat, product
+from nas.backends.states import divided, united
+from nas.backends.steps import Steps
+from nas.backends.triton.execute import Eager, Executable, Launch, Order, Values
+from nas.backends.triton.partition import Sweep, partition
+from nas.ir import Adjoint, Program, adjoint_cell, compile_program, normal_cell, shape_in
+
+
+class Both:
+    """A normal program and its adjoint at some sizes, for a type of numbers."""
+
+    def __init__(
+        self,
+        made: Adjoint,
+        sizes: Sizes,
+        dtype: torch.dtype,
+        stepwise: bool = False,
+        scan: bool | None = None,
+    ) -> None:
+        self.made, self.sizes, self.dtype = made, sizes, dtype
+        forward, backward = made.forward, made.backward
+        reads = {i.slot: k for k, i in enumerate(forward.instrs) if i.op == "state"}
+        # the forward instruction whose rows each leaf of the backward program is
+        self.replay = made.replay if _replays(made, sizes, dtype, stepwise) else None
+        slots = () if self.replay is None else self.replay.slots
+        self.leaves: dict[int, int] = {}
+        self.again: dict[int, int] = {}  # of the leaves of the replay
+        programs = [(backward, self.leaves)]
+        if self.replay is not None:
+            programs.append((self.replay.program, self.again))
+            self.eager = Eager(self.replay.program, sizes)
+        for program, leaves in programs:
+            for k, instr in enumerate(program.instrs):
+                if instr.op == "saved":
+                    leaves[k] = int(instr.attr("of"))  # type: ignore[arg-type]
+                elif instr.op == "past" and instr.slot not in slots:
+                    leaves[k] = reads[instr.slot]
+                elif instr.op == "next" and instr.slot not in slots:
+                    leaves[k] = forward.slots[instr.slot].next
+        self.x = [k for k, i in enumerate(backward.instrs) if i.op == "x"]
+        self.dy = [k for k, i in enumerate(backward.instrs) if i.op == "dy"]
+        self.kept = sorted({*self.leaves.values(), *self.again.values()})
+        self.alone = Executable(forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise, scan=scan)
+        wanted = [k for k in (forward.out, *self.kept) if forward.instrs[k].stage != "const"]
+        self.forward = Executable(
+            forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots, scan=scan
+        )
+        wanted = [] if made.dx is None else [made.dx]
+        self.backward = Executable(
+            backward,
+            sizes,
+            wanted,
+            dtype=dtype,
+            reverse=True,
+            stepwise=stepwise,
+            replay=self.replay,
+            scan=scan,
+        )
+
+
+def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) -> bool:
+    """Whether matrices are replayed from checkpoints; where a kernel cannot do that their rows are kept."""
+    if made.replay is None:
+        return False
+    inner = partition(made.replay.program, sizes, ()).steps
+    if len(inner) != 1 or not isinstance(inner[0], Sweep):
+        return False
+    if any(made.replay.program.instrs[k].op == "lin" for k in inner[0].body):
+        return False
+    forward = Executable(made.forward, sizes, [], dtype=dtype, stepwise=stepwise)
+    held = {s for step in forward.steps if isinstance(step, Launch) for s in step.sweep.slots}
+    leaves = {
+        k
+        for k, i in enumerate(made.backward.instrs)
+        if i.op in ("past", "next") and i.slot in made.replay.slots and i.type.kind == "mat"
+    }
+    backward = Executable(made.backward, sizes, [], dtype=dtype, reverse=True, stepwise=stepwise)
+    held_by = {k for step in backward.steps if isinstance(step, Launch) for k in step.sweep.body}
+    elsewhere = {
+        a for k, i in enumerate(made.backward.instrs) if k not in held_by for a in i.args
+    }  # a product over all rows, say, wants the rows
+    return set(made.replay.slots) <= held and not leaves & elsewhere
+
+
+class Runner:
+    """See `nas.backends.Runner`."""
+
+    def __init__(self, cell: Cell, sizes: Sizes, stepwise: bool = False, scan: bool | None = None) -> None:
+        self.normal, self.adjoint = normal_cell(cell), adjoint_cell(cell)
+        self.sizes, self.stepwise, self.scan = sizes, stepwise, scan
+        self.count = len(compile_program(cell).slots)
+        self.compiled: dict[torch.dtype, Both] = {}
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `nas.backends.Runner`."""
+        like = weights[0] if weights else x
+        both = self.both(like.dtype)
+        first = divided(state, self.normal.slots)
+        given = (both, steps, len(weights), x.to(like.dtype), *weights, *first)
+        with torch.cuda.device_of(x):
+            y, *last = _Function.apply(*given)  # type: ignore[no-untyped-call]
+        ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
+        return y, united(ends, self.normal.slots, self.count)
+
+    def both(self, dtype: torch.dtype) -> Both:
+        """The programs for a type of numbers."""
+        if dtype not in self.compiled:
+            self.compiled[dtype] = Both(self.adjoint, self.sizes, dtype, self.stepwise, self.scan)
+        return self.compiled[dtype]
+
+
+class _Function(torch.autograd.Function):
+    """Takes x, the weights and the slots' first values; gives the output's rows and the slots' last values."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, both: Both, steps: Steps, count: int, x: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        weights, first = rest[:count], rest[count:]
+        wants = any(ctx.needs_input_grad)
+        run, program = both.forward if wants else both.alone, both.made.forward
+        given = {k: x for k, i in enumerate(program.instrs) if i.op == "x"} or {-1: x}
+        values = run(given, weights, dict(enumerate(first)), Order.of(steps, False, x.device))
+        y = rows_of(program, program.out, values, steps, both.sizes)
+        last = [_last(program, s, values, steps, both.sizes) for s in range(len(first))]
+        if wants:
+            kept = [rows_of(program, k, values, steps, both.sizes) for k in both.kept]
+            ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
+            slots = () if both.replay is None else both.replay.slots
+            ctx.save_for_backward(x, *weights, *first, *kept, *(values.checks[s] for s in slots))
+        return (y.to(x.dtype), *last)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
+        both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
+        x, *rest = ctx.saved_tensors
+        weights, first, kept = rest[:count], rest[count : count + slots], rest[count + slots :]
+        kept, checks = kept[: len(both.kept)], kept[len(both.kept) :]
+        program, made = both.made.backward, both.made
+        rows = dict(zip(both.kept, kept, strict=True))
+        given = {k: rows[of] for k, of in both.leaves.items()}
+        given |= dict.fromkeys(both.x, x) | dict.fromkeys(both.dy, dy) | {-1: x}
+        values = Values(given, weights, dict(enumerate(dlast)), x)
+        if both.replay is not None:
+            values.checks = dict(zip(both.replay.slots, checks, strict=True))
+            values.again = {k: rows[of] for k, of in both.again.items()}
+            values.again |= {k: x for k, i in enumerate(both.replay.program.instrs) if i.op == "x"}
+            values.once = both.eager.constants(values)
+        both.backward.run(values, Order.of(steps, True, x.device))
+        ends = _End(program, both, values, steps)
+        dx = None if made.dx is None else rows_of(program, made.dx, values, steps, both.sizes).to(x.dtype)
+        grads: list[Tensor | None] = [None] * count
+        for one in made.weights:
+            value, array = ends.value(one.value), weights[one.array]
+            whole = grads[one.array]
+            if one.column < 0:
+                part = value.reshape(array.shape).to(array.dtype)
+                grads[one.array] = part if whole is None else whole + part
+            else:
+                whole = torch.zeros_like(array) if whole is None else whole
+                whole[..., one.column] += value.reshape(array.shape[:-1]).to(array.dtype)
+                grads[one.array] = whole
+        dfirst = [
+            _last(program, s, values, steps, both.sizes, reverse=True).to(first[s].dtype)
+            for s in range(slots)
+        ]
+        return (None, None, None, dx, *grads, *dfirst)
+
+
+def rows_of(program: Program, k: int, values: Values, steps: Steps, sizes: Sizes) -> Tensor:
+    """The rows of an instruction; of one without rows, repeated."""
+    if k in values.rows:
+        return values.rows[k]
+    one = values.consts[k]
+    return one.expand(steps.rows, *shape_in(program.instrs[k].type, sizes)).contiguous()
+
+
+def _last(
+    program: Program, s: int, values: Values, steps: Steps, sizes: Sizes, reverse: bool = False
+) -> Tensor:
+    """The final value of a slot, of a program in reversed time that after the first step."""
+    if s in values.last:
+        return values.last[s]
+    rows = rows_of(program, program.slots[s].next, values, steps, sizes)
+    return rows[: steps.batch] if reverse else steps.last(rows)
+
+
+class _End:
+    """The values of the stage `end`: from sums over all rows to the gradients of weights."""
+
+    def __init__(self, program: Program, both: Both, values: Values, steps: Steps) -> None:
+        self.program, self.both, self.values, self.steps = program, both, values, steps
+        self.made: dict[int, Tensor] = {}
+
+    def value(self, k: int) -> Tensor:
+        """The value of an instruction."""
+        if k in self.values.consts:
+            return self.values.consts[k]
+        if k not in self.made:
+            self.made[k] = self._compute(k)
+        return self.made[k]
+
+    def _compute(self, k: int) -> Tensor:
+        instr = self.program.instrs[k]
+        if instr.op == "total":
+            return self._total(k)
+        if instr.op == "gram":
+            return self._gram(k)
+        args = {a: self.value(a) for a in instr.args}
+        wide = max((a.dtype for a in args.values()), key=lambda d: d.itemsize, default=self.both.dtype)
+        return self.both.backward.eager(k, {a: value.to(wide) for a, value in args.items()}, self.values)
+
+    def _rows(self, k: int) -> Tensor:
+        return rows_of(self.program, k, self.values, self.steps, self.both.sizes)
+
+    def _total(self, k: int) -> Tensor:
+        if k in self.values.totals:
+            return self.values.totals[k]
+        return self._rows(self.program.instrs[k].args[0]).to(self.both.backward.state).sum(0)
+
+    def _gram(self, k: int) -> Tensor:
+        instr, instrs = self.program.instrs[k], self.program.instrs
+        rowless = all(instrs[arg].stage in ("const", "end") for arg in instr.args)  # then it is one row
+        rows = [self.value(arg).unsqueeze(0) if rowless else self._rows(arg) for arg in instr.args]
+        a, b = (flat(value, instrs[arg].type) for value, arg in zip(rows, instr.args, strict=True))
+        dtype = self.both.dtype
+        a, b = a.to(dtype), b.to(dtype)
+        blocks = blocks_of(instr, self.both.sizes)
+        if blocks == 1:
+            return product(a.t(), b)
+        a, b = (v.unflatten(-1, (blocks, -1)).transpose(0, 1) for v in (a, b))
+        return torch.bmm(a.transpose(1, 2), b)

@@ -1,0 +1,249 @@
+"""The triton backend without a GPU: its partition and texts, its kernels interpreted and compiled ahead of time."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from source_tree import ROOT
+from torch import Tensor
+
+from grammar import Cell, Sizes, parse, zoo, zoo_names
+from nas.backends import Runner, Steps, backend_names, choose, runner
+from nas.backends.triton.cudnn import TorchRunner, plain_name
+from nas.backends.triton.partition import Gap, Sweep, one_step, partition
+from nas.backends.triton.scan import components
+from nas.backends.triton.tiles import Tiles, power, tiles
+from nas.errors import BuildError
+from nas.ir import adjoint_cell, normal_cell
+from nas.nn import build
+
+TRITON = importlib.util.find_spec("triton") is not None
+needs_triton = pytest.mark.skipif(not TRITON, reason="triton is not installed")
+TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
+SIZES = Sizes.of(12, 12, 2)
+
+
+def sweeps(name: str, sizes: Sizes = SIZES) -> list[Sweep]:
+    program = normal_cell(zoo(name)).program
+    return [s for s in partition(program, sizes, [program.out]).steps if isinstance(s, Sweep)]
+
+
+def form(name: str, sizes: Sizes = SIZES) -> list[str]:
+    program = normal_cell(zoo(name)).program
+    made = [tiles(program, s, sizes) for s in sweeps(name, sizes)]
+    return [m.form if isinstance(m, Tiles) else "none" for m in made]
+
+
+def test_importing_loads_no_triton() -> None:
+    code = "import sys, nas.backends; nas.backends.choose; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_says_why_it_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "triton" in backend_names()
+    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+        return
+    reason = "there is no CUDA device" if TRITON else "triton is not installed"
+    with pytest.raises(BuildError, match=f"'triton' cannot run cell 'lstm': {reason}"):
+        choose("triton", zoo("lstm"))
+
+
+@pytest.mark.parametrize("name", TIME)
+def test_each_value_is_computed_once_and_after_what_it_needs(name: str) -> None:
+    made = adjoint_cell(zoo(name))
+    for program, wanted in ((made.forward, [made.forward.out]), (made.backward, [made.dx or 0])):
+        cut = partition(program, SIZES, wanted)
+        done: set[int] = set()
+        for step in cut.steps:
+            assert not done & set(step.body)
+            here = set(step.body)
+            for k in step.body:
+                for a in program.instrs[k].args:
+                    rows = program.instrs[a].stage not in ("const", "end")
+                    given = program.instrs[a].op in ("x", "saved", "past", "next", "dy")
+                    assert not rows or given or a in done | here
+            done |= here
+
+
+@pytest.mark.parametrize(
+    ("name", "forms"),
+    [
+        ("mingru", ["lanes"]),
+        ("indrnn", ["lanes"]),
+        ("slstm", ["heads"]),
+        ("lstm", ["whole"]),
+        ("gla", ["heads"]),
+        ("rwkv6", ["lanes", "lanes", "heads"]),
+    ],
+)
+def test_forms(name: str, forms: list[str]) -> None:
+    assert form(name) == forms
+
+
+def test_a_recurrence_that_no_program_holds_is_run_step_by_step() -> None:
+    sizes = Sizes.of(512, 512)
+    program = normal_cell(zoo("lstm")).program
+    (sweep,) = sweeps("lstm", sizes)
+    assert tiles(program, sweep, sizes) == "1048576 weights do not fit one multiprocessor"
+    inner = one_step(program, sizes, sweep)
+    assert [type(step) for step in inner] == [Gap, Sweep]  # four products, one fused kernel
+    assert {program.instrs[k].op for k in inner[0].body} == {"lin"}
+
+
+def test_products_of_x_are_no_part_of_a_sweep() -> None:
+    program = normal_cell(zoo("gru")).program
+    gap, sweep = partition(program, SIZES, [program.out]).steps
+    assert isinstance(gap, Gap)
+    assert isinstance(sweep, Sweep)
+    assert len(gap.body) == 3
+    assert sweep.slots == [0]
+    assert sweep.loads == list(gap.body)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("mingru", [[((0,), "affine")]]),
+        ("lru", [[((0, 1), "affine2")], []]),
+        ("rwkv4", [[((3,), "affine")], [((2,), "maxplus"), ((0,), "affine"), ((1,), "affine")]]),
+        ("indrnn", [None]),
+        ("lstm", [None]),
+    ],
+)
+def test_what_can_be_scanned(name: str, found: list[object]) -> None:
+    program = normal_cell(zoo(name)).program
+    made = [components(program, sweep) for sweep in sweeps(name)]
+    assert [m and sorted(m, key=lambda part: part[1] != "maxplus") for m in made] == found
+
+
+SWAPPED = """cell swapped {
+  state b: vec, a: vec; g = tanh(lin(a, x)); f = sigmoid(lin(x, a)); b' = sigmoid(lin(x, a)) * g + f * b;
+  a' = tanh(b') * sigmoid(lin(x, a)); out a'
+}"""
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (3, 2, 1, 1)])
+@pytest.mark.parametrize(
+    "cell", [zoo("lstm"), zoo("gru"), zoo("elman"), parse(SWAPPED)], ids=lambda c: c.name
+)
+def test_plain_cells_by_torchs_own_kernels(cell: Cell, lengths: tuple[int, ...]) -> None:
+    steps, module = Steps(lengths), build(cell, 5, 6, backend="reference").double()
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    x, weights = drawn(steps.rows, 5), [drawn(*p.shape) for p in module.parameters()]
+    state = [drawn(3, 6) for _ in cell.states]
+
+    def results(run: Runner) -> list[Tensor]:
+        y, last = run(x, weights, state, steps)
+        loss = (y * y).sum() + sum((k + 1) * value.pow(3).sum() for k, value in enumerate(last))
+        return [y, *last, *torch.autograd.grad(loss, [x, *weights, *state])]
+
+    reference = runner("reference", cell, Sizes.of(5, 6))
+    torch.testing.assert_close(results(TorchRunner(cell)), results(reference), rtol=1e-10, atol=1e-10)
+
+
+def test_only_plain_cells_are_torchs() -> None:
+    assert [name for name in TIME if plain_name(zoo(name))] == ["elman", "gru", "lstm"]
+
+
+def test_powers() -> None:
+    assert [power(n) for n in (1, 2, 3, 40, 64, 96)] == [1, 2, 4, 64, 64, 128]
+
+
+@needs_triton
+@pytest.mark.timeout(600)
+def test_kernels_in_the_interpreter(request: pytest.FixtureRequest) -> None:
+    interpreted(request, "not slow")
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_all_kernels_in_the_interpreter(request: pytest.FixtureRequest) -> None:
+    interpreted(request, "slow")
+
+
+def interpreted(request: pytest.FixtureRequest, marked: str) -> None:
+    """Run tests/triton_interpreted.py in a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        marked,
+        "-p",
+        "no:cacheprovider",
+        "--timeout",
+        "1200",
+    ]
+    done = subprocess.run(
+        [*command, str(ROOT / "tests" / "triton_interpreted.py")],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+# ---- ahead of time ----------------------------------------------------------------------------
+
+
+def fits(name: str, sizes: Sizes, dtype: torch.dtype) -> None:
+    """Every kernel of a cell, forward and backward, builds for sm_90, spills nothing and fits shared memory."""
+    from nas.backends.triton.ahead import SHARED, taken
+    from nas.backends.triton.runner import Both
+
+    both = Both(adjoint_cell(zoo(name)), sizes, dtype)
+    for which in (both.forward, both.backward):
+        for kernel in which.kernels():
+            made = taken(kernel, dtype)
+            assert made.spilled == 0, f"{name}: {made}"
+            assert made.shared <= SHARED, f"{name}: {made}"
+
+
+@needs_triton
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:triton")
+@pytest.mark.parametrize(("name", "heads"), [("mingru", 1), ("elman", 1)])
+def test_kernels_fit_the_chip(name: str, heads: int) -> None:
+    fits(name, Sizes.of(64, 64, heads), torch.bfloat16)
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "width", "heads"),
+    [
+        ("mingru", 256, 1),
+        ("hgrn", 256, 1),
+        ("lru", 256, 1),
+        ("rwkv4", 256, 1),
+        ("indrnn", 256, 1),
+        ("lstm", 64, 1),
+        ("lstm", 128, 1),
+        ("lstm", 512, 1),
+        ("gru", 128, 1),
+        ("gru_cho", 64, 1),
+        ("slstm", 256, 4),
+        ("aaren", 256, 4),
+        ("gla", 256, 4),
+        ("deltanet", 256, 4),
+        ("mlstm", 256, 4),
+        ("lmu", 64, 1),
+    ],
+)
+def test_representative_kernels_fit_the_chip(name: str, width: int, heads: int, dtype: torch.dtype) -> None:
+    fits(name, Sizes.of(width, width, heads), dtype)

@@ -1,0 +1,125 @@
+"""Triton's kernels in its interpreter: run by test_nas_backends_triton.py in a process of its own.
+
+TRITON_INTERPRET=1 has to be set before triton is imported, and forbids compilation ahead of time in that process.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from backend_suite import built, drawn, results
+from hypothesis import given, settings
+from strategies import cells
+from test_nas_backends_conformance import ODD
+from torch import Tensor
+
+from grammar import Cell, parse, zoo, zoo_names
+
+# In the places that pad a tile numpy warns of what nothing reads.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+# RMS of the error over RMS of the value, by type of number. A value that should cancel, on the scale of the largest.
+RATIOS = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 8e-3}
+FEW = ("lstm", "mingru", "slstm", "lmu", "aaren", "gla")
+SCANNED = ("mingru", "lru", "rwkv4")  # one slot, two, and max-plus
+TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
+REAL = [n for n in TIME if not any(s.type.is_complex for s in zoo(n).states)]  # torch has no complex bfloat16
+RANDOM = settings(max_examples=40)
+
+
+def agrees(cell: Cell, dtype: torch.dtype, steps: int = 5, device: str = "cpu") -> None:
+    """Outputs, final states and every gradient are the reference's in float64, at weights and x of that type.
+
+    In bfloat16 a few values, such as gradients that cancel, are further off in eager torch too: then no further than
+    twice the furthest there.
+    """
+    module, plain = built(cell, "triton", dtype).to(device), built(cell)
+    plain.load_state_dict({name: value.double().cpu() for name, value in module.state_dict().items()})
+    x = drawn(module.cpu(), steps)
+    ours, theirs = results(module.to(device), x.to(device)), results(plain, x.double())
+    assert list(ours) == list(theirs)
+    eager = results(built(cell, dtype=dtype), x) if dtype == torch.bfloat16 else {}
+    finite = {what: v for what, v in theirs.items() if v.numel() and bool(torch.isfinite(v.abs()).all())}
+    largest = max(rms(value) for value in finite.values())
+    own = max(
+        (rms(eager[k].double() - v) / (rms(v) + 1e-3 * largest) for k, v in finite.items() if eager),
+        default=0.0,
+    )
+    for what, value in finite.items():
+        error = rms(ours[what].cpu().to(value.dtype) - value) / (rms(value) + 1e-3 * largest)
+        assert error <= max(RATIOS[dtype], 2 * own), f"{what}: {error:.1e}, eager torch {own:.1e}"
+
+
+def rms(value: Tensor) -> float:
+    """The root of the mean square."""
+    return float(value.abs().square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_known_cells(name: str) -> None:
+    agrees(zoo(name), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["gru"])
+def test_bfloat16(name: str) -> None:
+    agrees(zoo(name), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", SCANNED)
+def test_scans(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.execute.LONG", 1)
+    monkeypatch.setattr("nas.backends.triton.scan.STEPS", 4)
+    agrees(zoo(name), torch.float32, steps=7)  # more than one chunk
+
+
+def test_matrices_read_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.tiles.CHIP", 0)
+    agrees(zoo("gru_cho"), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["gru_cho"])
+def test_step_by_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.tiles.CHIP", 0)
+    monkeypatch.setattr("nas.backends.triton.tiles.MATRIX", 0)
+    agrees(zoo(name), torch.float32)
+
+
+def test_equal_lengths_and_several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.tiles.LANES", 8)  # 5 sequences of 8 values are 5 programs
+    module, plain = built(zoo("mingru"), "triton"), built(zoo("mingru"))
+    x = torch.randn(5, 8, module.input_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for ours, theirs in zip(module(x), plain(x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", RATIOS, ids=str)
+@pytest.mark.parametrize("name", TIME)
+def test_every_known_cell(name: str, dtype: torch.dtype) -> None:
+    if dtype != torch.bfloat16 or name in REAL:
+        agrees(zoo(name), dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "hgrn", "lru", "rwkv4", "qrnn", "sru", "indrnn"])
+def test_long_scans(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.execute.LONG", 1)
+    agrees(zoo(name), torch.float64, steps=70)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ODD)
+def test_odd_cells(text: str) -> None:
+    cell = parse(f"cell odd {{ {text} }}")
+    if cell.kind == "time" and " depth " not in text:
+        agrees(cell, torch.float64)
+
+
+@pytest.mark.slow
+@RANDOM
+@given(cell=cells(kinds=("time",), smooth=True))
+def test_random_cells(cell: Cell) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        agrees(cell, torch.float64)
