@@ -56,12 +56,14 @@ from grammar.printer import show_expr as show_expr
 from grammar.printer import show_number as show_number
 from grammar.printer import show_state as show_state
 from grammar.printer import show_statement as show_statement
+from grammar.ranges import Ranges as Ranges
 from grammar.renderings import RENDERINGS as RENDERINGS
 from grammar.renderings import Call as Call
 from grammar.renderings import elementwise as elementwise
 from grammar.renderings import register_rendering as register_rendering
 from grammar.simplify import simplify as simplify
 from grammar.sizes import Sizes as Sizes
+from grammar.stacks import evaluate_stack as evaluate_stack
 from grammar.starts import KNOWN_MATRICES as KNOWN_MATRICES
 from grammar.starts import known_matrix as known_matrix
 from grammar.syntax import Depth as Depth

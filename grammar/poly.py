@@ -70,7 +70,8 @@ class Poly:
         for powers, coefficient in self.terms:
             value = coefficient
             for size, power in zip(sizes, powers, strict=True):
-                value *= size**power
+                if power:
+                    value *= size**power
             total += value
         return int(total) if total.denominator == 1 else total
 

@@ -388,6 +388,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 for _name, _function in _FUNCTIONS.items():
     register_rendering(_name, elementwise(_function))
 
+
+def elementwise_function(op: str) -> Callable[..., Any] | None:
+    """What an operation of the table is on arrays of one shape, None where it is more than elementwise."""
+    return _FUNCTIONS.get(op)
+
+
 _OTHERS: dict[str, Rendering] = {
     "l2norm": _over_heads(_l2norm),
     "rmsnorm": _over_heads(_rmsnorm),

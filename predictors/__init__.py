@@ -2,5 +2,25 @@
 
 from __future__ import annotations
 
+from predictors.benchmark import Benchmark as Benchmark
+from predictors.benchmark import read_benchmark as read_benchmark
+from predictors.encoding import encode as encode
+from predictors.encoding import encoding_names as encoding_names
+from predictors.errors import PredictorError as PredictorError
+from predictors.errors import PredictorFileError as PredictorFileError
+from predictors.files import load as load
+from predictors.fitting import fit as fit
+from predictors.fitting import fit_rows as fit_rows
+from predictors.flow import flow_features as flow_features
+from predictors.metrics import auc as auc
+from predictors.metrics import coverage as coverage
+from predictors.metrics import kendall_tau as kendall_tau
+from predictors.metrics import spearman as spearman
+from predictors.predictor import Prediction as Prediction
+from predictors.predictor import Predictor as Predictor
+from predictors.probes import probe_features as probe_features
+from predictors.probes import probe_names as probe_names
+from predictors.similar import Neighbour as Neighbour
+from predictors.similar import similar as similar
 from predictors.statistics import cell_statistics as cell_statistics
 from predictors.statistics import statistic_names as statistic_names

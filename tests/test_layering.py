@@ -45,6 +45,7 @@ HOMES = {
 LAZY = {
     "nas/backends/triton/backend.py: nas.backends.triton.devices",  # only a run imports triton
     "grammar/cell.py: grammar.canonical",  # a Cell has a canonical form, which is a Cell
+    "predictors/predictor.py: predictors.files",  # a Predictor saves itself, and files hold Predictors
     "nas/campaign/workers.py: nas.tasks",  # only the worker's process imports torch, after setting its threads
 }
 # What no face may load: `recell --help`, `status` and `top` answer within a second.

@@ -9,18 +9,17 @@ from source_tree import ROOT, packages, public_names
 
 PUBLIC: dict[str, str] = {
     "grammar": """
-        Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError
-        CellTree CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr
-        FINGERPRINT_VERSION GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError
-        KEY KEYWORDS KNOWN_MATRICES LINTS Labelling Leaf Let Lint LocatedError MAT NAMED
-        NUM Node OPS OPS_VERSION Op Out Poly RENDERINGS Region Repeat SCAL SEQ SHAPES
-        Sizes Sketch Span State Statement Type UnknownNameError VEC Value Weight
-        WeightSpec X analyse buffer_nodes call canonical_arrays canonical_weights check
-        choice choice_weights elementwise evaluate fingerprint from_darts
-        from_nasbench_nlp init_weights join known_matrix label lint make_cell num parse
-        parse_sketch ref register register_rendering show_expr show_number show_state
-        show_statement simplify suggest to_darts to_nasbench_nlp weight_shapes
-        written_arrays zoo zoo_doc zoo_names zoo_text
+        Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
+        CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr FINGERPRINT_VERSION
+        GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError KEY KEYWORDS KNOWN_MATRICES
+        LINTS Labelling Leaf Let Lint LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly
+        RENDERINGS Ranges Region Repeat SCAL SEQ SHAPES Sizes Sketch Span State Statement Type
+        UnknownNameError VEC Value Weight WeightSpec X analyse buffer_nodes call canonical_arrays
+        canonical_weights check choice choice_weights elementwise evaluate evaluate_stack
+        fingerprint from_darts from_nasbench_nlp init_weights join known_matrix label lint make_cell
+        num parse parse_sketch ref register register_rendering show_expr show_number show_state
+        show_statement simplify suggest to_darts to_nasbench_nlp weight_shapes written_arrays zoo
+        zoo_doc zoo_names zoo_text
     """,
     "nas": """
         Cell CellModule GrammarError NasError Run Searcher Sketch Space SpaceError Stack Task
@@ -70,7 +69,9 @@ PUBLIC: dict[str, str] = {
         Recipe TrialResult TrialSpec evaluate load_trained match_width train trained_vocabulary
     """,
     "predictors": """
-        cell_statistics statistic_names
+        Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
+        encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names read_benchmark similar
+        spearman statistic_names
     """,
     "search_spaces": """
         GrammarSpace Limits NoCellError NotAMemberError SketchSpace Space SpaceError SpaceFileError

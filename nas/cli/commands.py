@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli import bench, cells, look, produce, run
+from nas.cli import bench, cells, look, predict, produce, run
 from nas.cli.group import Group
 
 _DOC = """Search for recurrent neural cells, and use what was found.
@@ -81,6 +81,13 @@ _add(
 )
 _add(look.spaces, "recell spaces", "recell spaces gated")
 _add(look.tasks, "recell tasks", "recell tasks --json")
+_add(
+    predict.predict,
+    "recell predict -p p.recell zoo:lstm zoo:gru",
+    "recell predict -p p.recell runs/notes#12 --json",
+)
+_add(predict.similar, "recell similar zoo:gru_cho", "recell similar runs/notes#12 --run runs/notes")
+app.add_typer(predict.app, name="predictor")
 _add(look.doctor, "recell doctor")
 
 

@@ -67,12 +67,13 @@ def _explained(error: Exception) -> int:
     from grammar import GrammarError
     from nas.errors import NasError
     from nas.exporters import ExportMismatchError
+    from predictors import PredictorError
     from search_spaces import SpaceError
 
     if isinstance(error, ExportMismatchError):
         _say(f"error: {error}")
         return FAILED
-    if isinstance(error, GrammarError | SpaceError | NasError):
+    if isinstance(error, GrammarError | PredictorError | SpaceError | NasError):
         _say(f"error: {_cut(str(error))}")
         return MISUSED
     _say("internal error: this is a bug in recell, please report it with what follows")

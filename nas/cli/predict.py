@@ -1,0 +1,286 @@
+"""Commands about how good a cell will be: predict, similar, and predictor fit, eval and card."""
+
+from __future__ import annotations
+
+import csv
+import json as json_module
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.cells import Json
+from nas.cli.console import score_text, show, show_json, table
+from nas.cli.errors import UsageError
+from nas.cli.values import read_cell
+
+if TYPE_CHECKING:
+    from grammar import Cell
+    from predictors import Predictor
+
+CellsArgument = Annotated[
+    list[str], typer.Argument(metavar="CELL...", help="Texts, files, zoo:lstm, RUN#3, or - to read one.")
+]
+FromOption = Annotated[
+    Path, typer.Option("-p", "--predictor", help="A file that `recell predictor fit` wrote.")
+]
+SourcesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...", help="Folders of runs, or tables (.csv, .jsonl) with `cell` and `score`."
+    ),
+]
+
+app = typer.Typer(
+    help="Fit predictors of how good a cell will be, check them, and see what they were fitted on."
+)
+
+
+def predict(cells: CellsArgument, predictor: FromOption, json: Json = False) -> None:
+    """Say how good cells will be before they are trained, and how sure that is."""
+    from predictors import load
+
+    model = load(predictor)
+    found = [read_cell(text) for text in cells]
+    said = model.predict(found, *_no_extras(model, len(found)))
+    rows: list[dict[str, Any]] = [
+        {
+            "cell": cell.one_line,
+            "digest": cell.digest,
+            "mean": float(said.mean[i]),
+            "std": float(said.std[i]),
+            "low": float(said.mean[i] - 1.645 * said.std[i]),
+            "high": float(said.mean[i] + 1.645 * said.std[i]),
+            "diverges": None if model.failing is None else float(said.diverges[i]),
+            "out_of_distribution": bool(said.out_of_distribution[i]),
+            "novelty": float(said.novelty[i]),
+        }
+        for i, cell in enumerate(found)
+    ]
+    if json:
+        show_json(rows)
+        return
+    lines = [
+        (
+            score_text(row["mean"]),
+            f"{score_text(row['low'])} to {score_text(row['high'])}",
+            "-" if row["diverges"] is None else f"{row['diverges']:.0%}",
+            "yes" if row["out_of_distribution"] else "no",
+            row["cell"],
+        )
+        for row in rows
+    ]
+    show(table(["score", "90 % of such cells", "diverges", "unlike those fitted", "cell"], lines, ["score"]))
+    show("", f"{_about(model)} Lower scores are better.")
+
+
+def _no_extras(model: Predictor, count: int) -> list[Any]:
+    if model.extras:
+        raise UsageError(
+            f"this predictor also wants {model.extras} further values of each cell, such as losses of first epochs; "
+            "give them in Python: predictors.load(path).predict(cells, extras)"
+        )
+    return []
+
+
+def _about(model: Predictor) -> str:
+    card = model.card
+    task = f" on {card['task']}" if card.get("task") else ""
+    return f"Fitted on {card.get('cells', '?')} cells{task}."
+
+
+@app.command("fit", epilog="Example: recell predictor fit runs/a runs/b -o p.recell")
+def fit(
+    sources: SourcesArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same predictor.")] = 0,
+    json: Json = False,
+) -> None:
+    """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
+    from predictors import fit as fit_predictor
+
+    cells, scores, tasks = _records(sources)
+    if len(tasks) > 1:
+        raise UsageError(f"one predictor is of one task; these are runs of {', '.join(sorted(tasks))}")
+    card = {"task": next(iter(tasks), ""), "sources": [path.name for path in sources]}
+    model = fit_predictor(cells, scores, seed=seed, card=card)
+    model.save(out)
+    _show_card(model, json)
+
+
+@app.command("eval", epilog="Example: recell predictor eval p.recell runs/c")
+def evaluate(
+    predictor: Annotated[Path, typer.Argument(metavar="PREDICTOR", help="The file of a predictor.")],
+    sources: SourcesArgument,
+    json: Json = False,
+) -> None:
+    """Compare a predictor with runs or tables that it was not fitted on."""
+    import numpy as np
+
+    from predictors import auc, coverage, kendall_tau, load, spearman
+
+    model = load(predictor)
+    cells, scores, _ = _records(sources)
+    said = model.predict(cells, *_no_extras(model, len(cells)))
+    truth = np.array(scores)
+    ok = np.isfinite(truth)
+    if ok.sum() < 2:
+        raise UsageError(f"a comparison needs at least 2 cells with a score; received {int(ok.sum())}")
+    found = {
+        "cells": int(ok.sum()),
+        "failed_cells": int((~ok).sum()),
+        "kendall_tau": kendall_tau(said.rank[ok], truth[ok]),
+        "spearman": spearman(said.rank[ok], truth[ok]),
+        "mean_error": float(np.abs(said.mean[ok] - truth[ok]).mean()),
+        "covered_by_90": coverage(said.mean[ok], said.std[ok], truth[ok]),
+        "auc_of_divergence": auc(np.nan_to_num(said.diverges), ~ok),
+        "out_of_distribution": float(said.out_of_distribution.mean()),
+    }
+    cleaned = {name: None if value != value else value for name, value in found.items()}
+    if json:
+        show_json(cleaned)
+    else:
+        show(table(["", ""], [(name.replace("_", " "), _number(value)) for name, value in cleaned.items()]))
+
+
+@app.command("card", epilog="Example: recell predictor card p.recell")
+def card(
+    predictor: Annotated[Path, typer.Argument(metavar="PREDICTOR", help="The file of a predictor.")],
+    json: Json = False,
+) -> None:
+    """Show what a predictor was fitted on, and how good it is on held-out cells."""
+    from predictors import load
+
+    _show_card(load(predictor), json)
+
+
+def _show_card(model: Predictor, json: bool) -> None:
+    if json:
+        show_json(dict(model.card))
+        return
+    rows = []
+    for name, value in model.card.items():
+        if isinstance(value, dict):
+            rows += [(f"{name} {inner}".replace("_", " "), _number(v)) for inner, v in value.items()]
+        else:
+            rows.append((name.replace("_", " "), _number(value)))
+    show(table(["", ""], rows))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_number, value))
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+# ---- where cells and scores come from ---------------------------------------------------------
+
+
+def _records(sources: list[Path]) -> tuple[list[Cell], list[float], set[str]]:
+    """Cells, their scores (infinite where training diverged), and the tasks of the runs among the sources."""
+    cells: list[Cell] = []
+    scores: list[float] = []
+    tasks: set[str] = set()
+    for source in sources:
+        if source.is_file():
+            pairs = list(_of_table(source))
+        else:
+            pairs, task = _of_run(source)
+            tasks.add(task)
+        cells += [cell for cell, _ in pairs]
+        scores += [score for _, score in pairs]
+    return cells, scores, tasks
+
+
+def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], str]:
+    from grammar import parse
+    from nas.campaign import open_run
+
+    run = open_run(folder)
+    pairs = []
+    for trial in run.trials:
+        if trial.status == "ok" and trial.score is not None:
+            pairs.append((parse(trial.text), trial.score))
+        elif trial.status == "diverged":
+            pairs.append((parse(trial.text), float("inf")))
+    return pairs, str(run.task.get("name", ""))
+
+
+def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
+    from grammar import parse
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"the table {path} is not UTF-8 text") from None
+    for number, row in enumerate(_rows(path, text), start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("cell"), str) or "score" not in row:
+            raise UsageError(f"{path}: row {number} needs a `cell` (its text) and a `score`")
+        score = row["score"]
+        try:
+            value = float("inf") if score in (None, "") else float(score)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"{path}: the score of row {number} is a number or empty; received {score!r}"
+            ) from None
+        yield parse(row["cell"], f"{path} row {number}"), value
+
+
+def _rows(path: Path, text: str) -> Iterator[Any]:
+    if path.suffix == ".csv":
+        yield from csv.DictReader(text.splitlines())
+        return
+    if path.suffix != ".jsonl":
+        raise UsageError(f"a table is a .csv or .jsonl file, a run is a folder; received {path}")
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            yield json_module.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}: line {number} is not JSON: {error}") from None
+
+
+# ---- similar ----------------------------------------------------------------------------------
+
+
+def similar(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A text, a file, zoo:lstm, RUN#3, or -.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", metavar="RUN", help="Also look among the trials of this run."),
+    ] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 5,
+    json: Json = False,
+) -> None:
+    """Find the known cells nearest to one, in the zoo and in runs, and show what differs."""
+    from grammar import parse, zoo, zoo_names
+    from nas.campaign import open_run
+    from predictors import similar as nearest
+
+    query = read_cell(cell)
+    known = {f"zoo:{name}": zoo(name) for name in zoo_names()}
+    scores: dict[str, float | None] = {}
+    for folder in runs or []:
+        for trial in open_run(folder).trials:
+            known[f"{folder}#{trial.id}"] = parse(trial.text)
+            scores[f"{folder}#{trial.id}"] = trial.score
+    found = nearest(query, known, number)
+    if json:
+        show_json(
+            [
+                {
+                    "name": n.name,
+                    "distance": n.distance,
+                    "score": scores.get(n.name),
+                    "cell": n.cell.one_line,
+                    "difference": list(n.difference),
+                }
+                for n in found
+            ]
+        )
+        return
+    for neighbour in found:
+        score = scores.get(neighbour.name)
+        told = f"  score {score_text(score)}" if score is not None else ""
+        show(f"{neighbour.name}  distance {neighbour.distance:.2f}{told}")
+        show(*(f"    {line}" for line in neighbour.difference or ("the same function",)), "")

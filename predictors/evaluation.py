@@ -1,0 +1,192 @@
+"""How good predictors are: the benchmark's rows, each over seeds, with class-level splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.benchmark import Benchmark
+from predictors.fitting import failing_auc, fit_rows
+from predictors.metrics import coverage, kendall_tau, spearman
+from predictors.predictor import Predictor
+
+Floats = NDArray[np.float64]
+
+GOOD = 5.4  # WikiText-2 cells better than this are told apart worst
+PTB_TEST = 500
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: what it measures, one value per seed, and the goal (0 for none)."""
+
+    name: str
+    values: tuple[float, ...]
+    goal: float
+
+    def text(self) -> str:
+        """The row as a line of a Markdown table."""
+        values = np.array(self.values)
+        goal = f"{self.goal:.3f}".rstrip("0") if self.goal else ""
+        return f"| {self.name} | {np.nanmean(values):.3f} +- {np.nanstd(values):.3f} | {goal} |"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The benchmark with the rows of `encode` for its cells."""
+
+    table: Benchmark
+    rows: Floats
+
+    def where(self, known: Floats) -> NDArray[np.int64]:
+        return np.flatnonzero(np.isfinite(known))
+
+    @property
+    def ptb_only(self) -> NDArray[np.int64]:
+        """Finite Penn Treebank cells of which WikiText-2 has no twin."""
+        return np.flatnonzero(np.isfinite(self.table.ptb) & ~np.isfinite(self.table.wt2))
+
+
+Measure = Callable[[Bench, int], Mapping[str, float]]
+
+
+def ptb(bench: Bench, seed: int) -> Mapping[str, float]:
+    """50, 100 and 200 Penn Treebank cells against 500 others."""
+    order = np.random.default_rng(seed).permutation(bench.where(bench.table.ptb))
+    test = order[:PTB_TEST]
+    found: dict[str, float] = {}
+    for count in (50, 100, 200):
+        train = order[PTB_TEST : PTB_TEST + count]
+        model = fit_rows(bench.rows[train], bench.table.ptb[train], seed=seed)
+        said = model.predict_rows(bench.rows[test])
+        truth = bench.table.ptb[test]
+        best = truth <= np.quantile(truth, 1 / 3)
+        found[f"PTB, {count} cells"] = kendall_tau(said.rank, truth)
+        found[f"PTB, {count} cells, Spearman"] = spearman(said.rank, truth)
+        found[f"PTB, {count} cells, inside the best third"] = kendall_tau(said.rank[best], truth[best])
+        found[f"PTB, {count} cells, 90 % intervals cover"] = coverage(said.mean, said.std, truth)
+    return found
+
+
+def ptb_many(bench: Bench, seed: int) -> Mapping[str, float]:
+    """1,300 Penn Treebank cells against all others."""
+    order = np.random.default_rng(seed).permutation(bench.where(bench.table.ptb))
+    train, test = order[:1300], order[1300:]
+    model = fit_rows(bench.rows[train], bench.table.ptb[train], seed=seed, check=False)
+    return {"PTB, 1,300 cells": kendall_tau(model.predict_rows(bench.rows[test]).rank, bench.table.ptb[test])}
+
+
+def wt2(bench: Bench, seed: int) -> Mapping[str, float]:
+    """50 and 100 WikiText-2 cells against the others; without and with one epoch of each query's curve."""
+    order = np.random.default_rng(seed).permutation(bench.where(bench.table.wt2))
+    found: dict[str, float] = {}
+    for count in (50, 100):
+        for name, extras in (
+            (f"WT2, {count} cells", None),
+            (f"WT2, {count} cells + 1 epoch", first_epoch(bench)),
+        ):
+            found |= _on_wt2(name, bench, order[:count], order[count:], seed, extras, None)
+    return found
+
+
+def first_epoch(bench: Bench) -> Floats:
+    """The loss after one epoch [n, 1], -1 where there is none."""
+    return np.nan_to_num(bench.table.curve[:, :1], nan=-1.0)
+
+
+def transfer(bench: Bench, prior: Predictor) -> Mapping[str, float]:
+    """A predictor of Penn Treebank on all WikiText-2 cells."""
+    test = bench.where(bench.table.wt2)
+    rank, truth = prior.predict_rows(bench.rows[test]).rank, bench.table.wt2[test]
+    good = truth < GOOD
+    return {
+        "PTB only, on WT2": kendall_tau(rank, truth),
+        "PTB only, on WT2, below 5.4": kendall_tau(rank[good], truth[good]),
+    }
+
+
+def wt2_with_prior(bench: Bench, seed: int, prior: Predictor) -> Mapping[str, float]:
+    """A predictor of Penn Treebank and 50 or 100 WikiText-2 cells."""
+    order = np.random.default_rng(seed).permutation(bench.where(bench.table.wt2))
+    found: dict[str, float] = {}
+    for count in (50, 100):
+        found |= _on_wt2(f"PTB + {count} WT2 cells", bench, order[:count], order[count:], seed, None, prior)
+    return found
+
+
+def _on_wt2(
+    name: str,
+    bench: Bench,
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    seed: int,
+    extras: Floats | None,
+    prior: Predictor | None,
+) -> Mapping[str, float]:
+    part = (lambda index: None) if extras is None else (lambda index: extras[index])
+    model = fit_rows(bench.rows[train], bench.table.wt2[train], seed=seed, extras=part(train), prior=prior)
+    said, truth = model.predict_rows(bench.rows[test], part(test)), bench.table.wt2[test]
+    good = truth < GOOD
+    return {
+        name: kendall_tau(said.rank, truth),
+        f"{name}, below 5.4": kendall_tau(said.rank[good], truth[good]),
+        f"{name}, 90 % intervals cover": coverage(said.mean, said.std, truth),
+    }
+
+
+def divergence(bench: Bench, seed: int) -> Mapping[str, float]:
+    """200 Penn Treebank cells, diverged ones among them, against all others."""
+    order = np.random.default_rng(seed).permutation(bench.where(bench.table.diverged))
+    scores = np.where(np.isfinite(bench.table.ptb), bench.table.ptb, np.inf)
+    train, test = order[:200], order[200:]
+    model = fit_rows(bench.rows[train], scores[train], seed=seed, check=False)
+    return {
+        "divergence, 200 PTB cells (AUC)": failing_auc(model, bench.rows[test], bench.table.diverged[test])
+    }
+
+
+GOALS = {
+    "PTB, 50 cells": 0.67,
+    "PTB, 100 cells": 0.72,
+    "PTB, 200 cells": 0.76,
+    "PTB, 1,300 cells": 0.83,
+    "WT2, 50 cells": 0.68,
+    "WT2, 100 cells": 0.73,
+    "PTB only, on WT2": 0.79,
+    "PTB + 50 WT2 cells": 0.80,
+    "PTB + 100 WT2 cells": 0.81,
+    "WT2, 50 cells + 1 epoch": 0.76,
+    "WT2, 100 cells + 1 epoch": 0.80,
+    "WT2, 100 cells, below 5.4": 0.55,
+    "divergence, 200 PTB cells (AUC)": 0.985,
+}
+MEASURES: Mapping[str, Measure] = {"ptb": ptb, "wt2": wt2, "divergence": divergence, "many": ptb_many}
+
+
+def evaluate_table(bench: Bench, seeds: Iterable[int], parts: Sequence[str], few: int = 3) -> list[Row]:
+    """Every row of `parts` (of MEASURES, and `transfer`), those of many cells over at most `few` seeds."""
+    values: dict[str, list[float]] = {}
+    seeds = list(seeds)
+
+    def add(found: Mapping[str, float]) -> None:
+        for name, value in found.items():
+            values.setdefault(name, []).append(value)
+
+    for part in parts:
+        if part != "transfer":
+            for seed in seeds[:few] if part == "many" else seeds:
+                add(MEASURES[part](bench, seed))
+            continue
+        train = bench.ptb_only
+        priors = [
+            fit_rows(bench.rows[train], bench.table.ptb[train], seed=s, check=False) for s in seeds[:few]
+        ]
+        for prior in priors:
+            add(transfer(bench, prior))
+        for seed in seeds:
+            add(wt2_with_prior(bench, seed, priors[seed % len(priors)]))
+    order = [*GOALS, *sorted(set(values) - set(GOALS))]
+    return [Row(name, tuple(values[name]), GOALS.get(name, 0.0)) for name in order if name in values]

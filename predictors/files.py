@@ -1,0 +1,221 @@
+"""Predictors as files: arrays and JSON in the safetensors format. Reading one runs nothing that it holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as read_arrays
+from safetensors.numpy import save as write_arrays
+
+from predictors.encoding import encoding_key, encoding_names
+from predictors.errors import PredictorFileError
+from predictors.forests import Forest, from_arrays
+from predictors.kernels import Process, process_from
+from predictors.novelty import Novelty
+from predictors.predictor import Predictor, Ranker
+from predictors.scaling import Columns, Scale
+
+FILE_VERSION = 1
+MOST_BYTES = 1 << 30
+_MOST_PRIORS = 4
+_HEADER_LENGTH = 8  # bytes that say how long the header of safetensors is
+_MOST_HEADER = 1 << 24
+
+_Arrays = dict[str, NDArray[Any]]
+
+
+def save(predictor: Predictor, path: Path) -> None:
+    """Write one file; an existing one is replaced only when the new one is complete."""
+    arrays: _Arrays = {}
+    cards: list[dict[str, Any]] = []
+    _collect(predictor, "", arrays, cards)
+    header = {"recell_predictor": str(FILE_VERSION), "encoding": encoding_key(), "cards": json.dumps(cards)}
+    data = write_arrays({name: np.ascontiguousarray(a) for name, a in arrays.items()}, header)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def load(path: str | Path) -> Predictor:
+    """The predictor in a file. Raises PredictorFileError where it is none, damaged, or of another version."""
+    place = Path(path)
+    try:
+        if place.stat().st_size > MOST_BYTES:
+            raise PredictorFileError(f"{place}: a predictor file has at most {MOST_BYTES} bytes")
+        data = place.read_bytes()
+    except OSError as error:
+        raise PredictorFileError(f"cannot read the predictor file {place}: {error.strerror}") from error
+    try:
+        return _read(data)
+    except PredictorFileError as error:
+        raise PredictorFileError(f"{place}: {error}") from error
+
+
+def _read(data: bytes) -> Predictor:
+    header = _header(data)
+    version = header.get("recell_predictor")
+    if version != str(FILE_VERSION):
+        raise PredictorFileError(
+            f"this version reads predictor files of version {FILE_VERSION}; received {version!r}"
+        )
+    if header.get("encoding") != encoding_key():
+        raise PredictorFileError(
+            "it was fitted on another encoding of cells than this version has: fit it again "
+            f"(encoding {encoding_key()}; received {header.get('encoding')!r})"
+        )
+    cards = _json(header.get("cards"))
+    if (
+        not isinstance(cards, list)
+        or not 1 <= len(cards) <= _MOST_PRIORS
+        or not all(isinstance(c, dict) for c in cards)
+    ):
+        raise PredictorFileError(f"the cards are a list of 1 to {_MOST_PRIORS} JSON objects")
+    try:
+        arrays = read_arrays(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PredictorFileError(f"the file is damaged or not complete: {error}") from error
+    predictor: Predictor | None = None
+    for depth in reversed(range(len(cards))):
+        predictor = _restored("prior." * depth, arrays, cards[depth], predictor)
+    assert predictor is not None
+    return predictor
+
+
+def _header(data: bytes) -> Mapping[str, Any]:
+    """The text part of the file. It is read here, because safetensors gives it out for files on disk only."""
+    if len(data) < _HEADER_LENGTH:
+        raise PredictorFileError("this is not a predictor file: it is too short")
+    length = int.from_bytes(data[:_HEADER_LENGTH], "little")
+    if length > min(_MOST_HEADER, len(data) - _HEADER_LENGTH):
+        raise PredictorFileError("this is not a predictor file, or not a complete one")
+    found = _json(data[_HEADER_LENGTH : _HEADER_LENGTH + length])
+    meta = found.get("__metadata__") if isinstance(found, dict) else None
+    if not isinstance(meta, dict):
+        raise PredictorFileError("this is not a predictor file: it does not say what it is")
+    return meta
+
+
+def _json(text: Any) -> Any:
+    if not isinstance(text, str | bytes):
+        raise PredictorFileError("a part of the header is missing")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PredictorFileError(f"the header is not JSON: {error}") from error
+
+
+# ---- parts ------------------------------------------------------------------------------------
+
+
+def _collect(predictor: Predictor, prefix: str, arrays: _Arrays, cards: list[dict[str, Any]]) -> None:
+    if len(cards) == _MOST_PRIORS:
+        raise PredictorFileError(
+            f"a file holds a predictor and at most {_MOST_PRIORS - 1} priors, one of the other"
+        )
+    ranker, novelty = predictor.ranker, predictor.novelty
+    parts: _Arrays = {
+        "columns.used": ranker.columns.used,
+        "columns.mean": ranker.columns.mean,
+        "columns.spread": ranker.columns.spread,
+        "scale.at": predictor.scale.at,
+        "scale.score": predictor.scale.score,
+        "novelty.rows": novelty.rows,
+        "novelty.mean": novelty.mean,
+        "novelty.spread": novelty.spread,
+        "numbers": np.array([ranker.share, *predictor.errors, novelty.usual, float(predictor.extras)]),
+    }
+    for name, forest in (
+        ("trees", ranker.trees),
+        ("failing", predictor.failing),
+        ("process", ranker.process),
+    ):
+        if forest is not None:
+            parts |= {f"{name}.{key}": array for key, array in forest.arrays().items()}
+    arrays |= {prefix + name: array for name, array in parts.items()}
+    cards.append(dict(predictor.card))
+    if predictor.prior is not None:
+        _collect(predictor.prior, prefix + "prior.", arrays, cards)
+
+
+def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predictor | None) -> Predictor:
+    parts = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    numbers = _flat(parts, "numbers", 5)
+    share, factor, least, usual, extras = (float(n) for n in numbers)
+    if not (0 <= share <= 1 and factor >= 0 and least >= 0 and usual > 0 and extras in range(10_000)):
+        raise PredictorFileError(f"the numbers of a predictor are out of range: {numbers.tolist()}")
+    width = len(encoding_names()) + (2 if prior is not None else 0) + int(extras)
+    columns = _columns(parts, width)
+    used = len(columns.used)
+    trees = from_arrays(_below(parts, "trees"), used)
+    failing: Forest | None = from_arrays(_below(parts, "failing"), used) if "failing.roots" in parts else None
+    process: Process | None = (
+        process_from(_below(parts, "process"), used) if "process.rows" in parts else None
+    )
+    ranker = Ranker(columns, trees, process, share)
+    return Predictor(
+        ranker, _scale(parts), (factor, least), _novelty(parts, usual), failing, prior, int(extras), card
+    )
+
+
+def _below(parts: _Arrays, name: str) -> _Arrays:
+    return {key.removeprefix(f"{name}."): array for key, array in parts.items() if key.startswith(f"{name}.")}
+
+
+def _flat(parts: _Arrays, name: str, length: int | None = None) -> NDArray[np.float64]:
+    array = parts.get(name)
+    if array is None or array.dtype != np.float64 or array.ndim != 1 or not np.isfinite(array).all():
+        raise PredictorFileError(f"`{name}` is a flat array of finite float64 numbers")
+    if length is not None and len(array) != length:
+        raise PredictorFileError(f"`{name}` has {length} numbers; received {len(array)}")
+    return array
+
+
+def _columns(parts: _Arrays, width: int) -> Columns:
+    used = parts.get("columns.used")
+    if used is None or used.dtype != np.int64 or used.ndim != 1 or not ((used >= 0) & (used < width)).all():
+        raise PredictorFileError(f"`columns.used` are numbers of columns, 0 to {width - 1}")
+    mean, spread = (_flat(parts, f"columns.{name}", len(used)) for name in ("mean", "spread"))
+    if (spread <= 0).any():
+        raise PredictorFileError("the spread of a column is positive")
+    return Columns(used, mean, spread)
+
+
+def _scale(parts: _Arrays) -> Scale:
+    at = _flat(parts, "scale.at")
+    score = _flat(parts, "scale.score", len(at))
+    if not len(at) or (np.diff(at) <= 0).any() or (np.diff(score) < 0).any():
+        raise PredictorFileError("the scale of a predictor does not fall")
+    return Scale(at, score)
+
+
+def _novelty(parts: _Arrays, usual: float) -> Novelty:
+    mean = _flat(parts, "novelty.mean")
+    spread = _flat(parts, "novelty.spread", len(mean))
+    rows = parts.get("novelty.rows")
+    fits = (
+        rows is not None
+        and rows.dtype == np.float32
+        and rows.ndim == 2
+        and rows.shape[1] == len(mean)
+        and len(rows)
+    )
+    if rows is None or not fits or not np.isfinite(rows).all() or (spread <= 0).any():
+        raise PredictorFileError(
+            "`novelty.rows` are rows of finite float32 numbers, and spreads are positive"
+        )
+    if len(mean) > len(encoding_names()) or not math.isfinite(usual):
+        raise PredictorFileError("novelty compares columns of the encoding")
+    return Novelty(rows, mean, spread, usual)
+
+
+def with_card(predictor: Predictor, **entries: Any) -> Predictor:
+    """The same predictor with more said on its card."""
+    return replace(predictor, card={**predictor.card, **entries})

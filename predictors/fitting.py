@@ -1,0 +1,199 @@
+"""Fitting predictors: trees and a Gaussian process on ranks, held-out predictions for scale, errors and card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from grammar import DIGEST_VERSION, OPS_VERSION, Cell
+from predictors.encoding import ENCODING_VERSION, encode, encoding_key, encoding_names
+from predictors.errors import PredictorError
+from predictors.flow import flow_names
+from predictors.forests import Forest, grow
+from predictors.kernels import column_weights, fit_process
+from predictors.metrics import auc, coverage, kendall_tau, spearman
+from predictors.novelty import fit_novelty
+from predictors.predictor import Predictor, Ranker, with_extras
+from predictors.scaling import Scale, fit_columns, fit_scale, normal_scores
+from predictors.statistics import statistic_names
+
+Floats = NDArray[np.float64]
+
+LEAST_CELLS = 8
+_TREES = 200
+_FAILING_TREES = 200
+_MOST_FOR_PROCESS = 3000  # a process takes time and memory of the square of the cells and more
+_TREE_SHARE = 0.5
+_FOLDS = 5
+_COVERED = 0.9
+_NORMAL = 1.645  # half the width of a 90 % interval of the normal distribution
+# Shares of the squared distance of the process: op counts, flow, probes, prior and extras.
+_SHARES = {0: 0.1, 1: 0.3, 2: 1.0, 3: 1.5}
+
+
+def fit(
+    cells: Sequence[Cell],
+    scores: ArrayLike,
+    *,
+    seed: int = 0,
+    extras: ArrayLike | None = None,
+    prior: Predictor | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> Predictor:
+    """A predictor of `scores`, lower is better; a score that is not finite means that training failed.
+
+    Cells of one class (equal digests) count once, with their mean. `extras` [n, E] are further columns, such as the
+    losses of the first epochs, which `predict` then needs too. `prior` is a predictor of another
+    task, whose predictions become features. `card` is kept with the predictor. Same seed, same predictor.
+    Raises PredictorError for fewer than 8 classes with finite scores, or arrays that do not fit the cells.
+    """
+    y = np.asarray(scores, dtype=np.float64)
+    if y.shape != (len(cells),):
+        raise PredictorError(
+            f"there is one score for each cell; received {len(cells)} cells and scores {y.shape}"
+        )
+    more = None if extras is None else np.asarray(extras, dtype=np.float64)
+    if more is not None and (more.ndim != 2 or len(more) != len(cells)):
+        raise PredictorError(f"extras have a row for each of {len(cells)} cells; received {more.shape}")
+    kept, y, more = _classes(cells, y, more)
+    return fit_rows(encode(kept), y, seed=seed, extras=more, prior=prior, card=card)
+
+
+def _classes(
+    cells: Sequence[Cell], y: Floats, extras: Floats | None
+) -> tuple[list[Cell], Floats, Floats | None]:
+    """One cell of each class, with means over its finite scores (infinite if there is none)."""
+    members: dict[str, list[int]] = {}
+    for index, cell in enumerate(cells):
+        members.setdefault(cell.digest, []).append(index)
+    groups = [members[digest] for digest in sorted(members)]  # the order of the table means nothing
+    scores = [y[group][np.isfinite(y[group])] for group in groups]
+    means = np.array([s.mean() if len(s) else np.inf for s in scores])
+    columns = None if extras is None else np.array([extras[group].mean(axis=0) for group in groups])
+    return [cells[group[0]] for group in groups], means, columns
+
+
+def fit_rows(
+    rows: Floats,
+    scores: Floats,
+    *,
+    seed: int = 0,
+    extras: Floats | None = None,
+    prior: Predictor | None = None,
+    card: Mapping[str, Any] | None = None,
+    check: bool = True,
+) -> Predictor:
+    """The same for rows of `encode`, one for each class. Without `check` errors and card are not measured."""
+    finite = np.isfinite(scores)
+    if finite.sum() < LEAST_CELLS:
+        raise PredictorError(
+            f"a predictor needs at least {LEAST_CELLS} different cells with finite scores; received {int(finite.sum())}"
+        )
+    count = 0 if extras is None else extras.shape[1]
+    x = with_extras(rows, extras, count, prior)
+    groups = _groups(x.shape[1])
+    ranker = fit_ranker(x[finite], scores[finite], groups, seed)
+    failing = None if finite.all() else _fit_failing(ranker.columns(x), ~finite, seed)
+    if check:
+        held, spread = _held_out(x[finite], scores[finite], groups, seed)
+        scale, errors, measured = _calibrated(held, spread, scores[finite])
+    else:
+        rank, spread = ranker(x[finite])
+        scale, errors, measured = *_calibrated(rank, spread, scores[finite])[:2], {}
+    structure = len(statistic_names()) + len(flow_names())
+    about = {
+        **(card or {}),
+        "cells": int(finite.sum()),
+        "failed_cells": int((~finite).sum()),
+        "scores": [float(scores[finite].min()), float(scores[finite].max())],
+        "held_out": measured,
+        "seed": seed,
+        "prior": dict(prior.card) if prior is not None else None,
+        "extras": count,
+        "versions": {"encoding": ENCODING_VERSION, "digest": DIGEST_VERSION, "ops": OPS_VERSION},
+        "encoding": encoding_key(),
+    }
+    return Predictor(ranker, scale, errors, fit_novelty(rows, structure), failing, prior, count, about)
+
+
+def fit_ranker(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> Ranker:
+    """Trees and a process on the normal scores of `y`."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    columns = fit_columns(x)
+    scaled, targets = columns(x), normal_scores(y)
+    model = ExtraTreesRegressor(
+        _TREES, max_features=0.1, random_state=seed, min_samples_leaf=1 + len(y) // 600
+    )
+    model.fit(scaled, targets)
+    trees = grow([tree.tree_ for tree in model.estimators_])
+    process = None
+    if len(y) <= _MOST_FOR_PROCESS:
+        weights = column_weights([groups[i] for i in columns.used], _SHARES)
+        process = fit_process(scaled, targets, weights)
+    return Ranker(columns, trees, process, _TREE_SHARE)
+
+
+def _fit_failing(scaled: Floats, failed: NDArray[np.bool_], seed: int) -> Forest:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    model = ExtraTreesClassifier(_FAILING_TREES, max_features=0.1, random_state=seed).fit(scaled, failed)
+    column = list(model.classes_).index(True)
+    return grow([tree.tree_ for tree in model.estimators_], column)
+
+
+def _groups(width: int) -> list[int]:
+    """The group of each column: 0 op counts, 1 flow, 2 probes, 3 prior and extras."""
+    names = encoding_names()
+    known = [("statistics", "flow", "probes").index(name.split(".")[0]) for name in names]
+    return known + [3] * (width - len(known))
+
+
+def _held_out(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> tuple[Floats, Floats]:
+    """Each row's rank and spread as predicted by a ranker that did not see it."""
+    folds = np.random.default_rng(seed).permutation(len(y)) % min(_FOLDS, len(y))
+    rank, spread = np.empty(len(y)), np.empty(len(y))
+    for fold in range(folds.max() + 1):
+        out = folds == fold
+        rank[out], spread[out] = fit_ranker(x[~out], y[~out], groups, seed)(x[out])
+    return rank, spread
+
+
+def _calibrated(
+    rank: Floats, spread: Floats, y: Floats
+) -> tuple[Scale, tuple[float, float], dict[str, float]]:
+    """The map to scores; errors so that 90 % of the rows lie in their intervals (split conformal, Lei et al. 2018)."""
+    scale = fit_scale(rank, y)
+    mean, local = np.empty(len(y)), np.empty(len(y))
+    folds = np.arange(len(y)) % min(_FOLDS, len(y))
+    for fold in range(folds.max() + 1):  # a scale that saw a score is too close to it
+        out = folds == fold
+        apart = fit_scale(rank[~out], y[~out])
+        mean[out], local[out] = apart(rank[out]), spread[out] * apart.slope(rank[out])
+    gaps = np.abs(y - mean)
+    least = float(np.quantile(gaps, 0.25)) + 1e-9
+    place = min(1.0, _COVERED * (1 + 1 / len(y)))
+    low, high = 0.0, 1e6
+    for _ in range(60):
+        factor = (low + high) / 2
+        reached = gaps <= _NORMAL * np.sqrt((factor * local) ** 2 + least**2)
+        low, high = (low, factor) if reached.mean() >= place else (factor, high)
+    std = np.sqrt((high * local) ** 2 + least**2)
+    return (
+        scale,
+        (high, least),
+        {
+            "kendall_tau": round(kendall_tau(rank, y), 4),
+            "spearman": round(spearman(rank, y), 4),
+            "covered_by_90": round(coverage(mean, std, y), 4),
+            "mean_error": round(float(gaps.mean()), 4),
+        },
+    )
+
+
+def failing_auc(predictor: Predictor, rows: Floats, failed: ArrayLike) -> float:
+    """How well the chance of failing separates cells that fail from others."""
+    return auc(predictor.predict_rows(rows).diverges, failed)

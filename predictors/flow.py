@@ -1,0 +1,264 @@
+"""What x and the states pass through on the way to the output, and around the loops, as numbers.
+
+The recurrent analogue of GRAF's features (Kadlecova et al., ICML 2024): least and greatest costs of paths by
+kind of operation, through one step and through time; delays and lags of x; gates; bounded values;
+which operations stand next to each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from grammar import OPS, Cell, Graph, Node, Ranges, zoo
+
+NO_PATH = -2.0  # a finite value below every cost
+LAGS = 7
+_NEVER = 9.0  # a delay longer than any that counts
+_WIDEST = 10.0  # of a range, where it is longer or has no end
+# Leaves that carry a state: its previous value, a child's, and the running and final values inside `depth ... until`.
+CARRIERS = frozenset({"state", "child", "carry", "final"})
+# Classes of operations, by what the table says of them; see `kind_of`.
+CLASSES = ("dense", "scale", "product", "sum", "blend", "positive", "bounded", "bent", "other", "x", "state")
+
+
+def kind_of(node: Node) -> str:
+    """The class of an operation or leaf: what it does to a signal, whatever its name.
+
+    `dense` mixes entries by a trained map, `scale` multiplies by a trained vector, `positive` is bounded and not
+    below 0 (a gate), `bounded` is bounded otherwise, `bent` is any other nonlinear function.
+    """
+    if node.op not in OPS:
+        return "state" if node.op in CARRIERS else node.op
+    op = OPS[node.op]
+    if op.weights is not None:
+        return "dense" if op.mixes != "elementwise" else "scale"
+    if op.bounds is not None:
+        return "positive" if op.bounds[0] >= 0 else "bounded"
+    if op.degree in ("product", "quotient"):
+        return "product"
+    if op.degree == "blend":
+        return "blend"
+    if op.degree == "linear" and len(node.args) > 1:
+        return "sum"
+    return "bent" if op.degree in ("nonlinear", "max") else "other"
+
+
+# What a path costs: for each name the classes that count, None for every operation.
+COSTS: Mapping[str, frozenset[str] | None] = {
+    "length": None,
+    "nonlinear": frozenset({"positive", "bounded", "bent"}),
+    "positive": frozenset({"positive"}),
+    "bounded": frozenset({"positive", "bounded"}),
+    "bent": frozenset({"bent"}),
+    "dense": frozenset({"dense"}),
+    "product": frozenset({"product", "blend"}),
+    "sum": frozenset({"sum"}),
+}
+
+
+def flow_names() -> tuple[str, ...]:
+    """The names of the features, in the order of `flow_features`."""
+    return tuple(flow_features(zoo("elman")))
+
+
+def flow_features(cell: Cell) -> dict[str, float]:
+    """The features of the canonical form of a cell: name -> finite number."""
+    flow = _Flow(cell.canonical().graph)
+    return {**flow.parts(), **flow.bounds(), **flow.time(), **flow.paths(), **flow.neighbours()}
+
+
+@dataclass(frozen=True)
+class _Flow:
+    graph: Graph
+
+    @cached_property
+    def live(self) -> tuple[list[int], list[str]]:
+        nodes, states = self.graph.live()
+        return sorted(nodes), [s.name for s in self.graph.states if s.name in states]
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        return [kind_of(node) for node in self.graph.nodes]
+
+    @cached_property
+    def following(self) -> dict[str, int]:
+        return {s.name: i for s, i in zip(self.graph.states, self.graph.next, strict=True)}
+
+    @cached_property
+    def emitted(self) -> list[str]:
+        """The live states whose new value is the output."""
+        return [name for name in self.live[1] if self.following[name] == self.graph.out]
+
+    @cached_property
+    def xs(self) -> list[int]:
+        return [i for i, node in enumerate(self.graph.nodes) if node.op == "x"]
+
+    @cached_property
+    def carriers(self) -> dict[str, list[int]]:
+        """The leaves of each state."""
+        found: dict[str, list[int]] = {name: [] for name in self.following}
+        for i, node in enumerate(self.graph.nodes):
+            if node.op in CARRIERS:
+                found[str(node.attr("state" if node.op == "child" else "name"))].append(i)
+        return found
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        return Ranges(self.graph)
+
+    # ---- counts --------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, float]:
+        """How many of each class the output can see."""
+        graph, (nodes, states) = self.graph, self.live
+        kinds = [self.kinds[i] for i in nodes]
+        maps = [graph.nodes[i] for i in nodes if self.kinds[i] == "dense"]
+        sources = [self.kinds[a] for node in maps for a in node.args]
+        return {
+            **{f"live_{kind}": float(kinds.count(kind)) for kind in CLASSES},
+            "live_nodes": float(len(nodes)),
+            "live_states": float(len(states)),
+            "live_nonlinear": float(sum(kind in ("positive", "bounded", "bent") for kind in kinds)),
+            "matrices": float(len(sources)),
+            "matrices_of_x": float(sources.count("x")),
+            "matrices_of_states": float(sources.count("state")),
+            "widest_map": float(max((len(node.args) for node in maps), default=0)),
+            "out_is_state": float(bool(self.emitted)),
+        }
+
+    def neighbours(self) -> dict[str, float]:
+        """How often an operation of one class reads one of another; what stands at the output."""
+        nodes = self.graph.nodes
+        out = self.graph.out
+        found = {f"{a}_of_{b}": 0.0 for a in CLASSES[:-2] for b in CLASSES}
+        found |= {f"out_{a}": float(self.kinds[out] == a) for a in CLASSES}
+        found |= {f"out_of_{a}": 0.0 for a in CLASSES}
+        for i in self.live[0]:
+            for arg in nodes[i].args:
+                _count(found, f"{self.kinds[i]}_of_{self.kinds[arg]}")
+        for arg in nodes[out].args:
+            _count(found, f"out_of_{self.kinds[arg]}")
+        return found
+
+    # ---- ranges --------------------------------------------------------------------------------
+
+    def bounds(self) -> dict[str, float]:
+        """Bounded values, gates, and products that nothing bounds."""
+        graph, (nodes, states) = self.graph, self.live
+        ends = [(self.ranges[i].re.low, self.ranges[i].re.high) for i in range(len(graph.nodes))]
+        finite = [math.isfinite(low) and math.isfinite(high) for low, high in ends]
+        gates = [i for i in range(len(ends)) if ends[i][0] >= 0 and ends[i][1] <= 1]
+        of_x = set(self._reached(self.xs))
+        products = [
+            graph.nodes[i] for i in nodes if self.kinds[i] == "product" and len(graph.nodes[i].args) > 1
+        ]
+        blends = [graph.nodes[i] for i in nodes if self.kinds[i] == "blend"]
+        low, high = ends[graph.out]
+        new = [self.following[name] for name in states]
+        return {
+            "out_finite": float(finite[graph.out]),
+            "out_width": min(high - low, _WIDEST),
+            "out_positive": float(low >= 0),
+            "states_without_bounds": float(sum(not finite[i] for i in new)),
+            "states_positive": float(sum(ends[i][0] >= 0 for i in new)),
+            "products_bounded": float(sum(any(finite[a] for a in node.args) for node in products)),
+            "products_free": float(sum(not any(finite[a] for a in node.args) for node in products)),
+            "blends_gated": float(sum(node.args[0] in gates for node in blends)),
+            "blends_free": float(sum(node.args[0] not in gates for node in blends)),
+            "blends_of_x": float(sum(node.args[0] in of_x for node in blends)),
+            "blends_of_states": float(
+                sum(any(self.kinds[a] == "state" for a in node.args[1:]) for node in blends)
+            ),
+        }
+
+    # ---- time ----------------------------------------------------------------------------------
+
+    def time(self) -> dict[str, float]:
+        """Steps from x to the output, the lags at which it gets there, and loops."""
+        names = list(self.following)
+        from_x = self._reached(self.xs)
+        reach = {name: set(self._reached(self.carriers[name])) for name in names}
+        readers = {name: [r for r in names if self.following[name] in reach[r]] for name in names}
+        seen_by_out = [r for r in names if self.graph.out in reach[r]]
+        lags = {0} if self.graph.out in from_x else set()
+        front = set(seen_by_out)
+        for lag in range(1, LAGS):
+            if any(self.following[name] in from_x for name in front):
+                lags.add(lag)
+            front = {r for name in front for r in readers[name]}
+        return {
+            "x_delay": float(min(lags, default=_NEVER)),
+            **{f"lag{lag}": float(lag in lags) for lag in range(LAGS)},
+            "states_seen_by_out": float(len(seen_by_out)),
+            "state_edges": float(sum(map(len, readers.values()))),
+            "self_loops": float(sum(name in readers[name] for name in names)),
+        }
+
+    def paths(self) -> dict[str, float]:
+        """Costs of paths from x, from any state and from the emitted one, to the output and to states."""
+        found: dict[str, float] = {}
+        states, out = self.live[1], self.graph.out
+        every = [i for name in states for i in self.carriers[name]]
+        own = [i for name in self.emitted for i in self.carriers[name]]
+        inner = [self.following[name] for name in states if self.following[name] != out]
+        for cost_name, classes in COSTS.items():
+            costs = [self._cost(i, classes) for i in range(len(self.graph.nodes))]
+            for name, best in (("min", min), ("max", max)):
+                from_x = self._costs(costs, self.xs, best)
+                found[f"x_to_out_{cost_name}_{name}"] = from_x.get(out, NO_PATH)
+                found[f"x_to_states_{cost_name}_{name}"] = _best(best, (from_x.get(i) for i in inner))
+                found[f"state_to_out_{cost_name}_{name}"] = self._costs(costs, every, best).get(out, NO_PATH)
+                found[f"own_to_out_{cost_name}_{name}"] = self._costs(costs, own, best).get(out, NO_PATH)
+                ways = (self._costs(costs, self.carriers[n], best).get(self.following[n]) for n in states)
+                found[f"self_{cost_name}_{name}"] = _best(best, ways)
+            found |= self._loops(cost_name, costs)
+        return found
+
+    def _loops(self, cost_name: str, costs: Sequence[int]) -> dict[str, float]:
+        """The cheapest way from a state back to itself over any number of steps (Floyd and Warshall)."""
+        names = list(self.following)
+        cost = [[math.inf] * len(names) for _ in names]
+        for i, name in enumerate(names):
+            found = self._costs(costs, self.carriers[name], min)
+            for j, other in enumerate(names):
+                cost[i][j] = found.get(self.following[other], math.inf)
+        for k in range(len(names)):
+            for i in range(len(names)):
+                for j in range(len(names)):
+                    cost[i][j] = min(cost[i][j], cost[i][k] + cost[k][j])
+        own = [cost[i][i] for i, name in enumerate(names) if name in self.emitted]
+        least = [min((cost[i][i] for i in range(len(names))), default=math.inf), min(own, default=math.inf)]
+        shown = [value if value < math.inf else NO_PATH for value in least]
+        return {f"loop_{cost_name}": shown[0], f"own_loop_{cost_name}": shown[1]}
+
+    def _cost(self, index: int, classes: frozenset[str] | None) -> int:
+        if self.graph.nodes[index].op not in OPS:
+            return 0
+        return int(classes is None or self.kinds[index] in classes)
+
+    def _costs(
+        self, costs: Sequence[int], starts: Iterable[int], best: Callable[..., float]
+    ) -> dict[int, float]:
+        """The best cost of a path within one step from any of `starts` to each node it reaches."""
+        found: dict[int, float] = dict.fromkeys(starts, 0.0)
+        if found:
+            for index, node in enumerate(self.graph.nodes):
+                before = [found[arg] for arg in node.args if arg in found]
+                if before:
+                    found[index] = costs[index] + best(before)
+        return found
+
+    def _reached(self, starts: Iterable[int]) -> dict[int, float]:
+        return self._costs([0] * len(self.graph.nodes), starts, min)
+
+
+def _count(found: dict[str, float], name: str) -> None:
+    if name in found:
+        found[name] += 1.0
+
+
+def _best(best: Callable[..., float], ways: Iterable[float | None]) -> float:
+    return best((way for way in ways if way is not None), default=NO_PATH)

@@ -1,0 +1,124 @@
+"""Predictor: fitted on cells and scores, says how good other cells will be and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from grammar import Cell
+from predictors.encoding import GROUPS, encode, encoding_names
+from predictors.errors import PredictorError
+from predictors.forests import Forest
+from predictors.kernels import Process
+from predictors.novelty import Novelty
+from predictors.scaling import Columns, Scale
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One entry per cell. Lower means are better where lower scores were.
+
+    `mean` and `std` are in the unit of the scores: mean +- 1.645 std holds 90 % of cells like those that were
+    fitted. `out_of_distribution` says that a cell is unlike all of those, `novelty` how much (above 1: flagged).
+    `diverges` is the chance that training gives no finite score; NaN where no fitted cell failed.
+    `rank` is what means are made of: on a scale of its own, without ties.
+    """
+
+    mean: Floats
+    std: Floats
+    out_of_distribution: NDArray[np.bool_]
+    novelty: Floats
+    diverges: Floats
+    rank: Floats
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Trees and a Gaussian process on the same columns, averaged: predicted ranks and how far they disagree.
+
+    `process` is None where there were too many cells for one.
+    """
+
+    columns: Columns
+    trees: Forest
+    process: Process | None
+    share: float  # of the trees
+
+    def __call__(self, x: Floats) -> tuple[Floats, Floats]:
+        """Rank and its spread for rows `x` [n, F]."""
+        scaled = self.columns(x)
+        each = self.trees.each(scaled)
+        rank, spread = each.mean(axis=1), each.std(axis=1)
+        if self.process is not None:
+            rank = self.share * rank + (1 - self.share) * self.process.mean(scaled)
+        return rank, spread
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """How good cells will be, before they are trained. Made by `predictors.fit` or `predictors.load`.
+
+    `card` says what it was fitted on and how good it is on held-out cells; it is JSON.
+    """
+
+    ranker: Ranker
+    scale: Scale
+    errors: tuple[float, float]  # factor of the spread, and the least error, in the unit of the scores
+    novelty: Novelty
+    failing: Forest | None
+    prior: Predictor | None
+    extras: int
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def predict(self, cells: Iterable[Cell], extras: ArrayLike | None = None) -> Prediction:
+        """What to expect of each cell.
+
+        `extras` [n, E] are the further columns that it was fitted with (losses of the first epochs, say).
+        Raises PredictorError where they are missing or have another shape.
+        """
+        return self.predict_rows(encode(cells), extras)
+
+    def predict_rows(self, rows: Floats, extras: ArrayLike | None = None) -> Prediction:
+        """The same for rows of `encode`, which may be kept and used again."""
+        if rows.ndim != 2 or rows.shape[1] != len(encoding_names(GROUPS)):
+            raise PredictorError(
+                f"rows are what `encode` gives, [n, {len(encoding_names(GROUPS))}]; received {rows.shape}"
+            )
+        x = with_extras(rows, extras, self.extras, self.prior)
+        rank, spread = self.ranker(x)
+        mean = self.scale(rank)
+        factor, least = self.errors
+        std = np.sqrt((factor * spread * self.scale.slope(rank)) ** 2 + least**2)
+        novelty = self.novelty(rows)
+        fails = np.full(len(rows), np.nan)
+        if self.failing is not None:
+            fails = self.failing.each(self.ranker.columns(x)).mean(axis=1)
+        return Prediction(mean, std, novelty > 1, novelty, fails, rank)
+
+    def save(self, path: str | Path) -> None:
+        """Write one file that `predictors.load` reads. It holds arrays and JSON, nothing that could run."""
+        from predictors.files import save
+
+        save(self, Path(path))
+
+
+def with_extras(rows: Floats, extras: ArrayLike | None, count: int, prior: Predictor | None) -> Floats:
+    """Rows with the columns that stand behind them: what a prior predictor says, then the extras."""
+    parts = [rows]
+    if prior is not None:
+        said = prior.predict_rows(rows)
+        parts += [said.rank[:, None], said.mean[:, None]]
+    given = np.zeros((len(rows), 0)) if extras is None else np.asarray(extras, dtype=np.float64)
+    if given.shape != (len(rows), count):
+        raise PredictorError(f"extras have the shape [{len(rows)}, {count}]; received {list(given.shape)}")
+    return np.concatenate([*parts, np.nan_to_num(given, nan=-1.0)], axis=1)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grammar import CellBuildError, evaluate, evaluate_stack, init_weights, parse, zoo, zoo_names
+
+LAYERS, SETS, WIDTH = 3, 2, 8
+TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
+
+
+@pytest.mark.parametrize("name", TIME)
+def test_a_stack_is_one_layer_after_the_other(name: str) -> None:
+    cell = zoo(name)
+    x = np.random.default_rng(0).normal(size=(SETS, 3, 7, WIDTH))
+    weights = init_weights(
+        cell, np.random.default_rng(1), input_size=WIDTH, hidden_size=WIDTH, heads=2, sets=(LAYERS, SETS)
+    )
+    y = evaluate_stack(cell, x, weights, layers=LAYERS, sets=SETS, heads=2)
+    assert y.shape == (7, LAYERS, SETS, 3, WIDTH)
+    below = x
+    for layer in range(LAYERS):
+        own = {n: array[layer] for n, array in weights.items()}
+        below = evaluate(cell, below, own, hidden_size=WIDTH, heads=2).y
+        np.testing.assert_allclose(np.moveaxis(y[:, layer], 0, -2), below, rtol=1e-9, atol=1e-9)
+
+
+def test_all_sets_may_see_the_same_input_in_single_precision() -> None:
+    cell = zoo("lstm")
+    x = np.random.default_rng(0).normal(size=(3, 5, WIDTH)).astype(np.float32)
+    weights = init_weights(
+        cell, np.random.default_rng(1), input_size=WIDTH, hidden_size=WIDTH, sets=(2, 4), dtype=np.float32
+    )
+    y = evaluate_stack(cell, x, weights, layers=2, sets=4)
+    assert y.dtype == np.float32
+    each = evaluate_stack(cell, np.broadcast_to(x, (4, *x.shape)), weights, layers=2, sets=4)
+    np.testing.assert_array_equal(y, each)
+
+
+def test_what_cannot_be_stacked_is_refused() -> None:
+    tree, time = zoo("treelstm"), parse("cell c { state h: vec; h' = tanh(lin(x, h)); out h' }")
+    x = np.zeros((2, 3, WIDTH))
+    with pytest.raises(CellBuildError, match=r"a stack is of time cells; treelstm is a tree cell"):
+        evaluate_stack(tree, x, {}, layers=2, sets=1)
+    with pytest.raises(
+        CellBuildError, match=r"x has shape \[B, T, H\] or \[sets=2, B, T, H\]; received \(3, 2"
+    ):
+        evaluate_stack(time, np.zeros((3, 2, 3, WIDTH)), {}, layers=2, sets=2)
+    with pytest.raises(CellBuildError, match="missing"):
+        evaluate_stack(time, x, {}, layers=2, sets=1)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from predictor_fixtures import rows, scores, small
+from safetensors.numpy import load as read_arrays
+from safetensors.numpy import save as write_arrays
+
+import predictors
+from predictors import Predictor, PredictorFileError, encode, fit_rows
+from predictors.encoding import encoding_key
+from search_spaces import load_space
+
+HEADER = {"recell_predictor": "1", "encoding": encoding_key(), "cards": "[{}]"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    place = tmp_path / "p.recell"
+    small().save(place)
+    return place
+
+
+def same(one: Predictor, other: Predictor) -> bool:
+    a, b = one.predict_rows(rows(seed=1)), other.predict_rows(rows(seed=1))
+    names = ("mean", "std", "novelty", "rank", "diverges")
+    return all(np.allclose(getattr(a, n), getattr(b, n), rtol=1e-9, equal_nan=True) for n in names)
+
+
+def test_what_is_loaded_is_what_was_saved(path: Path) -> None:
+    loaded = predictors.load(path)
+    assert same(loaded, small())
+    assert loaded.card == small().card
+    assert [p.name for p in path.parent.iterdir()] == ["p.recell"]
+
+
+def test_priors_and_extras_are_kept(tmp_path: Path) -> None:
+    x, y = rows()[:20], scores(rows(), fail=False)[:20]
+    model = fit_rows(x, y, prior=small(), extras=y[:, None])
+    model.save(tmp_path / "p.recell")
+    loaded = predictors.load(str(tmp_path / "p.recell"))
+    assert loaded.extras == 1
+    assert loaded.prior is not None
+    assert same(loaded.prior, small())
+    np.testing.assert_allclose(
+        loaded.predict_rows(x, y[:, None]).mean, model.predict_rows(x, y[:, None]).mean
+    )
+
+
+@pytest.mark.parametrize("part", [0, 5, 8, 100, 5000, -1])
+def test_a_truncated_file_is_refused(path: Path, part: int) -> None:
+    path.write_bytes(path.read_bytes()[:part])
+    with pytest.raises(
+        PredictorFileError, match=r"p\.recell: .*(not a predictor file|damaged or not complete)"
+    ):
+        predictors.load(path)
+
+
+def test_no_flipped_byte_does_more_than_an_error(path: Path) -> None:
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    header = 8 + int.from_bytes(data[:8], "little")
+    for place in [*rng.integers(0, header, 60), *rng.integers(header, len(data), 20)]:
+        broken = bytearray(data)
+        broken[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(bytes(broken))
+        with contextlib.suppress(PredictorFileError):
+            predictors.load(path).predict_rows(rows()[:2])
+
+
+def rewritten(path: Path, header: dict[str, str], **changed: object) -> None:
+    arrays = read_arrays(path.read_bytes())
+    for name, array in changed.items():
+        key = name.replace("__", ".")
+        if array is None:
+            del arrays[key]
+        else:
+            arrays[key] = np.asarray(array)
+    path.write_bytes(write_arrays(arrays, header))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({**HEADER, "recell_predictor": "2"}, "reads predictor files of version 1; received '2'"),
+        ({}, "does not say what it is|version 1; received None"),
+        ({**HEADER, "encoding": "0" * 16}, "another encoding of cells than this version has: fit it again"),
+        ({**HEADER, "cards": "[]"}, "a list of 1 to 4 JSON objects"),
+        ({**HEADER, "cards": "[" * 100_000}, "not JSON"),
+        ({**HEADER, "cards": json.dumps([{}, {}])}, "`numbers` is a flat array"),
+    ],
+)
+def test_another_header_is_refused(path: Path, header: dict[str, str], message: str) -> None:
+    rewritten(path, header)
+    with pytest.raises(PredictorFileError, match=message):
+        predictors.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"trees__left": None}, "a forest has a flat array 'left' of int32; received none"),
+        ({"trees__left": np.zeros(3, np.int32)}, "one entry for each node"),
+        ({"trees__roots": np.array([10**9], np.int32)}, "leads to a node further on"),
+        ({"trees__value": np.zeros(3, np.float64)}, "a flat array 'value' of float32"),
+        ({"numbers": np.array([0.5, 1.0, 1.0, 1.0, np.nan])}, "finite float64"),
+        ({"numbers": np.array([0.5, 1.0, 1.0, 1.0, 0.5])}, "out of range"),
+        ({"columns__used": np.array([10**6])}, "numbers of columns"),
+        ({"process__alphas": np.zeros((2, 2))}, "finite arrays of shapes"),
+        ({"scale__at": np.zeros(0), "scale__score": np.zeros(0)}, "does not fall"),
+        ({"novelty__rows": np.zeros((0, 3), np.float32)}, r"novelty\.rows"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(path: Path, changed: dict[str, object], message: str) -> None:
+    rewritten(path, HEADER, **changed)
+    with pytest.raises(PredictorFileError, match=message):
+        predictors.load(path)
+
+
+def test_trees_that_turn_in_circles_are_refused(path: Path) -> None:
+    left = read_arrays(path.read_bytes())["trees.left"]
+    rewritten(path, HEADER, trees__left=np.where(left > 0, 0, left).astype(np.int32))
+    with pytest.raises(PredictorFileError, match="a branch of a tree leads to a node further on"):
+        predictors.load(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PredictorFileError, match=r"cannot read the predictor file .*none: No such file"):
+        predictors.load(tmp_path / "none")
+
+
+def test_an_empty_pool_of_cells_is_no_error() -> None:
+    assert len(small().predict([])) == 0
+    assert encode([]).shape[0] == 0
+    assert load_space("gated").name == "gated"
