@@ -18,6 +18,7 @@ from grammar import Sizes, Type
 from nas.ir.builder import shape_in
 from nas.ir.program import Program
 
+THICK = 1 << 20  # weights of a map of matrices beyond which it is no work for a sweep: they would not stay near
 ROWS = ("before", "loop", "after")  # the stages of values that there is one of per row
 
 
@@ -254,11 +255,10 @@ class _Scheduling:
     def _can_be_big(self, k: int) -> bool:
         """Whether a node is a product over all rows: one of dense maps that no circle passes through."""
         node = self.nodes[k]
-        if node.op != "matmul" or k in self.circle or node.type.kind == "mat":
+        if node.op != "matmul" or k in self.circle or any(u.blocks != 1 for u in node.uses):
             return False
-        return all(u.blocks == 1 for u in node.uses) and all(
-            self.nodes[a].type.kind != "mat" for a in node.args
-        )
+        flat = all(self.nodes[a].type.kind != "mat" for a in (k, *node.args))
+        return flat or sum(self.width[k] * width(self.nodes[a].type, self.sizes) for a in node.args) > THICK
 
     def _settle(self) -> None:
         """Earliest phases; a product between a matrix and what reads it in a later phase is done in the sweep."""
@@ -266,7 +266,7 @@ class _Scheduling:
             self.phase = self._earliest()
             late = set[int]()
             for a, k in self._edges():
-                matrix = self.nodes[a].type.kind == "mat" and a not in self.given
+                matrix = self.nodes[a].type.kind == "mat" and a not in self.given | self.big
                 if matrix and self.phase[k] > self.phase[a]:
                     late |= {b for b in self._above(k) & self.big if self.phase[b] >= self.phase[a]}
             if not late:
@@ -375,7 +375,8 @@ class _Scheduling:
         return [k for k in grams if any(self._rowless_matrix(a) for a in self.nodes[k].args)]
 
     def _rowless_matrix(self, a: int) -> bool:
-        return a in self.row and self.nodes[a].type.kind == "mat" and self.nodes[a].op != "saved"
+        matrix = a in self.row and self.nodes[a].type.kind == "mat" and self.nodes[a].op != "saved"
+        return matrix and a not in self.big and not any(a in self.nodes[k].args for k in self.big)
 
     def _gram_phase(self, k: int) -> int:
         """The phase whose sweep has both operands of a gram."""

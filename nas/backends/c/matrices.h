@@ -107,8 +107,9 @@ SMALL gram_rest(long n, long r, const float *a, long sa, const float *b, long sb
 /* C [n, w] = A [r, n]^T B [r, w], or += where add. */
 void recell_gram(long r, long n, long w, const float *a, long sa, const float *b, long sb, float *c, long sc, int add) {
   if (!r && !add) for (long i = 0; i < n; i++) memset(c + i * sc, 0, 4 * w);
-  for (long q = 0; q < r; q += DEEP, add = 1) {
-    const long d = r - q < DEEP ? r - q : DEEP;
+  const long deep = n * w > 1 << 18 ? r : DEEP; /* where C is large, it is better passed once */
+  for (long q = 0; q < r; q += deep, add = 1) {
+    const long d = r - q < deep ? r - q : deep;
     const float *x = a + q * sa, *y = b + q * sb;
     long j = 0;
     for (; j + NR <= w; j += NR) gram_whole(n, d, x, sa, y + j, sb, c + j, sc, add);
