@@ -44,7 +44,8 @@ def from_nasbench_nlp(recipe: Recipe, name: str = "nasbench_nlp") -> Cell:
     Node `h_new_3` becomes the state `h3`; the others keep their names. blend(a, b, c) = a*b + (1-a)*c
     is `lerp(a, c, b)`. Raises ImportFormatError with the node at fault.
     """
-    if not isinstance(recipe, Mapping) or not all(isinstance(node, str) for node in recipe):
+    source: Any = recipe
+    if not isinstance(source, Mapping) or not all(isinstance(node, str) for node in source):
         raise ImportFormatError(f"a recipe is a mapping from names of nodes; received {recipe!r}")
     states: set[int] = {int(m[1]) for m in map(_NEW.fullmatch, recipe) if m}
     statements: list[Statement] = []

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar import Cell, parse, zoo
-from nas.bench import BenchSize, Plan, bench, clock, machine_facts, read_sizes
+from nas.bench import clock, machine_facts, read_sizes
 from nas.bench.run import group_of, one_thread
 from nas.bench.subjects import eager_loop
 from nas.nn import CellModule, Stack, State, detach_state
@@ -141,27 +141,8 @@ def compare(cells: dict[str, Cell], size: str, backend: str, steps: int) -> Iter
                 trial.step()
         facts = {which: trial.facts() for which, trial in trials.items()}
         ratio = facts["eager"]["ms"] / facts[backend]["ms"]
-        own = facts[backend]["parts_ms"]
-        rest = facts[backend]["ms"] - own["cell, forward"] - own["cell, backward"]
-        most = facts["eager"]["ms"] / (rest + _bound(cell, chosen))
         group = group_of(cell)
-        yield {
-            "cell": name,
-            "group": group,
-            "ratio": ratio,
-            "aim": AIMS.get(group),
-            "rest_ms": rest,
-            "most": most,
-            "trials": facts,
-        }
-
-
-def _bound(cell: Cell, size: BenchSize) -> float:
-    """Milliseconds that the cell must take in a step: its matrix products and transcendental functions."""
-    (row,) = bench({cell.name: cell}, Plan((size,), (), passes=("training",), repeats=9))
-    bound = row.bound()
-    assert bound is not None
-    return bound
+        yield {"cell": name, "group": group, "ratio": ratio, "aim": AIMS.get(group), "trials": facts}
 
 
 def page(facts: dict[str, Any]) -> str:
@@ -176,26 +157,16 @@ def page(facts: dict[str, Any]) -> str:
         f"{facts['machine']['processor']}, torch {facts['machine']['torch']}.",
         "Written by `python scripts/bench_trial.py`.",
         "",
-        f"| cell | kind | eager, steps/s | {backend}, steps/s | ratio | aim | most |",
-        "|---|---|---|---|---|---|---|",
+        f"| cell | kind | eager, steps/s | {backend}, steps/s | ratio | aim |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         both = [row["trials"][which]["steps_per_second"] for which in ("eager", backend)]
         aim = f"{row['aim']:g}" if row["aim"] else ""
-        shown = f"{both[0]:.1f} | {both[1]:.1f} | {row['ratio']:.1f} | {aim} | {row['most']:.1f}"
-        lines.append(f"| {row['cell']} | {row['group']} | {shown} |")
-    means = []
-    for group in dict.fromkeys(row["group"] for row in rows):
-        ratios = [row["ratio"] for row in rows if row["group"] == group]
-        means.append(f"{group} {math.exp(sum(map(math.log, ratios)) / len(ratios)):.1f}")
-    rest = statistics.median(row["rest_ms"] for row in rows)
+        lines.append(
+            f"| {row['cell']} | {row['group']} | {both[0]:.1f} | {both[1]:.1f} | {row['ratio']:.1f} | {aim} |"
+        )
     lines += [
-        "",
-        f"Geometric means of the ratio: {', '.join(means)}.",
-        "",
-        "`most` is the ratio that a cell would reach at its bound (its matrix products and transcendental functions, see",
-        f"[README.md](README.md)). What is not the cell takes {rest:.1f} ms of every step, on both: the products of the head,",
-        "the loss, the embedding, clipping and AdamW. A trial of a cheap cell is mostly that.",
         "",
         f"Where the time of a step goes on `{backend}`, in ms:",
         "",
@@ -204,8 +175,8 @@ def page(facts: dict[str, Any]) -> str:
     ]
     for row in rows:
         trial = row["trials"][backend]
-        parts = [f"{trial['parts_ms'][part]:.2f}" for part in PARTS]
-        lines.append(f"| {row['cell']} | {trial['ms']:.2f} | {' | '.join(parts)} |")
+        shown = [f"{trial['parts_ms'][part]:.2f}" for part in PARTS]
+        lines.append(f"| {row['cell']} | {trial['ms']:.2f} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 

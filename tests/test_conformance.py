@@ -37,6 +37,7 @@ def test_agrees_with_the_reference(index: int, name: str, backend: str, dtype: t
     assert not bad, "\n".join(described(outcome) for outcome in bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "dtype"), FAST)
 @settings(max_examples=20)
 @given(cell=cells(kinds=("time",), smooth=True))

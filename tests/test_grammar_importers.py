@@ -149,9 +149,10 @@ def test_darts_accepts_keys_and_names_faults() -> None:
         from_darts({"recurrent": [("relu", 0)], "concat": [2]})
     with pytest.raises(ImportFormatError, match="KeyError: 'concat'"):
         from_darts({"recurrent": [("tanh", 0)]})
-    for wrong in (None, [], "x", {1: 2}):
+    wrong: tuple[Any, ...] = (None, [], "x", {1: 2})
+    for recipe in wrong:
         with pytest.raises(ImportFormatError, match="a recipe is a mapping from names of nodes; received"):
-            from_nasbench_nlp(wrong)  # type: ignore[arg-type]
+            from_nasbench_nlp(recipe)
     with pytest.raises(ImportFormatError, match="a genotype has `recurrent`"):
         from_darts(3)
     with pytest.raises(ImportFormatError, match="a DARTS cell has one state"):

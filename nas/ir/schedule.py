@@ -18,7 +18,9 @@ from grammar import Sizes, Type
 from nas.ir.builder import shape_in
 from nas.ir.program import Program
 
-THICK = 1 << 20  # weights of a map of matrices beyond which it is no work for a sweep: they would not stay near
+THICK = (
+    1 << 20
+)  # weights of a map of matrices beyond which it is no work for a sweep: they would not stay near
 ROWS = ("before", "loop", "after")  # the stages of values that there is one of per row
 
 

@@ -7,7 +7,7 @@ from nas.backends.base import Backend, Runner
 from nas.backends.c.compiler import problem
 from nas.backends.c.runner import CompiledRunner
 from nas.errors import BuildError
-from nas.ir import compile_program, normal_cell
+from nas.ir import normal_cell
 
 
 class C(Backend):
@@ -20,11 +20,9 @@ class C(Backend):
         return problem()
 
     def refuses(self, cell: Cell) -> str | None:
-        """Cells over depth and trees, rounds that end when they like, and operations that it does not know."""
+        """Cells over depth and trees, and operations that it does not know."""
         if cell.kind != "time":
             return f"the C backend runs cells over time, and this is a {cell.kind} cell"
-        if compile_program(cell).region is not None:
-            return "the C backend has no rounds that a value ends"
         try:
             normal_cell(cell)
         except BuildError as error:

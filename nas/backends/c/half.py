@@ -50,7 +50,8 @@ class Half:
             for n, step in enumerate(schedule.steps)
             if isinstance(step, Sweep)
         }
-        self.ends = [k for k in ends if schedule.nodes[k].op not in ("total", "gram")]
+        found = [k for k in ends if schedule.nodes[k].op not in ("total", "gram")]
+        self.ends = list(dict.fromkeys(found))  # two arrays may have one gradient
         # products of values that there is one of for all rows
         nodes = schedule.nodes
         grams = [k for k in ends if nodes[k].op == "gram"]
