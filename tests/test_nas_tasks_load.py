@@ -98,7 +98,10 @@ def test_a_class_in_a_module_of_the_working_folder(own: Path, monkeypatch: pytes
     ("name", "message"),
     [
         ("txt", r"unknown task 'txt'; did you mean 'text'\?"),
-        ("zzz", r"unknown task 'zzz' \(tasks are text, words, parity, modular_arithmetic, and your own"),
+        (
+            "zzz",
+            r"unknown task 'zzz' \(tasks are text, words, parity, modular_arithmetic, listops, and your own",
+        ),
         ("no_such_module:Mine", "module no_such_module could not be imported: ModuleNotFoundError"),
         ("no_such_file.py:Mine", r"task file no_such_file\.py does not exist"),
         ("{own}:Missing", r"own\.py has no class 'Missing'"),

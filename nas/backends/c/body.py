@@ -89,6 +89,7 @@ class Body(Text):
             else:
                 self.copied.append(s)
         sources = {following[s] for s in self.copied}
+        sources |= {a for k in self.sweep.grams for a in self.nodes[k].args}
         self.double: set[int] = set(self.sweep.slots) if self.names.apart else set()
         for s in self.sweep.slots:
             k, state = following[s], states.get(s)
@@ -211,6 +212,8 @@ class Body(Text):
             else:
                 items = [Item(k, self.nodes[k], self.stores[k], self.adds.get(k, [])) for k in group.nodes]
                 self.lines += Loop(self._frame(), group.space, items, "m").lines()
+        for k in self.grams:  # before slots change: an operand may be a slot's old value
+            self.lines += self._hoard(k)
         for s in self.copied:
             self.lines += self._copy(s)
         for s in sorted(self.double) if not self.names.apart else ():
@@ -219,8 +222,6 @@ class Body(Text):
         for k, place in self.totals.items():
             flush = f"flush({place}, {self._pad(self.total_width(k))});"
             self.lines.append(f"if (step % {FLUSH} == {FLUSH - 1}) {flush}")
-        for k in self.grams:
-            self.lines += self._hoard(k)
 
     def _hoard(self, k: int) -> list[str]:
         """Rows of both operands of a gram put by; when there are enough of them, they are multiplied."""
