@@ -60,7 +60,8 @@ PUBLIC: dict[str, str] = {
         Estimate Verdict report_html seconds_text verdict write_report
     """,
     "nas.searchers": """
-        METRICS OBJECTIVES Observation Proposal Searcher SpaceLike make_searcher searcher_names
+        MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
+        make_searcher searcher_names
     """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
