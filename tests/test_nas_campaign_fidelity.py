@@ -156,12 +156,12 @@ def test_killed_at_any_event_and_resumed_it_ends_the_same(
 
         def dying(journal: Journal, content: bytes, line: int = line) -> None:
             if journal._lines + 1 >= line:
-                raise Killed
+                raise Killed("the driver dies")
             write(journal, content)
 
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "_write", dying)
-            with pytest.raises(Killed):
+            with pytest.raises(Killed, match="the driver dies"):
                 begin(tmp_path / f"{line}", config)
         assert gist(carry_on(tmp_path / f"{line}")) == gist(whole)
 
@@ -212,7 +212,7 @@ def test_a_cell_is_a_duplicate_only_of_one_trained_alike(tmp_path: Path) -> None
         Proposal(CELL, "d", recipe={"lr": 0.2}),
         Proposal(CELL, "e", steps=STEPS, recipe={"lr": 0.1}),  # the recipe as it is
     ]
-    script, run, pool = run_script(tmp_path / "run", *ways)
+    script, _, pool = run_script(tmp_path / "run", *ways)
     assert [seen.duplicate for seen in script.told] == [False, False, False, True, True]
     assert [seen.trial for seen in script.told] == [0, 1, 2, 1, 0]
     assert [seen.recipe for seen in script.told] == [None, {"lr": 0.2}, None, {"lr": 0.2}, None]

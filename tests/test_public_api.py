@@ -57,7 +57,7 @@ PUBLIC: dict[str, str] = {
         CellModule Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
-        Estimate Verdict report_html seconds_text verdict write_report
+        Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report
     """,
     "nas.searchers": """
         MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
