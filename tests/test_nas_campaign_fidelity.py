@@ -37,6 +37,13 @@ class Killed(BaseException):
     """The driver dies here."""
 
 
+@pytest.fixture
+def _quick_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fingerprints, no warnings: they are most of what a refusal costs."""
+    monkeypatch.setattr("nas.campaign.proposals.fingerprint", lambda cell: cell.digest)
+    monkeypatch.setattr("nas.campaign.proposals.lint", lambda cell: [])
+
+
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
@@ -265,21 +272,28 @@ def test_violations_give_the_values() -> None:
     assert violations(limits, {"params": float("nan"), "flops": 1.0}) == ["params<=10 (is nan)"]
 
 
-@pytest.mark.parametrize("method", ["random", "evolution", "nsga2", "halving"])
-def test_what_violates_a_constraint_is_never_trained_or_reported(tmp_path: Path, method: str) -> None:
-    space = ToySpace(shifts=90)
+@pytest.mark.usefixtures("_quick_entry")
+@pytest.mark.parametrize(("method", "trials"), [("evolution", 80), ("nsga2", 400), ("halving", 80)])
+def test_what_violates_a_constraint_is_never_trained_or_reported(
+    tmp_path: Path, method: str, trials: int
+) -> None:
+    space = ToySpace(shifts=400)
     config = SMALL.replace(
-        method=method, max_trials=400, budget=1e6, constraints=("params<=350", "latency_us<=5"), finalists=3
+        method=method,
+        max_trials=trials,
+        budget=1e6,
+        constraints=("params<=350", "latency_us<=5"),
+        finalists=3,
     )
     pool = FakePool(slots=1)
     run = begin(tmp_path / "run", config, pool, space=space)
-    assert run.asks > 1000
-    assert run.refused > 500
+    assert run.asks > 2.5 * trials  # 1,000 and more for NSGA-II
+    assert run.refused > trials
     for job in pool.submitted:
         if job.key.startswith("trial-") and "seed" not in job.key:
             assert made_up_costs(parse(job.spec.cell), job.spec.recipe)["params"] <= 350
     trained = [trial for trial in run.trials if trial.status == "ok"]
-    assert len(trained) > 50
+    assert len(trained) > trials / 4
     for trial in [*trained, *run.top(), *run.front(), *(run.trials[c.trial or 0] for c in run.finalists)]:
         assert trial.metrics["params"] <= 350
         assert trial.metrics["latency_us"] <= 5

@@ -51,8 +51,8 @@ def train(
     the same trial at an earlier step: the result is that of the training straight through, to the last bit on a CPU.
 
     A cell that cannot be built with its width or budget gives a result with status "invalid". Raises TaskError for
-    the task and its data, TrainingError if the data are not those of the spec, there is no such device, or the snapshot
-    is not one of this trial.
+    the task and its data, TrainingError if the data are not those of the spec or there is no such device, SnapshotError
+    if the snapshot is damaged or not one of this trial.
     """
     started = time.perf_counter()
     task, device = _task(spec), _device(spec)
