@@ -25,7 +25,7 @@ from grammar import parse
 from nas.campaign import Run, SearchConfig, open_run, stores
 from nas.campaign.constraints import Constraint, parse_constraint, violations
 from nas.campaign.driver import Campaign
-from nas.campaign.journal import Journal, read
+from nas.campaign.journal import JOURNAL, Journal, encode, read
 from nas.errors import RunError, SearchError
 from nas.searchers import Observation, Proposal, Searcher
 from nas.tasks import Recipe
@@ -359,3 +359,29 @@ def test_latency_is_measured_where_the_searcher_needs_it(tmp_path: Path) -> None
     assert all(job.limits == {} for job in pool.submitted if "seed" in job.key)
     other = begin(tmp_path / "other", SMALL)
     assert all("latency_us" not in trial.metrics for trial in other.trials)
+
+
+# ---- older journals ---------------------------------------------------------------------------
+
+
+def test_a_run_of_schema_2_is_carried_on(tmp_path: Path) -> None:
+    config = SMALL.replace(method="evolution", options={"samples": 3}, seed=5)
+    whole = begin(tmp_path / "whole", config)
+    events = [dict(event) for event in read(tmp_path / "whole").events]
+    kept = events[
+        : next(i for i, event in enumerate(events) if event["event"] == "start" and event["trial"] == 4)
+    ]
+    for event in kept:
+        for name in ("crc", "metrics", "start", "objectives"):
+            event.pop(name, None)
+    kept[0]["schema"] = 2
+    for name in ("width", "constraints"):
+        del kept[0]["config"][name]
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / JOURNAL).write_bytes(b"".join(encode(event) for event in kept))
+    run = carry_on(folder)
+    assert run.finished
+    assert gist(run) == gist(whole)
+    assert (run.trials[0].until, run.trials[0].recipe, run.objectives) == (None, None, ("loss",))
+    assert read(folder).events[0]["schema"] == 2
