@@ -129,9 +129,9 @@ def test_resume_carries_on_with_what_may_change(given: dict[str, Any], tmp_path:
 
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         begin(tmp_path / "run", config, on_event=stop)
-    said = recell("resume", tmp_path / "run", "--workers", 2, "--data", "there.txt")
+    said = recell("resume", tmp_path / "run", "--workers", 2, "--data", "there.txt", "--task", "a.py:Mine")
     assert said.code == 0, said.error
-    assert given["changes"] == {"data": "there.txt", "workers": 2}
+    assert given["changes"] == {"data": "there.txt", "task": "a.py:Mine", "workers": 2}
     assert open_run(tmp_path / "run").finished
 
 
