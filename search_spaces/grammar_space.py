@@ -208,6 +208,8 @@ class GrammarSpace(Space):
         yield from (f"  {line}" for line in self.doc.splitlines())
         least = f"{limits.least_size} to " if limits.least_size else "at most "
         yield f"  {least}{limits.size} operations, nested at most {limits.nesting} deep"
+        if limits.least_states:
+            yield f"  at least {limits.least_states} of the states below"
         if self.claims:
             yield f"  zoo cells it claims: {', '.join(self.claims)}"
         if rules.require:

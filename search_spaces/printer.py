@@ -40,6 +40,8 @@ def _limits(limits: Limits) -> Iterator[str]:
         yield f"depth <= {limits.depth}"
     if limits.states is not None:
         yield f"states <= {limits.states}"
+    if limits.least_states:
+        yield f"states >= {limits.least_states}"
 
 
 def _rule(rule: Rule) -> str:

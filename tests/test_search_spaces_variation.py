@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from space_suite import RULED, SELF, TINY, TREES, check_member, derivations, grammar_space
+from space_suite import RULED, SELF, SOME, TINY, TREES, check_member, derivations, grammar_space
 
 from grammar import Cell, parse, zoo
 from search_spaces import (
@@ -29,6 +29,7 @@ from search_spaces.derivation import dead
 SPACES = {name: load_space(name) for name in space_names()} | {
     "tiny": GrammarSpace(TINY),
     "self": GrammarSpace(SELF),
+    "some": GrammarSpace(SOME),
     "trees": GrammarSpace(TREES),
 }
 
