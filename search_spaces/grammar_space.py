@@ -177,7 +177,7 @@ class GrammarSpace(Space):
         return self._member(cell).size(self.rules)
 
     def _derive(self, cell: Cell) -> Derivation | str:
-        found = self._derived.get(cell)
+        found = self._derived.get(self._one(cell))
         if found is None:
             found = self._derived[cell] = derive(self.rules, cell)
         return found
