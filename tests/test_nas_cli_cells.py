@@ -222,10 +222,10 @@ def test_a_terminal_of_twenty_columns_gets_lines_and_no_columns(monkeypatch: pyt
 
 
 def test_a_name_in_other_letters_is_recognised() -> None:
-    assert "the zoo has no cell 'LSTM'; did you mean 'lstm'?" in recell("show", "zoo:LSTM").erroror
+    assert "the zoo has no cell 'LSTM'; did you mean 'lstm'?" in recell("show", "zoo:LSTM").error
 
 
 def test_cells_are_sampled_by_size() -> None:
     by_size = recell("sample", "--space", "diagonal", "--by", "size", "--size", "5", "-n", "2").out
     assert by_size != recell("sample", "--space", "diagonal", "--size", "5", "-n", "2").out
-    assert "'weights' or 'size'; received 'length'" in recell("sample", "--by", "length").erroror
+    assert "'weights' or 'size'; received 'length'" in recell("sample", "--by", "length").error
