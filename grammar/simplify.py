@@ -249,9 +249,8 @@ def _lerp(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
     gate, a, other = args
     if a == other:
         return _same_type(b, a, type_)
-    end = {0.0: a, 1.0: other}.get(b.value(gate) if b.value(gate) is not None else 0.5)
-    if end is not None:
-        return _same_type(b, end, type_)
+    if b.value(gate) in (0.0, 1.0):
+        return _same_type(b, other if b.value(gate) else a, type_)
     inner = b.one_minus(gate)
     return b.make("lerp", (inner, other, a), type_) if inner is not None else None
 
