@@ -427,7 +427,10 @@ def _finite(score: float | None) -> bool:
 
 def _outcome(result: TrialResult) -> dict[str, Any]:
     values = result.to_dict()
-    return {name: values[name] for name in ("score", "curve", "params", "width", "steps", "start", "seconds")}
+    found = {
+        name: values[name] for name in ("score", "curve", "params", "width", "steps", "start", "seconds")
+    }
+    return found | ({"fallback": result.fallback} if result.fallback else {})
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar import GrammarError, parse
+from nas.backends import fallbacks
 from nas.errors import BuildError, TaskError, TrainingError, TrialAborted
 from nas.nn import Stack, TreeModule, detach_state
 from nas.tasks import Batch, Recipe, Split, Task, load_task
@@ -94,6 +95,7 @@ def train(
         seconds=time.perf_counter() - started,
         message=message,
         start=start,
+        fallback=fallbacks().get(cell, ""),
     )
     if save_to is not None and status == "ok":
         save_trained(save_to, model, spec, task, result)
