@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nas.searchers import Observation, Proposal, Searcher, make_searcher
 SPACE = ToySpace(shifts=60)
 
 
-def make(name: str = "halving", **options: object) -> Searcher:
+def make(name: str = "halving", **options: Any) -> Searcher:
     searcher = make_searcher(name, SPACE, options)
     searcher.begin(RECIPE.to_dict())
     return searcher
