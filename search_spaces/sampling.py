@@ -415,7 +415,9 @@ def let_name(rule: str, taken: Sequence[str]) -> str:
 
 
 def below(rng: np.random.Generator, n: int) -> int:
-    """A whole number drawn uniformly from 0..n-1, of any length."""
+    """A whole number drawn uniformly from 0..n-1, of any length. Raises ValueError where there is none."""
+    if n < 1:
+        raise ValueError(f"nothing to draw from: 0..{n - 1}")
     bits = (n - 1).bit_length()
     while True:
         drawn, have = 0, 0

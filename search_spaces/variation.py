@@ -147,7 +147,10 @@ class Varier:
 
     def rewire(self, made: Derivation, rng: np.random.Generator) -> Derivation | None:
         """Another name in place of one."""
-        at, hole = _any(rng, uses(self.rules, made))
+        used = uses(self.rules, made)
+        if not used:
+            return None
+        at, hole = _any(rng, used)
         tag = production(self.rules, at.tree).holes[hole].tag
         others = [n for n in self.visible(made, at.equation, tag) if n != at.tree.parts[hole]]
         return put(made, at, with_part(at.tree, hole, _any(rng, others))) if others else None
