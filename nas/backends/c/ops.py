@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes, parse
+from nas.backends.c.compiler import lanes
 from nas.backends.c.layer import Layer
 from nas.backends.c.running import Geometry
 
@@ -43,7 +44,7 @@ def key_of(cell: Cell, sizes: Sizes) -> str:
 def layer_of(key: str) -> Layer:
     """The layer that a key names; built by this process the first time. Its library is not loaded yet."""
     first, text = key.split("\n", 1)
-    return Layer(parse(text), Sizes(*map(int, first.split())))
+    return Layer(parse(text), Sizes(*map(int, first.split())), lanes())
 
 
 def geometry(sizes: Tensor | None, batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:
