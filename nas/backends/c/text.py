@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nas.backends.c.fuse import MATRIX, Fusion
 from nas.backends.c.loops import Frame, Item, Loop, Place
 from nas.backends.c.world import Key, World
-from nas.ir import Node, Use
+from nas.ir import Node
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Text:
         stores = self.stores[k] if place is None else [self.places[k]]
         target = next(p for p in stores if not p.unless)
         for n, (a, use) in enumerate(zip(node.args, node.uses, strict=True)):
-            source, blocks = self.places[a], self._blocks(use)
+            source, blocks = self.places[a], self.w.blocks(use.blocks)
             inner, outer = self.w.size(a) // blocks, self.w.size(k) // blocks
             index, _ = self.w.arrays[use.weight, use.role]
             pointer, each = self.f.port(("w", index)), 2 if use.column >= 0 else 1
@@ -155,6 +155,3 @@ class Text:
                     f"memcpy({other.at('i')}, {target.at('i')}, {4 * self.w.size(k)});"
                 )
         return lines
-
-    def _blocks(self, use: Use) -> int:
-        return self.w.sizes.heads if use.blocks == "heads" else int(use.blocks)

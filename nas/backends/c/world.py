@@ -49,6 +49,16 @@ class World:
         """Numbers per row of a node's value."""
         return width(self.schedule.nodes[k].type, self.sizes)
 
+    def blocks(self, blocks: object) -> int:
+        """Into how many blocks a map divides its operand and result."""
+        return self.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload, no-any-return]
+
+    def gram_shape(self, k: int) -> tuple[int, int, int]:
+        """The blocks of a `gram`, and the rows and columns of each."""
+        (a, b), node = self.schedule.nodes[k].args, self.schedule.nodes[k]
+        blocks = self.blocks(node.attr("blocks", 1))
+        return blocks, self.size(a) // blocks, self.size(b) // blocks
+
     def number(self, node: Node) -> float:
         """What a `num` says at these sizes."""
         value = float(node.attr("value"))  # type: ignore[arg-type]
