@@ -27,8 +27,8 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend FlexibleRunner RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
-        register_rendering runner tree_runner
+        Backend FlexibleRunner FlexibleTreeRunner RENDERINGS Runner Steps TreeRunner backend_names choose
+        merged register_backend register_rendering runner tree_runner
     """,
     "nas.backends.c": "",
     "nas.backends.triton": "",

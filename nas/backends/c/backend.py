@@ -7,8 +7,7 @@ from nas.backends.base import Backend, Runner, TreeRunner
 from nas.backends.c.compiler import problem
 from nas.backends.c.runner import CompiledRunner
 from nas.backends.c.tree import CompiledTree
-from nas.errors import BuildError
-from nas.ir import normal_cell, normal_tree
+from nas.backends.states import refused
 
 
 class C(Backend):
@@ -22,16 +21,7 @@ class C(Backend):
 
     def refuses(self, cell: Cell) -> str | None:
         """Cells over depth, and operations that it does not know."""
-        if cell.kind == "depth":
-            return "the C backend runs cells over time and trees, and this is a depth cell"
-        try:
-            if cell.kind == "tree":
-                normal_tree(cell)
-            else:
-                normal_cell(cell)
-        except BuildError as error:
-            return str(error)
-        return None
+        return refused(cell, ("time", "tree"))
 
     def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
         """A runner that builds its library when it is first called."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nas.backends.c.fuse import MATRIX, Fusion
 from nas.backends.c.loops import Frame, Item, Loop, Place
 from nas.backends.c.world import Key, World
-from nas.ir import Node
+from nas.ir import Node, number_in
 
 
 @dataclass
@@ -48,7 +48,11 @@ class Text:
     def __init__(self, world: World, function: Function) -> None:
         self.w, self.f = world, function
         self.nodes = world.schedule.nodes
-        self.numbers = {k: world.number(n) for k, n in enumerate(self.nodes) if n.op == "num"}
+        self.numbers = {
+            k: number_in(n.attr("value"), n.attr("over"), world.sizes)
+            for k, n in enumerate(self.nodes)
+            if n.op == "num"
+        }
         self.widths = {k: self._space_of(k) for k in range(len(self.nodes))}
         self.kinds = {k: self._kind(n) for k, n in enumerate(self.nodes)}
         self.places: dict[int, Place] = {}

@@ -26,7 +26,7 @@ def grown(
 ) -> tuple[list[Tensor], Tensor | None]:
     """The rows of all slots of the normal form at all nodes, and the outputs; see `nas.backends.levels.merged`."""
     if torch.is_grad_enabled():
-        values: Sequence[Tensor] = _Wood.apply(leaf, merge, levels, len(weights), x, labels, *weights)  # type: ignore[no-untyped-call]
+        values: Sequence[Tensor] = _Grown.apply(leaf, merge, levels, len(weights), x, labels, *weights)  # type: ignore[no-untyped-call]
     else:
         values = _Forest(leaf, merge, levels, x, labels, weights, False).values
     if not levels:
@@ -104,7 +104,7 @@ class _Forest:
             self.saved.append([*(children[n] for n in part.seen_children), *saved])
 
 
-class _Wood(torch.autograd.Function):
+class _Grown(torch.autograd.Function):
     """Leaves and all levels, forward and backward."""
 
     @staticmethod
@@ -142,7 +142,7 @@ class _Wood(torch.autograd.Function):
         ]
         wants_labels = labels is not None and merge.has_dx and ctx.needs_input_grad[5]
         dlabels = torch.zeros_like(labels) if wants_labels else None
-        sums = torch.zeros(merge.gradients.floats) if levels else None
+        sums = torch.zeros(merge.gradients.floats)
         rows, last = x.shape[0], values[0].shape[0]
         for level, own in zip(reversed(levels), reversed(saved[1:]), strict=True):
             size = level.shape[1]
@@ -160,7 +160,7 @@ class _Wood(torch.autograd.Function):
             last = first
         found, part = _pulled(leaf, saved[0], x, weights, values, pulls, slice(0, rows), slice(0, rows))
         dweights = leaf.gradients(part)
-        if sums is not None:
+        if levels:
             dweights = [_plus(a, b) for a, b in zip(dweights, merge.gradients(sums), strict=True)]
         dx = found[leaf.dx] if leaf.has_dx and ctx.needs_input_grad[4] else None
         return (None, None, None, None, dx, dlabels, *dweights)
