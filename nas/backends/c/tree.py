@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 from grammar import Cell, Sizes
 from nas.backends.base import FlexibleTreeRunner, TreeRunner
 from nas.backends.c.compiler import CompilerError
-from nas.backends.c.part import Part, part_of
 from nas.backends.c.forest import grown
+from nas.backends.c.part import Part, part_of
 from nas.backends.fallbacks import fell_back
 from nas.backends.levels import merged
 from nas.backends.reference import Reference
