@@ -149,6 +149,12 @@ class Body(Text):
                 continue
             elif k in used and k in self.w.rows and (k not in inside or node.op in LEAVES):
                 self.places[k] = self._in_rows(self.w.rows[k])
+        self.sources = {self.w.schedule.following[s] for s in self.copied}
+        self.sources |= {a for g in self.sweep.grams for a in self.nodes[g].args}
+        self.readers: dict[int, list[Group]] = {}
+        for group in self.groups:
+            for a in {a for k in group.nodes for a in self.nodes[k].args}:
+                self.readers.setdefault(a, []).append(group)
         for group in self.groups:
             for k in group.nodes:
                 self._plan_value(k, group)
@@ -200,10 +206,7 @@ class Body(Text):
 
     def _escapes(self, k: int, group: Group) -> bool:
         """Whether something outside of its group reads a value in this step."""
-        others = (b for other in self.groups if other is not group for b in other.nodes)
-        sources = {self.w.schedule.following[s] for s in self.copied}
-        sources |= {a for g in self.sweep.grams for a in self.nodes[g].args}
-        return k in sources or any(k in self.nodes[b].args for b in others)
+        return k in self.sources or any(other is not group for other in self.readers.get(k, ()))
 
     # -- text -------------------------------------------------------------------------------
 
