@@ -53,3 +53,8 @@ def test_unavailable_backend_is_refused_and_passed_over(monkeypatch: pytest.Monk
 def test_runners_are_kept() -> None:
     first, second = (runner("reference", zoo("lstm"), Sizes.of(3, 4)) for _ in range(2))
     assert first is second
+
+
+def test_a_depth_cell_is_left_to_torch() -> None:
+    with pytest.raises(BuildError, match="this is a depth cell: products and attention over whole sequences"):
+        choose("c", zoo("ut"))

@@ -16,7 +16,8 @@ def refused(cell: Cell, kinds: Sequence[str]) -> str | None:
     """Why a backend that renders normal forms of cells of these kinds cannot run a cell; None where it can."""
     if cell.kind not in kinds:
         able = " and ".join({"time": "time", "tree": "trees"}[kind] for kind in kinds)
-        return f"it runs cells over {able}, and this is a {cell.kind} cell"
+        why = ": products and attention over whole sequences stay with torch" if cell.kind == "depth" else ""
+        return f"it runs cells over {able}, and this is a {cell.kind} cell{why}"
     try:
         if cell.kind == "tree":
             normal_tree(cell)
