@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nas.backends.base import FlexibleTreeRunner as FlexibleTreeRunner
     from nas.backends.base import Runner as Runner
     from nas.backends.base import TreeRunner as TreeRunner
+    from nas.backends.fallback import fallbacks as fallbacks
     from nas.backends.levels import merged as merged
     from nas.backends.registry import backend_names as backend_names
     from nas.backends.registry import choose as choose
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = attach(
         "TreeRunner": "nas.backends.base",
         "backend_names": "nas.backends.registry",
         "choose": "nas.backends.registry",
+        "fallbacks": "nas.backends.fallback",
         "merged": "nas.backends.levels",
         "register_backend": "nas.backends.registry",
         "register_rendering": "nas.backends.renderings",

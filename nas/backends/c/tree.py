@@ -14,7 +14,7 @@ from nas.backends.base import FlexibleTreeRunner, TreeRunner
 from nas.backends.c.compiler import CompilerError
 from nas.backends.c.forest import grown
 from nas.backends.c.part import Part, part_of
-from nas.backends.fallbacks import fell_back
+from nas.backends.fallback import fell_back
 from nas.backends.levels import merged
 from nas.backends.reference import Reference
 from nas.backends.states import divided, united
@@ -82,14 +82,14 @@ class CompiledTree(FlexibleTreeRunner):
 
     def _built(self, arity: int) -> Part | None:
         if arity > MOST:
-            fell_back(self.cell.name, f"merges of more than {MOST} children are not compiled")
+            fell_back(self.cell, f"merges of more than {MOST} children are not compiled")
             return None
         try:
             return part_of(self.cell, self.sizes, arity)
         except CompilerError as error:
             if not self.fallback:
                 raise
-            fell_back(self.cell.name, str(error))
+            fell_back(self.cell, str(error))
             return None
 
     def _states(self, part: Part, results: Sequence[Tensor]) -> tuple[Tensor, ...]:
