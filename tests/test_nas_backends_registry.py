@@ -67,3 +67,8 @@ def test_auto_says_once_and_counts_what_a_meant_backend_does_not_run(monkeypatch
 def test_runners_are_kept() -> None:
     first, second = (runner("reference", zoo("lstm"), Sizes.of(3, 4)) for _ in range(2))
     assert first is second
+
+
+def test_a_depth_cell_is_left_to_torch() -> None:
+    with pytest.raises(BuildError, match="this is a depth cell: products and attention over whole sequences"):
+        choose("c", zoo("ut"))

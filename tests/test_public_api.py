@@ -27,8 +27,8 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend FlexibleRunner RENDERINGS Runner Steps TreeRunner backend_names choose fallbacks register_backend
-        register_rendering runner tree_runner
+        Backend FlexibleRunner FlexibleTreeRunner RENDERINGS Runner Steps TreeRunner backend_names choose
+        fallbacks merged register_backend register_rendering runner tree_runner
     """,
     "nas.backends.c": "",
     "nas.backends.triton": "",
@@ -50,7 +50,7 @@ PUBLIC: dict[str, str] = {
         NORMAL_RULES NO_DERIVATIVE Node Normal PRIMITIVES Place Product Program ROWS RULES Recurrence
         Region Replay Rule STACK STAGES Scan Schedule Slot Sweep Use WeightGradient adjoint adjoint_cell
         adjoint_tree checked_analysis checked_recurrences compile_program describe is_plain joins normal
-        normal_cell normal_tree passes recurrences refuted register_expansion same_axes schedule shape_in
+        normal_cell normal_tree number_in passes recurrences refuted register_expansion same_axes schedule shape_in
         show show_after taps tree_parts verify verify_normal width width_of with_scans
     """,
     "nas.nn": """

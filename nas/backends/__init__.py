@@ -9,9 +9,11 @@ from nas._lazy import attach
 if TYPE_CHECKING:
     from nas.backends.base import Backend as Backend
     from nas.backends.base import FlexibleRunner as FlexibleRunner
+    from nas.backends.base import FlexibleTreeRunner as FlexibleTreeRunner
     from nas.backends.base import Runner as Runner
     from nas.backends.base import TreeRunner as TreeRunner
     from nas.backends.fallback import fallbacks as fallbacks
+    from nas.backends.levels import merged as merged
     from nas.backends.registry import backend_names as backend_names
     from nas.backends.registry import choose as choose
     from nas.backends.registry import register_backend as register_backend
@@ -27,12 +29,14 @@ __getattr__, __dir__, __all__ = attach(
         "RENDERINGS": "nas.backends.renderings",
         "Backend": "nas.backends.base",
         "FlexibleRunner": "nas.backends.base",
+        "FlexibleTreeRunner": "nas.backends.base",
         "Runner": "nas.backends.base",
         "Steps": "nas.backends.steps",
         "TreeRunner": "nas.backends.base",
         "backend_names": "nas.backends.registry",
         "choose": "nas.backends.registry",
         "fallbacks": "nas.backends.fallback",
+        "merged": "nas.backends.levels",
         "register_backend": "nas.backends.registry",
         "register_rendering": "nas.backends.renderings",
         "runner": "nas.backends.registry",

@@ -60,6 +60,26 @@ class TreeRunner(Protocol):
         ...
 
 
+class FlexibleTreeRunner(ABC):
+    """A TreeRunner that takes whole trees at once."""
+
+    @abstractmethod
+    def leaves(self, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """See `TreeRunner`."""
+
+    @abstractmethod
+    def merge(
+        self, x: Tensor | None, weights: Sequence[Tensor], children: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `TreeRunner`."""
+
+    @abstractmethod
+    def grow(
+        self, x: Tensor, labels: Tensor | None, weights: Sequence[Tensor], levels: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """See `nas.backends.levels.merged`."""
+
+
 class Backend(ABC):
     """One way to run cells. `name` is what `build(..., backend=name)` takes.
 
@@ -84,6 +104,6 @@ class Backend(ABC):
         `fallback`: where building fails, the runner warns and uses the reference, instead of an error.
         """
 
-    def compile_tree(self, cell: Cell, sizes: Sizes) -> TreeRunner:
+    def compile_tree(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> TreeRunner:
         """The same for a tree cell. A backend without refuses them."""
         raise BuildError(f"the backend {self.name!r} runs no tree cells")

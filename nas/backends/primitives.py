@@ -44,20 +44,6 @@ _PLAIN: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
-def numbers(instr: Instr, sizes: Sizes) -> float:
-    """What a `num` says at these sizes."""
-    value, over = float(instr.attr("value")), str(instr.attr("over"))  # type: ignore[arg-type]
-    divisor = {
-        "": 1,
-        "D": sizes.input_size,
-        "H": sizes.hidden_size,
-        "N": sizes.heads,
-        "K": sizes.key_size,
-        "V": sizes.value_size,
-    }[over]
-    return value / divisor
-
-
 def axes(type_: Type) -> int:
     """How many axes a value of a type has, beside leading ones."""
     return {"num": 0, "key": 2, "mat": 3}.get(type_.kind, 1)

@@ -28,6 +28,6 @@ class Reference(Backend):
         program = compile_program(cell)
         return DepthRunner(program, sizes) if program.kind == "depth" else ScanRunner(program, sizes)
 
-    def compile_tree(self, cell: Cell, sizes: Sizes) -> TreeRunner:
+    def compile_tree(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> TreeRunner:
         """A tree runner in eager torch."""
         return Tree(compile_program(cell), sizes)

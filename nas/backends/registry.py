@@ -65,7 +65,7 @@ def runner(name: str, cell: Cell, sizes: Sizes) -> Runner:
 @lru_cache(maxsize=256)
 def tree_runner(name: str, cell: Cell, sizes: Sizes) -> TreeRunner:
     """The same for a tree cell."""
-    return choose(name, cell).compile_tree(cell, sizes)
+    return choose(name, cell).compile_tree(cell, sizes, fallback=name == "auto")
 
 
 register_backend(Reference())

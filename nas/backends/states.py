@@ -1,4 +1,4 @@
-"""Between the slots of a Program and those of its normal form, which compiled backends carry."""
+"""What compiled backends share: which cells have a normal form, and how its slots lie in those of the Program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nas.ir import Place
+from grammar import Cell
+from nas.errors import BuildError
+from nas.ir import Place, normal_cell, normal_tree
+
+
+def refused(cell: Cell, kinds: Sequence[str]) -> str | None:
+    """Why a backend that renders normal forms of cells of these kinds cannot run a cell; None where it can."""
+    if cell.kind not in kinds:
+        able = " and ".join({"time": "time", "tree": "trees"}[kind] for kind in kinds)
+        why = ": products and attention over whole sequences stay with torch" if cell.kind == "depth" else ""
+        return f"it runs cells over {able}, and this is a {cell.kind} cell{why}"
+    try:
+        if cell.kind == "tree":
+            normal_tree(cell)
+        else:
+            normal_cell(cell)
+    except BuildError as error:
+        return str(error)
+    return None
 
 
 def divided(state: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:

@@ -8,6 +8,7 @@ from nas.ir.adjoint import adjoint as adjoint
 from nas.ir.adjoint import adjoint_cell as adjoint_cell
 from nas.ir.adjoint import adjoint_tree as adjoint_tree
 from nas.ir.builder import Builder as Builder
+from nas.ir.builder import number_in as number_in
 from nas.ir.builder import shape_in as shape_in
 from nas.ir.builder import width_of as width_of
 from nas.ir.checking import checked_analysis as checked_analysis

@@ -56,6 +56,19 @@ def shape_in(type_: Type, sizes: Sizes) -> tuple[int, ...]:
     return (sizes.hidden_size * type_.size,) if type_.kind == "wide" else sizes.shape(type_)
 
 
+def number_in(value: object, over: object, sizes: Sizes) -> float:
+    """What a `num` with these options says at these sizes: its value, divided by a size if it names one."""
+    divisor = {
+        "": 1,
+        "D": sizes.input_size,
+        "H": sizes.hidden_size,
+        "N": sizes.heads,
+        "K": sizes.key_size,
+        "V": sizes.value_size,
+    }[str(over)]
+    return float(value) / divisor  # type: ignore[arg-type]
+
+
 def width_of(type_: Type) -> Poly:
     """Numbers per row of a type of normal programs."""
     return VEC.width * type_.size if type_.kind == "wide" else type_.width

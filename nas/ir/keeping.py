@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from typing import Any
-
-import networkx
+from functools import lru_cache
 
 from grammar import Type
 from nas.ir.builder import BINARY, UNARY, Builder, width_of
+from nas.ir.cutting import FOREVER, after_cut
 from nas.ir.normal import has_rows
 from nas.ir.program import Instr, Program
 
@@ -29,10 +28,10 @@ DEAR = (
     "readt",
 )
 DIVISIONS = ("div", "recip", "sqrt", "rsqrt")
-# Beside keeping a number for each (1), what it costs to compute it again.
-_CHEAP, _DIVISION = 0.03, 0.3
+# What it costs to keep a number, and to compute it again.
+_KEPT, _CHEAP, _DIVISION = 100, 3, 30
 # Keeping what lies in memory already: the new value of a state or an output, and a product over all rows.
-_THERE, _PRODUCT = 0.1, 0.9
+_THERE, _PRODUCT = 10, 90
 _NOMINAL = {"input_size": 64, "hidden_size": 64, "heads": 4, "key_size": 16}
 
 
@@ -46,34 +45,34 @@ def choose(program: Program, needs: Iterable[int]) -> frozenset[int]:
     needs |= {program.slots[s].next for s in _replayed(program, needs)}
     rows = has_rows(program)
     there = {program.out, *(slot.next for slot in program.slots)}
-    graph: networkx.DiGraph[Any] = networkx.DiGraph()
-    graph.add_nodes_from(("kept", "needed"))
+    edges: list[tuple[int, int, int]] = []
+    source, sink = -1, -2  # of instruction k the nodes are 2 k and 2 k + 1
     for k, instr in enumerate(program.instrs):
         if not rows[k] or instr.op in ("x", "state", "child"):
             continue
-        width = _width(instr.type)
+        width, before, after = _width(instr.type), 2 * k, 2 * k + 1
         if instr.type.kind == "mat" and instr.op != "lin":
-            graph.add_edge((k, "in"), (k, "out"))
+            edges.append((before, after, FOREVER))
             again = width * _CHEAP
         else:
             early = instr.op == "lin" and instr.stage != "loop"
-            share = _THERE if k in there else _PRODUCT if early else 1.0
-            graph.add_edge((k, "in"), (k, "out"), capacity=width * share)
+            share = _THERE if k in there else _PRODUCT if early else _KEPT
+            edges.append((before, after, width * share))
             again = width * (_DIVISION if instr.op in DIVISIONS else _CHEAP)
         dear = instr.op in DEAR and (instr.type.kind != "mat" or instr.op == "lin")
-        if dear:
-            graph.add_edge("kept", (k, "in"))
-        else:
-            graph.add_edge("kept", (k, "in"), capacity=again)
-            graph.add_edges_from(((a, "out"), (k, "in")) for a in instr.args)
+        edges.append((source, before, FOREVER if dear else again))
+        if not dear:
+            edges += ((2 * a + 1, before, FOREVER) for a in instr.args)
         if k in needs:
-            graph.add_edge((k, "out"), "needed")
-    _, (side, _) = networkx.minimum_cut(graph, "kept", "needed")
-    return frozenset(k for k in range(len(program.instrs)) if (k, "in") in side and (k, "out") not in side)
+            edges.append((after, sink, FOREVER))
+    behind = after_cut(edges, source, sink)
+    own = (a for a, b, _ in edges if a >= 0 and a % 2 == 0 and a not in behind and b in behind)
+    return frozenset(a // 2 for a in own)
 
 
-def _width(type_: Type) -> float:
-    return float(width_of(type_).at(**_NOMINAL))
+@lru_cache(maxsize=1024)
+def _width(type_: Type) -> int:
+    return int(width_of(type_).at(**_NOMINAL))
 
 
 def is_matrix(program: Program, slot: int) -> bool:

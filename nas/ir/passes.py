@@ -16,7 +16,7 @@ from nas.ir.program import STACK, STAGES, Instr, Map, Program, Region
 Pass = Callable[[Program], Program]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def compile_program(cell: Cell, after: str | None = None) -> Program:
     """The Program of a cell after all passes, or as it stands after the one named (`lower`: before the first).
 
@@ -25,12 +25,8 @@ def compile_program(cell: Cell, after: str | None = None) -> Program:
     names = passes()
     if after not in (None, *names):
         raise NasError(f"there is no pass {after!r}; the passes are {', '.join(names)}")
-    program = lower(cell)
-    for name, step in zip(names[1:], _PASSES, strict=True):
-        if after is not None and names.index(after) < names.index(name):
-            break
-        program = step(program)
-    return program
+    place = len(names) - 1 if after is None else names.index(after)
+    return _PASSES[place - 1](compile_program(cell, names[place - 1])) if place else lower(cell)
 
 
 def passes() -> tuple[str, ...]:

@@ -214,7 +214,7 @@ def _circles(count: int, edges: Iterable[tuple[int, int]]) -> list[set[int]]:
 
 # ---- phases --------------------------------------------------------------------------------------
 
-GIVEN = ("x", "saved", "past", "dy", "next")  # leaves whose rows are there from the start
+GIVEN = ("x", "saved", "past", "dy", "next", "child")  # leaves whose rows are there from the start
 
 
 class _Scheduling:

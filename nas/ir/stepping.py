@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grammar import CellBuildError, Sizes, Type
-from nas.ir.builder import BINARY, UNARY, shape_in
+from nas.ir.builder import BINARY, UNARY, number_in, shape_in
 from nas.ir.program import Instr, Program
 
 Array = NDArray[np.float64]
@@ -90,7 +90,7 @@ class Step:
         if instr.op in BINARY:
             return np.asarray(_PLAIN[instr.op](*args))
         if instr.op == "num":
-            return np.full(1, float(instr.attr("value")) / self._size(str(instr.attr("over"))))  # type: ignore[arg-type]
+            return np.full(1, number_in(instr.attr("value"), instr.attr("over"), self.sizes))
         if instr.op == "param":
             return self._own(instr).reshape((1, *shape_in(instr.type, self.sizes)))
         if instr.op == "lin":
@@ -102,10 +102,6 @@ class Step:
         if instr not in self.fixed:  # a leaf: one row of x, of what was kept, of a gradient
             self.fixed[instr] = self.rng.standard_normal((1, *shape_in(instr.type, self.sizes)))
         return self.fixed[instr]
-
-    def _size(self, name: str) -> int:
-        sizes = self.sizes
-        return {"V": sizes.value_size, "K": sizes.key_size, "D": sizes.input_size}.get(name, 1)
 
     def _own(self, instr: Instr) -> Array:
         whole = self.arrays[instr.weight, str(instr.attr("role"))]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from nas.backends import TreeRunner
+from nas.backends import FlexibleTreeRunner, TreeRunner, merged
 from nas.nn.merges import CPU, Merges
 
 
@@ -51,20 +52,20 @@ def grow(
 ) -> Grown:
     """Values at all nodes, from x `[B, leaves, D]`; `labelled` where x has a row for each merge as well."""
     batch, leaves = len(merges.counts), merges.leaves
-    made = runner.leaves(x[:, :leaves].flatten(0, 1), weights)
     # of each node among the values made
     place = torch.zeros(batch, leaves + merges.nodes.shape[1], dtype=torch.int64, device=CPU)
     place[:, :leaves] = torch.arange(batch * leaves, device=CPU).view(batch, leaves)
-    outputs: list[Tensor] = []
+    levels, rows, made = list[Tensor](), list[Tensor](), batch * leaves
     for sequence, row in merges.levels():
-        children = place[sequence[:, None], merges.nodes[sequence, row]].T
-        labels = x[sequence.to(x.device), (leaves + row).to(x.device)] if labelled else None
-        index = children.flatten().to(x.device)  # all children in one go: its gradient is one sum
-        values = [value.index_select(0, index).chunk(len(children)) for value in made]
-        y, new = runner.merge(labels, weights, values)
-        place[sequence, leaves + row] = len(made[0]) + torch.arange(len(row), device=CPU)
-        made = tuple(torch.cat([old, value]) for old, value in zip(made, new, strict=True))
-        outputs.append(y)
-    like = outputs[0].dtype if outputs else made[0].real.dtype
-    nothing = made[0].real.new_zeros(1, hidden_size, dtype=like)
-    return Grown(merges, made, place, torch.cat([nothing, *outputs]))
+        levels.append(place[sequence[:, None], merges.nodes[sequence, row]].T)
+        place[sequence, leaves + row] = made + torch.arange(len(row), device=CPU)
+        rows.append(sequence * x.shape[1] + leaves + row)
+        made += len(row)
+    labels = None
+    if labelled:
+        index = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64, device=CPU)
+        labels = x.flatten(0, 1)[index.to(x.device)]
+    run = runner.grow if isinstance(runner, FlexibleTreeRunner) else partial(merged, runner)
+    values, y = run(x[:, :leaves].flatten(0, 1), labels, weights, levels)
+    nothing = values[0].real.new_zeros(1, hidden_size, dtype=values[0].real.dtype if y is None else y.dtype)
+    return Grown(merges, values, place, nothing if y is None else torch.cat([nothing, y]))

@@ -1,1 +1,1 @@
-"""Generated C: cells over time in float32 on the CPU. `nas.backends` registers it."""
+"""Generated C: cells over time and trees in float32 on the CPU. `nas.backends` registers it."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas.backends.c.fuse import WHOLE, Fusion, Group
 from nas.backends.c.loops import Item, Loop, Place, literal
 from nas.backends.c.text import Function, Text
 from nas.backends.c.world import Column, Key, World
-from nas.ir import Sweep, width
+from nas.ir import Node, Sweep, width
 
 LEAVES = ("x", "num", "param", "state", "child", "saved", "past", "next", "dy")
 HOARD = 64  # rows that are put by for a product over rows
@@ -145,8 +145,16 @@ class Body(Text):
         for k, node in enumerate(self.nodes):
             if node.op == "state" and node.slot in self.sweep.slots and k in inside:
                 self.places[k] = self.slot_place(node.slot, new=False)
+            elif k in self.places:  # the same for all rows
+                continue
             elif k in used and k in self.w.rows and (k not in inside or node.op in LEAVES):
                 self.places[k] = self._in_rows(self.w.rows[k])
+        self.sources = {self.w.schedule.following[s] for s in self.copied}
+        self.sources |= {a for g in self.sweep.grams for a in self.nodes[g].args}
+        self.readers: dict[int, list[Group]] = {}
+        for group in self.groups:
+            for a in {a for k in group.nodes for a in self.nodes[k].args}:
+                self.readers.setdefault(a, []).append(group)
         for group in self.groups:
             for k in group.nodes:
                 self._plan_value(k, group)
@@ -185,7 +193,7 @@ class Body(Text):
         if k in self.writes:
             own = self.slot_place(self.writes[k], new=True)
             stores.append(own)
-        read = node.args and (node.op in WHOLE or group.space is None or self._escapes(k, group))
+        read = self._item(k).args and (node.op in WHOLE or group.space is None or self._escapes(k, group))
         sure = [p for p in stores if not p.unless]
         if read and not sure:
             size = self._pad(self.w.size(k))
@@ -198,10 +206,7 @@ class Body(Text):
 
     def _escapes(self, k: int, group: Group) -> bool:
         """Whether something outside of its group reads a value in this step."""
-        others = (b for other in self.groups if other is not group for b in other.nodes)
-        sources = {self.w.schedule.following[s] for s in self.copied}
-        sources |= {a for g in self.sweep.grams for a in self.nodes[g].args}
-        return k in sources or any(k in self.nodes[b].args for b in others)
+        return k in self.sources or any(other is not group for other in self.readers.get(k, ()))
 
     # -- text -------------------------------------------------------------------------------
 
@@ -210,7 +215,7 @@ class Body(Text):
             if group.space is None:
                 self.lines += self._product(group.nodes[0], "m", None)
             else:
-                items = [Item(k, self.nodes[k], self.stores[k], self.adds.get(k, [])) for k in group.nodes]
+                items = [Item(k, self._item(k), self.stores[k], self.adds.get(k, [])) for k in group.nodes]
                 self.lines += Loop(self._frame(), group.space, items, "m").lines()
         for k in self.grams:  # before slots change: an operand may be a slot's old value
             self.lines += self._hoard(k)
@@ -222,6 +227,11 @@ class Body(Text):
         for k, place in self.totals.items():
             flush = f"flush({place}, {self._pad(self.total_width(k))});"
             self.lines.append(f"if (step % {FLUSH} == {FLUSH - 1}) {flush}")
+
+    def _item(self, k: int) -> Node:
+        """A node as its group sees it: one that is the same for all rows is only passed on."""
+        node = self.nodes[k]
+        return node if k in self.sweep.body or k in self.sweep.totals else replace(node, op="kept", args=())
 
     def _hoard(self, k: int) -> list[str]:
         """Rows of both operands of a gram put by; when there are enough of them, they are multiplied."""
@@ -237,12 +247,14 @@ class Body(Text):
 
     def multiplied(self, k: int) -> str:
         """The statements that add what was put by to a gram."""
-        a, b = self.nodes[k].args
-        n, w, place = self.w.size(a), self.w.size(b), self.grams[k]
-        port = self.f.port(("gram", k))
-        return (
-            f"kit->gram(g{k}, {n}, {w}, {place}, {n}, {place} + {HOARD * n}, {w}, {port}, {w}, 1); g{k} = 0;"
-        )
+        place, port = self.grams[k], self.f.port(("gram", k))
+        blocks, n, w = self.w.gram_shape(k)
+        parts = [
+            f"kit->gram(g{k}, {n}, {w}, {place} + {q * n}, {blocks * n}, "
+            f"{place} + {HOARD * blocks * n + q * w}, {blocks * w}, {port} + {q * n * w}, {w}, 1);"
+            for q in range(blocks)
+        ]
+        return " ".join([*parts, f"g{k} = 0;"])
 
     def _copy(self, s: int) -> list[str]:
         """A slot's next value from where it is."""

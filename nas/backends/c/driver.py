@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from nas.backends.c.half import Half
@@ -90,23 +91,17 @@ class Driver:
 
     def _room_for_sums(self, grams: Sequence[int]) -> None:
         """Places for sums: grams of one second operand and first ones side by side get one behind the other."""
-        size, count = self.w.size, range(len(self.nodes))
         swept = [k for t in self.half.sweeps.values() for k in t.sweep.grams]
-        every = [(k, self.nodes[k].args) for k in (*grams, *swept, *self.half.single)]
-        keys = [(("gram", k), size(a) * size(b)) for k, (a, b) in every]
-        keys += [(("total", k), size(self.nodes[k].args[0])) for k in count if self.nodes[k].op == "total"]
+        every = [*grams, *swept, *self.half.single]
+        keys = [(("gram", k), math.prod(self.w.gram_shape(k))) for k in every]
+        size, sums = self.w.size, [k for k, node in enumerate(self.nodes) if node.op == "total"]
+        keys += [(("total", k), size(self.nodes[k].args[0])) for k in sums]
         keys += [(("end", k), size(k)) for k in self.half.ends]
         total = 0
         for key, floats in keys:
-            if key[0] == "gram" and self._blocks(key[1]) > 1:
-                floats //= self._blocks(key[1])
             self.sums[key] = (total, floats)
             total += floats
         self.floats = total
-
-    def _blocks(self, k: int) -> int:
-        blocks = self.nodes[k].attr("blocks", 1)
-        return self.w.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload]
 
     # -- steps ------------------------------------------------------------------------------
 
@@ -172,18 +167,19 @@ class Driver:
         size, done = self.w.size, 0
         while done < len(grams):
             k = grams[done]
-            (a, b), blocks, count = self.nodes[k].args, self._blocks(k), 1
-            first, second, wide = self.half.column(a), self.half.column(b), size(a)
+            (a, b), count = self.nodes[k].args, 1
+            blocks, own, other = self.w.gram_shape(k)
+            first, second = self.half.column(a), self.half.column(b)
             while blocks == 1 and done + count < len(grams):
                 following = self.nodes[grams[done + count]]
                 column = self.half.column(following.args[0])
-                beside = column.key == first.key and column.first == first.first + wide
-                if following.args[1] != b or not beside or self._blocks(grams[done + count]) != 1:
+                beside = column.key == first.key and column.first == first.first + own
+                whole = following.attr("blocks", 1) == 1
+                if following.args[1] != b or not beside or not whole:
                     break
-                wide += size(following.args[0])
+                own += size(following.args[0])
                 count += 1
             for n in range(blocks):
-                own, other = wide // blocks, size(b) // blocks
                 self.lines.append(
                     f"kit->gram(R, {own}, {other}, {self._at(first)} + {n * own}, {first.width}, {self._at(second)} + "
                     f"{n * other}, {second.width}, {self.pointer(('gram', k))} + {n * own * other}, {other}, 0);"

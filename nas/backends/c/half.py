@@ -54,7 +54,7 @@ class Half:
         self.ends = list(dict.fromkeys(found))  # two arrays may have one gradient
         # products of values that there is one of for all rows
         nodes = schedule.nodes
-        grams = [k for k in ends if nodes[k].op == "gram"]
+        grams = [k for k in dict.fromkeys(ends) if nodes[k].op == "gram"]
         self.single = [k for k in grams if all(nodes[a].stage not in ROWS for a in nodes[k].args)]
         wanted = [*self.ends, *self.single]
         self.end = EndText(self.world, wanted, f"{name}_end") if wanted else None

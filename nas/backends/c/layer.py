@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
-from nas.backends.c.compiler import lanes, load
+from nas.backends.c.compiler import load
 from nas.backends.c.driver import KEPT, OWN, SHARED, Driver, grams_in_order
 from nas.backends.c.gradients import Gradients
 from nas.backends.c.half import Half
@@ -42,10 +42,13 @@ class Slotted:
 
 
 class Layer:
-    """One layer in one direction. Rows are float32 in any geometry; weights are in the order of `Program.arrays`."""
+    """One layer in one direction, for vectors of `lanes` floats. Weights are in the order of `Program.arrays`.
 
-    def __init__(self, cell: Cell, sizes: Sizes) -> None:
-        self.cell, self.sizes = cell, sizes
+    `text` is its C. Rows are float32 in any geometry.
+    """
+
+    def __init__(self, cell: Cell, sizes: Sizes, lanes: int) -> None:
+        self.cell, self.sizes, self.lanes = cell, sizes, lanes
         normal, adjoint = normal_cell(cell), adjoint_cell(cell)
         self.slots = slots_of(cell, sizes)
         held = _held(normal, self.slots, sizes)
@@ -112,7 +115,7 @@ class Layer:
         half = Half(
             plan,
             self.sizes,
-            lanes(),
+            self.lanes,
             "f",
             given,
             outputs,
@@ -135,7 +138,7 @@ class Layer:
         ends = [plan.at[w.value] for w in adjoint.weights]
         replay = self._replay(adjoint.replay) if adjoint.replay else None
         return Half(
-            plan, self.sizes, lanes(), "b", self._given(plan), outputs, held, ends=ends, replay=replay
+            plan, self.sizes, self.lanes, "b", self._given(plan), outputs, held, ends=ends, replay=replay
         )
 
     def _given(self, plan: Schedule) -> dict[int, Column]:
@@ -157,7 +160,7 @@ class Layer:
         (sweep,) = plan.steps
         assert isinstance(sweep, Sweep)
         world = World(
-            plan, self.sizes, lanes(), self._given(plan), arrays=arrays_of(replay.program, self.sizes)
+            plan, self.sizes, self.lanes, self._given(plan), arrays=arrays_of(replay.program, self.sizes)
         )
         return Recomputed(world, sweep, replay.slots, self.every)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes, parse
+from nas.backends.c.compiler import lanes
 from nas.backends.c.layer import Layer
 from nas.backends.c.running import Geometry
 
@@ -36,14 +38,21 @@ _LIBRARY.define(
 
 def key_of(cell: Cell, sizes: Sizes) -> str:
     """What names a layer."""
-    return f"{sizes.input_size} {sizes.hidden_size} {sizes.heads} {sizes.key_size}\n{cell}"
+    text = str(cell)
+    _cells[text] = cell
+    return f"{sizes.input_size} {sizes.hidden_size} {sizes.heads} {sizes.key_size}\n{text}"
+
+
+_cells: WeakValueDictionary[str, Cell] = (
+    WeakValueDictionary()
+)  # saves this process to read texts that it wrote
 
 
 @lru_cache(maxsize=256)
 def layer_of(key: str) -> Layer:
     """The layer that a key names; built by this process the first time. Its library is not loaded yet."""
     first, text = key.split("\n", 1)
-    return Layer(parse(text), Sizes(*map(int, first.split())))
+    return Layer(_cells.get(text) or parse(text), Sizes(*map(int, first.split())), lanes())
 
 
 def geometry(sizes: Tensor | None, batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nas.backends.c.body import Body, Names
@@ -112,11 +113,7 @@ class SweepText:
     def _clear(self) -> list[str]:
         counts = []
         for k in self.body.grams:
-            size = (
-                4
-                * self.body.w.size(self.body.nodes[k].args[0])
-                * self.body.w.size(self.body.nodes[k].args[1])
-            )
+            size = 4 * math.prod(self.body.w.gram_shape(k))
             counts += [f"long g{k} = 0;", f"memset({self.f.port(('gram', k))}, 0, {size});"]
         return counts + [
             f"memset({place}, 0, {8 * self._pad(self.body.total_width(k))});"
@@ -245,9 +242,12 @@ class EndText(Text):
         ]
         for k in grams:
             (a, b), to = self.nodes[k].args, self.f.port(("gram", k))
-            n, w = world.size(a), world.size(b)
             first, second = self.places[a].base, self.places[b].base
-            lines.append(f"kit->gram(1, {n}, {w}, {first}, {n}, {second}, {w}, {to}, {w}, 0);")
+            blocks, n, w = world.gram_shape(k)
+            lines += [
+                f"kit->gram(1, {n}, {w}, {first} + {q * n}, {n}, {second} + {q * w}, {w}, {to} + {q * n * w}, {w}, 0);"
+                for q in range(blocks)
+            ]
         opening = self.f.opening(name, self.f.floats)
         self.text = "\n".join([*opening, *self.f.prologue, *lines, "free(S);", "return 0;", "}\n"])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nas.backends.c.fuse import MATRIX, Fusion
 from nas.backends.c.loops import Frame, Item, Loop, Place
 from nas.backends.c.world import Key, World
-from nas.ir import Node, Use
+from nas.ir import Node, number_in
 
 
 @dataclass
@@ -48,7 +48,11 @@ class Text:
     def __init__(self, world: World, function: Function) -> None:
         self.w, self.f = world, function
         self.nodes = world.schedule.nodes
-        self.numbers = {k: world.number(n) for k, n in enumerate(self.nodes) if n.op == "num"}
+        self.numbers = {
+            k: number_in(n.attr("value"), n.attr("over"), world.sizes)
+            for k, n in enumerate(self.nodes)
+            if n.op == "num"
+        }
         self.widths = {k: self._space_of(k) for k in range(len(self.nodes))}
         self.kinds = {k: self._kind(n) for k, n in enumerate(self.nodes)}
         self.places: dict[int, Place] = {}
@@ -132,7 +136,7 @@ class Text:
         stores = self.stores[k] if place is None else [self.places[k]]
         target = next(p for p in stores if not p.unless)
         for n, (a, use) in enumerate(zip(node.args, node.uses, strict=True)):
-            source, blocks = self.places[a], self._blocks(use)
+            source, blocks = self.places[a], self.w.blocks(use.blocks)
             inner, outer = self.w.size(a) // blocks, self.w.size(k) // blocks
             index, _ = self.w.arrays[use.weight, use.role]
             pointer, each = self.f.port(("w", index)), 2 if use.column >= 0 else 1
@@ -155,6 +159,3 @@ class Text:
                     f"memcpy({other.at('i')}, {target.at('i')}, {4 * self.w.size(k)});"
                 )
         return lines
-
-    def _blocks(self, use: Use) -> int:
-        return self.w.sizes.heads if use.blocks == "heads" else int(use.blocks)

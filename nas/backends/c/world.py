@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grammar import Sizes
-from nas.ir import Node, Program, Schedule, Sweep, width
+from nas.ir import Program, Schedule, Sweep, width
 
 Key = tuple[str, int]  # what a pointer of a C function is connected to
 
@@ -49,18 +49,15 @@ class World:
         """Numbers per row of a node's value."""
         return width(self.schedule.nodes[k].type, self.sizes)
 
-    def number(self, node: Node) -> float:
-        """What a `num` says at these sizes."""
-        value = float(node.attr("value"))  # type: ignore[arg-type]
-        over = {
-            "": 1,
-            "D": self.sizes.input_size,
-            "H": self.sizes.hidden_size,
-            "N": self.sizes.heads,
-            "K": self.sizes.key_size,
-            "V": self.sizes.value_size,
-        }
-        return value / over[str(node.attr("over", ""))]
+    def blocks(self, blocks: object) -> int:
+        """Into how many blocks a map divides its operand and result."""
+        return self.sizes.heads if blocks == "heads" else int(blocks)  # type: ignore[call-overload]
+
+    def gram_shape(self, k: int) -> tuple[int, int, int]:
+        """The blocks of a `gram`, and the rows and columns of each."""
+        (a, b), node = self.schedule.nodes[k].args, self.schedule.nodes[k]
+        blocks = self.blocks(node.attr("blocks", 1))
+        return blocks, self.size(a) // blocks, self.size(b) // blocks
 
 
 def arrays_of(program: Program, sizes: Sizes) -> dict[tuple[int, str], tuple[int, tuple[int, ...]]]:

@@ -10,8 +10,7 @@ import torch
 
 from grammar import Cell, Sizes
 from nas.backends.base import Backend, Runner
-from nas.errors import BuildError
-from nas.ir import normal_cell
+from nas.backends.states import refused
 
 
 class TritonBackend(Backend):
@@ -28,13 +27,7 @@ class TritonBackend(Backend):
 
     def refuses(self, cell: Cell) -> str | None:
         """Cells over trees and depth, and operations without an expansion."""
-        if cell.kind != "time":
-            return f"it runs cells over time, and this is a {cell.kind} cell"
-        try:
-            normal_cell(cell)
-        except BuildError as error:
-            return str(error)
-        return None
+        return refused(cell, ("time",))
 
     def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
         """A runner of kernels; tensors that lie on no CUDA device take the way of another backend.

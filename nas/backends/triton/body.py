@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from grammar import Type
-from nas.backends.primitives import numbers
 from nas.backends.triton.partition import Sweep
 from nas.backends.triton.tiles import Tiles
-from nas.ir import Instr, Program
+from nas.ir import Instr, Program, number_in
 
 # Elementwise primitives; {0} and {1} are the operands, which stand for themselves.
 TEXT: Mapping[str, str] = {
@@ -70,7 +69,8 @@ class Body:
 
     def number(self, k: int) -> str:
         """A literal."""
-        value = numbers(self.program.instrs[k], self.tiles.sizes)
+        instr = self.program.instrs[k]
+        value = number_in(instr.attr("value"), instr.attr("over"), self.tiles.sizes)
         return repr(value) if abs(value) < float("inf") else f"float('{value}')"
 
     def shape(self, type_: Type) -> str:

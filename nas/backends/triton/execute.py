@@ -18,7 +18,6 @@ from nas.backends.primitives import (
     flat,
     linear,
     matrix,
-    numbers,
     param,
     product,
 )
@@ -28,7 +27,7 @@ from nas.backends.triton.jit import interpreted, load
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.scan import scan
 from nas.backends.triton.tiles import Tiles, tiles
-from nas.ir import Instr, Program, Replay, shape_in
+from nas.ir import Instr, Program, Replay, number_in, shape_in
 
 # Elementwise recurrences are scanned from LONG steps on, or where fewer than FEW lanes run at once and there are at
 # least SHORT steps. Estimates: to be measured.
@@ -124,7 +123,7 @@ class Eager:
         """The value of instruction k from those of its operands."""
         instr, instrs = self.program.instrs[k], self.program.instrs
         if instr.op == "num":
-            return values.like.new_full((), numbers(instr, self.sizes))
+            return values.like.new_full((), number_in(instr.attr("value"), instr.attr("over"), self.sizes))
         if instr.op == "param":
             return param(self.array(instr, values), instr, self.sizes).to(values.like.dtype)
         args = [rows[a] if a in rows else values.consts[a] for a in instr.args]

@@ -1,0 +1,139 @@
+"""Compiled layers as operators: what torch asks of them, traced whole, exported; and runners of odd tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from grammar import zoo
+from nas.backends import FlexibleRunner, Steps, runner
+from nas.backends.c.compiler import problem
+from nas.backends.c.ops import layer_of
+from nas.nn import CellModule, build
+
+pytestmark = pytest.mark.skipif(problem() is not None, reason=str(problem()))
+
+CELLS = ["lstm", "mingru", "deltanet"]
+WIDTH, BATCH, STEPS = 8, 2, 5
+
+
+def module_of(name: str) -> CellModule:
+    module = build(zoo(name), WIDTH, WIDTH, heads=2, backend="c")
+    module.reset_parameters(torch.Generator().manual_seed(0))
+    return module
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def operands(name: str, needs: bool = True) -> tuple[Any, ...]:
+    """What `recell::cell` takes, with a state that is given."""
+    module = module_of(name)
+    compiled = runner("c", zoo(name), module.sizes[0])
+    key = compiled.key  # type: ignore[attr-defined]
+    x = drawn(STEPS * BATCH, WIDTH).requires_grad_(needs)
+    weights = [p.detach().clone().requires_grad_(needs) for p in module.parameters()]
+    shapes = [slot.shape for slot in compiled.slots]  # type: ignore[attr-defined]
+    state = [drawn(BATCH, *shape).requires_grad_(needs) for shape in shapes]
+    return (key, x, weights, state, [True] * len(state), None, BATCH, STEPS, False, False, needs)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_operator_is_what_it_says(name: str) -> None:
+    torch.library.opcheck(torch.ops.recell.cell.default, operands(name))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_its_gradient_is_what_it_says(name: str) -> None:
+    key, x, weights, state, given, *layout, _ = operands(name, needs=False)
+    y, *rest = torch.ops.recell.cell(key, x, weights, state, given, *layout, True)
+    finals, saved = rest[: len(state)], rest[len(state) :]
+    saved = [y, *saved] if layer_of(key).keeps_y else saved
+    wanted = [True] * (1 + len(state))
+    pulls = [torch.ones_like(v) for v in finals]
+    arguments = (key, x, weights, saved, torch.ones_like(y), pulls, *layout, wanted)
+    torch.library.opcheck(torch.ops.recell.cell_backward.default, arguments)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_module_is_traced_whole(name: str) -> None:
+    module, x = module_of(name), drawn(BATCH, STEPS, WIDTH)
+
+    def gradients(run: Any) -> tuple[Tensor, ...]:
+        y, after = run(x)
+        parts = after if isinstance(after, tuple) else (after,)
+        loss = y.square().sum() + torch.stack([part.sum() for part in parts]).sum()
+        return (y, *torch.autograd.grad(loss, list(module.parameters())))
+
+    whole = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_export_takes_any_batch_and_any_number_of_steps(name: str) -> None:
+    module = module_of(name).requires_grad_(False)
+    batch, time = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("time", min=2, max=512)
+    shapes: dict[str, Any] = {"x": {0: batch, 1: time}}
+    program = torch.export.export(module, (drawn(3, 7, WIDTH),), dynamic_shapes=shapes)
+    for size in ((3, 7), (5, 40), (2, 2)):
+        x = drawn(*size, WIDTH)
+        torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+def test_fake_tensors_have_the_shapes_of_real_ones() -> None:
+    module, x = module_of("lstm"), drawn(BATCH, STEPS, WIDTH)
+    real, _ = module(x)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake, after = module(mode.from_tensor(x))
+    assert (fake.shape, fake.dtype) == (real.shape, real.dtype)
+    assert [part.shape for part in after] == [(1, BATCH, WIDTH)] * 2
+
+
+# ---- runners ------------------------------------------------------------------------------------
+
+
+def run(name: str, dtype: torch.dtype, x: Tensor, steps: Steps, **options: bool) -> tuple[Tensor, ...]:
+    module = module_of(name)
+    compiled = runner("c", zoo(name), module.sizes[0])
+    assert isinstance(compiled, FlexibleRunner)
+    weights = [p.detach().to(dtype) for p in module.parameters()]
+    y, final = compiled(x, weights, [None] * len(module.program.slots), steps, **options)
+    return (y, *final)
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True}], ids=["ahead", "reverse"])
+@pytest.mark.parametrize("by_sequence", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_rows_in_any_order_and_of_any_type(name: str, by_sequence: bool, options: dict[str, bool]) -> None:
+    steps, x = Steps.same(BATCH, STEPS, by_sequence), drawn(BATCH * STEPS, WIDTH)
+    single = run(name, torch.float32, x, steps, **options)
+    double = run(name, torch.float64, x.double(), steps, **options)  # by the reference
+    assert all(value.dtype == torch.float64 for value in double)
+    torch.testing.assert_close([v.double() for v in single], list(double), rtol=1e-5, atol=1e-5)
+    strided = torch.empty(WIDTH, BATCH * STEPS, 2)[..., 0].T.copy_(x)
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(run(name, torch.float32, strided, steps, **options), single, rtol=0, atol=0)
+
+
+def test_x_without_a_gradient_gets_none() -> None:
+    module, x = module_of("lstm"), drawn(BATCH, STEPS, WIDTH)
+    module(x)[0].sum().backward()
+    plain = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+    module.zero_grad()
+    module(x.requires_grad_())[0].sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.abs().sum() > 0)
+    for parameter, before in zip(module.parameters(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, before, rtol=0, atol=0)
+
+
+def test_tensors_without_memory_give_shapes() -> None:
+    module = module_of("mingru").to("meta")
+    y, state = module(torch.empty(BATCH, STEPS, WIDTH, device="meta"))
+    assert isinstance(state, Tensor)
+    assert (y.device.type, y.shape, state.shape) == ("meta", (BATCH, STEPS, WIDTH), (1, BATCH, WIDTH))
