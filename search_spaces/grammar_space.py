@@ -17,6 +17,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.fitting import fit
 from search_spaces.likelihood import Likelihood
 from search_spaces.membership import derive
+from search_spaces.motifs import Motif, motifs
 from search_spaces.printer import show_rules
 from search_spaces.reaching import Reach
 from search_spaces.rules import NEW, Limits, Rules
@@ -42,6 +43,7 @@ class GrammarSpace(Space):
     def __init__(self, text: str, source: str = "<text>") -> None:
         self.rules: Rules = parse_space(text, source)
         self._derived: WeakKeyDictionary[Cell, Derivation | str] = WeakKeyDictionary()
+        self._motifs: WeakKeyDictionary[Cell, frozenset[Motif]] = WeakKeyDictionary()
         self._checked: set[object] = set()
 
     @property
@@ -195,6 +197,17 @@ class GrammarSpace(Space):
 
     def _crossed(self, cell: Cell, other: Cell, rng: np.random.Generator) -> Variation:
         return self._varier.crossover((cell, other), (self._member(cell), self._member(other)), rng)
+
+    def motifs(self, cell: Cell) -> frozenset[Motif]:
+        """The parts of a member that `graft` can put into another: of 2 to 8 operations, names left open."""
+        found = self._motifs.get(cell)
+        if found is None:
+            found = self._motifs[cell] = motifs(self.rules, self._member(cell))
+        return found
+
+    def graft(self, cell: Cell, motif: Motif, rng: np.random.Generator) -> Variation:
+        """The member `cell` with a motif in one place, or in two under one name; see `Space.graft`."""
+        return self._varier.graft(cell, self._member(cell), motif, rng)
 
     # -- for readers ----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from grammar import Cell
 from search_spaces.errors import NoCellError, NotAMemberError, SpaceError
+from search_spaces.motifs import Motif
 from search_spaces.rules import Limits
 from search_spaces.varied import Variation
 
@@ -164,6 +165,17 @@ class Space(ABC):
         Where that gives no other cell, a mutation of `a`.
         """
         return self.vary(a, rng, other=b).cell
+
+    def motifs(self, cell: Cell) -> frozenset[Motif]:
+        """The parts of a member that `graft` can put into another; none in a space of sketches. See motifs.py."""
+        return frozenset()
+
+    def graft(self, cell: Cell, motif: Motif, rng: np.random.Generator) -> Variation:
+        """The member `cell` with a motif in one place, or in two under one name; a child as of `vary`.
+
+        Raises NotAMemberError, and NoCellError if it fits nowhere.
+        """
+        raise NoCellError(f"space {self.name} has no motifs; received {motif}")
 
     # -- for readers ----------------------------------------------------------------------------
 
