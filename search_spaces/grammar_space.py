@@ -25,6 +25,7 @@ from search_spaces.sampling import Sampler
 from search_spaces.space import Space
 from search_spaces.variation import Varier
 from search_spaces.varied import Variation
+from search_spaces.walking import Choice, Chooser, Walker
 
 REQUIRED = {
     "x": "the output depends on x",
@@ -166,6 +167,26 @@ class GrammarSpace(Space):
         # Cells drawn under a limit of size favour small productions, which this does not undo.
         shares = [self._likelihood.share(self._member(c)) for c in cells]
         return GrammarSpace(show_rules(fit(self.rules, shares, strength)), f"{self.name} fitted")
+
+    # -- choices --------------------------------------------------------------------------------
+
+    @cached_property
+    def _walker(self) -> Walker:
+        return Walker(self._weighted)
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """`plan` (numbers of states and lets), `let`, each nonterminal, and `$class` for each class of names."""
+        return self._walker.sites
+
+    def walk(self, choose: Chooser) -> Cell | None:
+        """The cell of the choices that `choose(site, weights)` makes, or None; see `Space.walk`."""
+        made = self._walker.walk(choose)
+        return None if made is None else self._cell(made)
+
+    def choices(self, cell: Cell) -> list[Choice]:
+        """The choices by which `walk` gives a member, or one that differs in names."""
+        return self._walker.choices(self._member(cell))
 
     # -- membership -----------------------------------------------------------------------------
 

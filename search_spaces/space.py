@@ -14,6 +14,7 @@ from search_spaces.errors import NoCellError, NotAMemberError, SpaceError
 from search_spaces.motifs import Motif
 from search_spaces.rules import Limits
 from search_spaces.varied import Variation
+from search_spaces.walking import Choice, Chooser
 
 WAYS = ("weights", "size")
 
@@ -114,6 +115,27 @@ class Space(ABC):
     @abstractmethod
     def _fitted(self, cells: list[Cell], strength: float) -> Space:
         """`fit`, its arguments being good."""
+
+    # -- choices --------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def sites(self) -> dict[str, int]:
+        """Where choices are made when a cell is derived step by step, and how many options each has at most."""
+
+    @abstractmethod
+    def walk(self, choose: Chooser) -> Cell | None:
+        """The cell of the choices that `choose(site, weights)` makes, one after the other.
+
+        It is given the site and a weight for each option, and returns the number of one whose weight is not 0: in
+        proportion to the weights it draws from the grammar, though not with the probabilities of `sample`, which draws a
+        size first. None if no member comes of it: the choices ran into a limit, or the output does not depend on all
+        that the space requires.
+        """
+
+    @abstractmethod
+    def choices(self, cell: Cell) -> list[Choice]:
+        """The choices by which `walk` gives a member, or one that differs in names. Raises NotAMemberError."""
 
     # -- membership -----------------------------------------------------------------------------
 
