@@ -34,10 +34,10 @@ class SpaceLike(Protocol):
 METRICS: Mapping[str, str] = MappingProxyType(
     {
         "params": "trainable parameters of the whole model",
-        "flops": "floating-point operations per step and sample",
+        "flops": "floating-point operations per step and sample of the whole model",
         "state_bytes": "bytes of recurrent state per sample (float32)",
         "gemm_depth": "matrix products one after the other in a step",
-        "latency_us": "measured microseconds per step (batch 1)",
+        "latency_us": "measured microseconds per step of a sequence (batch 1, forward)",
     }
 )
 """What is known of a cell besides its loss: all but the last before anything is trained or run; lower is better."""
@@ -104,6 +104,8 @@ class Searcher(ABC):
     name: ClassVar[str] = ""
     needs: tuple[str, ...] = ()
     """Metrics that cost a measurement ("latency_us") and are to be in every observation."""
+    objectives: tuple[str, ...] = ("loss",)
+    """Those of `OBJECTIVES` that it minimises: what is shown of its runs is the Pareto front of them."""
 
     def __init__(self, space: SpaceLike) -> None:
         self.space = space
@@ -126,6 +128,13 @@ class Searcher(ABC):
         """The next cell to try, or None if there is nothing to propose until another trial ends, or ever.
 
         Changes nothing: what was asked and not yet told does not count.
+        """
+
+    def entered(self, proposal: Proposal, trial: int) -> None:  # noqa: B027 (most have no use for it)
+        """Take note that a proposal has become a trial, which will be told of when it ends.
+
+        For searchers that may not ask for the same thing twice meanwhile, or that want to know what is under way. It
+        is part of what was told: a campaign that is carried on repeats it, in the same order.
         """
 
     @abstractmethod
