@@ -169,6 +169,10 @@ class Reinforce(Searcher):
                 return Proposal(cell, OPERATOR)
         return sample_new(self.space, rng, self._told, self.tries)
 
+    def entered(self, proposal: Proposal, trial: int) -> None:
+        """Do not propose it again while it is trained."""
+        self._told.add(proposal.cell.digest)
+
     def tell(self, observation: Observation) -> None:
         """Move the controller by the policy gradient of this cell."""
         self._told.add(observation.digest)
