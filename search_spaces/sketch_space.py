@@ -228,9 +228,9 @@ class SketchSpace(Space):
 
         child = until_other(one, (cell,))
         if child is None:
+            what = operator if isinstance(operator, str) else "mutation"
             raise NoCellError(
-                f"space {self.name}: {operator if isinstance(operator, str) else 'mutation'} gave no other cell in {ATTEMPTS} tries; "
-                f"received {cell.one_line}"
+                f"space {self.name}: {what} gave no other cell in {ATTEMPTS} tries; received {cell.one_line}"
             )
         return child
 

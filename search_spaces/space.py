@@ -128,9 +128,9 @@ class Space(ABC):
         """The cell of the choices that `choose(site, weights)` makes, one after the other.
 
         It is given the site and a weight for each option, and returns the number of one whose weight is not 0: in
-        proportion to the weights it draws from the grammar, though not with the probabilities of `sample`, which draws a
-        size first. None if no member comes of it: the choices ran into a limit, or the output does not depend on all
-        that the space requires.
+        proportion to the weights it draws from the grammar, though not with the probabilities of `sample`, which
+        draws a size first. None if no member comes of it: the choices ran into a limit, or the output does not depend
+        on all that the space requires.
         """
 
     @abstractmethod

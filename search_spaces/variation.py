@@ -51,9 +51,7 @@ class Varier:
 
     # -- the whole ------------------------------------------------------------------------------
 
-    def mutate(
-        self, cell: Cell, made: Derivation, rng: np.random.Generator, operator: Operator
-    ) -> Variation:
+    def mutate(self, cell: Cell, made: Derivation, rng: np.random.Generator, operator: Operator) -> Variation:
         """A child of `cell`, whose derivation is `made`, by one operator, or by one drawn at each try."""
 
         def one() -> tuple[str, Derivation | None]:

@@ -27,12 +27,12 @@ ANY = "any"  # an operator of the space, whichever it draws
 class Evolution(Searcher):
     """A population of the last `population` cells with a score; each child enters, the oldest leaves.
 
-    Until `samples` cells have a score, `seeds` are proposed (see `read_seeds`: "zoo", a file, a run folder, texts), then
-    samples. From then on a child is the mutation of the winner of a tournament among `tournament` members drawn at
-    random, with probability `crossover` the winner's crossover with the winner of a second tournament, or with
-    probability `motifs` the winner with a part that is frequent among the better half of the population (see Motifs). A
-    child that was tried before is dropped and another one made, `tries` times; then the space is sampled. Cells without
-    a score do not enter.
+    Until `samples` cells have a score, `seeds` are proposed (see `read_seeds`: "zoo", a file, a run folder, texts),
+    then samples. From then on a child is the mutation of the winner of a tournament among `tournament` members drawn
+    at random, with probability `crossover` the winner's crossover with the winner of a second tournament, or with
+    probability `motifs` the winner with a part that is frequent among the better half of the population (see Motifs).
+    A child that was tried before is dropped and another one made, `tries` times; then the space is sampled. Cells
+    without a score do not enter.
 
     `operators` is how the operator of the next child is chosen: "fixed" (these probabilities, and the space's own
     operators alike), "bandit" or "qlearning", which begin there and learn which operators give children better than
@@ -132,7 +132,9 @@ class Evolution(Searcher):
                 return self.space.vary(parent, rng, other)
             if self._adaptive is None:
                 return self.space.vary(parent, rng)
-            return self._adaptive.vary(parent, rng, operator={n: weights[n] for n in self._adaptive.operators})
+            return self._adaptive.vary(
+                parent, rng, operator={n: weights[n] for n in self._adaptive.operators}
+            )
         return None
 
     def _select(self, rng: np.random.Generator) -> Observation:

@@ -44,6 +44,7 @@ class OperatorChoice(ABC):
     def weights(self) -> Mapping[str, float]:
         """What each operator weighs now."""
 
+    @abstractmethod
     def learn(self, operator: str, reward: float) -> None:
         """Take in what a child by `operator` was worth, from 0 to 1. Names it does not know are passed over."""
 
@@ -53,6 +54,9 @@ class Fixed(OperatorChoice):
 
     def weights(self) -> Mapping[str, float]:
         return self.shares
+
+    def learn(self, operator: str, reward: float) -> None:
+        pass
 
 
 class Bandit(OperatorChoice):

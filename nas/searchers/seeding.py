@@ -63,14 +63,18 @@ def _of_file(path: Path) -> list[str]:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise SearchError(f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder") from error
+        raise SearchError(
+            f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder"
+        ) from error
     texts: list[str] = []
     for line in text.splitlines():
         if line.startswith(("cell ", "zoo:")):
             texts.append(line)
         elif line.strip() and not line.lstrip().startswith("#"):
             if not texts:
-                raise SearchError(f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell")
+                raise SearchError(
+                    f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell"
+                )
             texts[-1] += f"\n{line}"
     return texts
 
