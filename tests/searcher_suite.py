@@ -13,11 +13,11 @@ import numpy as np
 
 from grammar import Cell, parse
 from nas.searchers import Observation, Proposal, Searcher, make_searcher
-from search_spaces import Choice, Chooser, Variation
+from search_spaces import Choice, Chooser, Operator, Variation
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
-    "evolution": {"samples": 4, "population": 10},
+    "evolution": {"samples": 4, "population": 10, "operators": "bandit"},
     "reinforce": {"samples": 4, "rate": 0.1},
 }
 """For each registered searcher the options that make it show its working within tens of trials."""
@@ -71,9 +71,12 @@ class ToySpace:
         return ("near", "far")
 
     def vary(
-        self, cell: Cell, rng: np.random.Generator, other: Cell | None = None, operator: str | None = None
+        self, cell: Cell, rng: np.random.Generator, other: Cell | None = None, operator: Operator = None
     ) -> Variation:
         """A mutation, or a crossover with another cell."""
+        if isinstance(operator, Mapping):
+            shares = np.array([*operator.values()])
+            operator = [*operator][int(rng.choice(len(shares), p=shares / shares.sum()))]
         if operator is not None:
             genes = self.genes(cell)
             moves = [-1, 1] if operator == "near" else range(1, self.shifts)

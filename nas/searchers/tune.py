@@ -29,7 +29,7 @@ from nas.searchers.base import Observation, Proposal, Searcher
 from nas.searchers.registry import make_searcher, settled_options
 from nas.tasks import load_task
 from nas.training import TrialSpec, train
-from search_spaces import load_space, read_space
+from search_spaces import Space, load_space, read_space, space_names
 
 SCHEMA = 1
 ASKS = 50  # for one suggestion that is new
@@ -72,12 +72,11 @@ class TuneSearcher(RaySearcher):
         self._begin()
 
     def _begin(self) -> None:
-        name, text = self._setting["space"]
-        self._searcher: Searcher = make_searcher(
-            self._setting["method"], read_space(text, name), self._setting["options"]
-        )
-        if self._setting["recipe"]:
-            self._searcher.begin(self._setting["recipe"])
+        setting = self._setting
+        space = _space(*setting["space"])
+        self._searcher: Searcher = make_searcher(setting["method"], space, setting["options"])
+        if setting["recipe"]:
+            self._searcher.begin(setting["recipe"])
         self._log: list[dict[str, Any]] = []
         self._asks = 0
         self._under_way: dict[str, int] = {}  # Tune's id -> the number of a trial
@@ -260,6 +259,13 @@ def trainable(
         tune.report({"steps": result.steps, "loss": loss, "score": result.score, "final": True})
 
     return run
+
+
+def _space(name: str, text: str) -> Space:
+    """The space of this text; a shipped one is made once in a process."""
+    if name in space_names() and load_space(name).text == text:
+        return load_space(name)
+    return read_space(text, name)
 
 
 def _written(proposal: Proposal) -> dict[str, Any]:
