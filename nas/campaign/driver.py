@@ -424,7 +424,8 @@ def _finite(score: float | None) -> bool:
 
 def _outcome(result: TrialResult) -> dict[str, Any]:
     values = result.to_dict()
-    return {name: values[name] for name in ("score", "curve", "params", "width", "steps", "seconds")}
+    found = {name: values[name] for name in ("score", "curve", "params", "width", "steps", "seconds")}
+    return found | ({"fallback": result.fallback} if result.fallback else {})
 
 
 @contextlib.contextmanager

@@ -68,6 +68,8 @@ class TrialRecord:
     """What the cell computes (`grammar.fingerprint`), the second key of the record; empty in journals of schema 1."""
     lints: tuple[str, ...] = ()
     """Names of the warnings about it (`grammar.LINTS`)."""
+    fallback: str = ""
+    """Why it ran on the slow reference backend although a faster one was meant to run it; empty where it did not."""
 
 
 @dataclass
@@ -88,6 +90,7 @@ class Retraining:
     ended: float | None = None
     attempts: int = 0
     message: str = ""
+    fallback: str = ""
     weights: str | None = None
     """Folder of the trained model, relative to the run's."""
 
@@ -242,6 +245,12 @@ class Run:
         return dict(Counter(t.status for t in self.trials if t.status not in (*OPEN, "ok")))
 
     @property
+    def fallbacks(self) -> dict[str, int]:
+        """How many trainings ran on the slow reference backend because a faster one failed, by reason."""
+        records: list[TrialRecord | Retraining] = [*self.trials, *self._trainings.values()]
+        return dict(Counter(record.fallback for record in records if record.fallback))
+
+    @property
     def not_retrained(self) -> list[str]:
         """Keys of the retrainings that were planned and were not done."""
         return [key for key, training in self._trainings.items() if training.status in OPEN]
@@ -290,6 +299,7 @@ class Run:
             "duplicates": self.duplicates,
             "alike": self.alike,
             "refused": self.refused,
+            "fallbacks": self.fallbacks,
             "asked": self.asks,
             "budget": self.config.budget,
             "active": round(self.active + since, 1),
@@ -434,6 +444,7 @@ def _fill(record: TrialRecord | Retraining, event: Event, status: str) -> None:
     record.wall = event.get("wall", 0.0)
     record.ended = event["active"]
     record.message = event.get("message", "")
+    record.fallback = event.get("fallback", "")
 
 
 def _fail(record: TrialRecord | Retraining, event: Event) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from grammar import GrammarError, parse
+from nas.backends import fallbacks
 from nas.errors import BuildError, TaskError, TrainingError, TrialAborted
 from nas.nn import Stack, State, TreeModule, detach_state
 from nas.tasks import Recipe, Split, Task, load_task
@@ -82,6 +83,7 @@ def train(
         steps=curve[-1][0],
         seconds=time.perf_counter() - started,
         message=message,
+        fallback=fallbacks().get(cell, ""),
     )
     if save_to is not None and status == "ok":
         save_trained(save_to, model, spec, task, result)

@@ -84,7 +84,8 @@ class TrialResult:
     - "hopeless": after a third of the steps the loss was still above that of the trivial answer.
 
     `curve` holds (step, mean training loss per answer since the entry before it); `params` is the exact number of
-    trainable parameters; `seconds` of wall-clock time are for information and the only field that varies.
+    trainable parameters; `seconds` of wall-clock time are for information and the only field that varies. `fallback`
+    says why the cell ran on the reference although a faster backend was meant to run it; empty where none was missed.
     """
 
     status: Status
@@ -96,6 +97,7 @@ class TrialResult:
     steps: int = 0
     seconds: float = 0.0
     message: str = ""
+    fallback: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a loss that is not finite becomes None."""
