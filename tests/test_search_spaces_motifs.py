@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_grafts_are_members_that_have_the_motif(name: str) -> None:
     space, rng = load_space(name), np.random.default_rng(1)
     cells = [space.sample(rng) for _ in range(6)]
     made = 0
-    for giver, taker in zip(cells, cells[1:], strict=False):
+    for giver, taker in pairwise(cells):
         for wanted in sorted(space.motifs(giver) - space.motifs(taker), key=lambda m: m.order)[:3]:
             try:
                 child = space.graft(taker, wanted, rng)

@@ -54,12 +54,13 @@ class Motifs:
         best = sorted(weights, key=lambda m: (-weights[m], m.order))[:KEPT]
         return {m: weights[m] for m in best}
 
-    def insert(self, cell: Cell, population: Collection[Observation], rng: np.random.Generator) -> Variation:
-        """The cell with a mined motif that it lacks. Raises NoCellError if there is none, or it does not fit."""
-        own = self.space.motifs(cell)
-        found = {m: w for m, w in self.mine(population).items() if m not in own}
+    def insert(
+        self, cell: Cell, population: Collection[Observation], rng: np.random.Generator
+    ) -> Variation:
+        """The cell with a mined motif, once more if it has it. Raises NoCellError if none is found or fits."""
+        found = self.mine(population)
         if not found:
-            raise NoCellError("the population has no motif that the cell lacks")
+            raise NoCellError("the population has no motif")
         weights = np.array([*found.values()])
         at = rng.choice(len(weights), p=weights / weights.sum())
         return self.space.graft(cell, [*found][int(at)], rng)

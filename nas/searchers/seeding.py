@@ -37,13 +37,15 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike) -> tuple[Cell, ...]:
     else:
         where = "the list"
         cells = [_parsed(text, where) for text in seeds]
-    found = {cell.digest: cell for cell in reversed(cells)}
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.digest, cell)
     strangers = [cell for cell in found.values() if not _member(cell, space)]
     if strangers:
         raise SearchError(f"seeds: {strangers[0].one_line} of {where} is not a member of the space")
     if not found:
         raise SearchError(f"seeds: {where} has no cell that is a member of the space")
-    return tuple(reversed(found.values()))
+    return tuple(found.values())
 
 
 def _member(cell: Cell, space: SpaceLike) -> bool:
