@@ -20,7 +20,7 @@ class Unfinished(Searcher):
 
 
 def test_names() -> None:
-    assert {"random", "evolution"} <= set(searcher_names())
+    assert {"random", "evolution", "reinforce"} <= set(searcher_names())
     for name in searcher_names():
         assert make_searcher(name, ToySpace()).name == name
 

@@ -146,25 +146,22 @@ def test_no_state_is_said(tmp_path: Path) -> None:
         made().set_state({"schema": 7})
 
 
-def _objective(config: dict[str, Any]) -> None:
-    from ray import tune
-
-    for step in (1, 2):
-        tune.report({"score": float(len(config["cell"])), "steps": step, "final": step == 2})
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_under_a_tuner_with_a_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     from ray import tune
 
+    def objective(config: dict[str, Any]) -> None:  # here, so that it travels by value
+        for step in (1, 2):
+            tune.report({"score": float(len(config["cell"])), "steps": step, "final": step == 2})
+
     monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         tuner = tune.Tuner(
-            _objective,
+            objective,
             tune_config=tune.TuneConfig(
                 search_alg=made(),
                 scheduler=tune.schedulers.ASHAScheduler(time_attr="steps", max_t=2),
@@ -178,7 +175,7 @@ def test_under_a_tuner_with_a_scheduler(tmp_path: Path, monkeypatch: pytest.Monk
         )
         results = tuner.fit()
         assert results.num_errors == 0
-        cells = [parse(result.config["cell"]) for result in results]
+        cells = [parse(str(results[i].config["cell"])) for i in range(len(results))]
         assert len({cell.digest for cell in cells}) == 10
         (state,) = (tmp_path / "run").glob("searcher-state-*.pkl")
         assert sum("told" in event for event in json.loads(state.read_text())["log"]) == 10

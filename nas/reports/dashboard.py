@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import math
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,31 +35,50 @@ def write_study(run: Run, file: str | Path) -> tuple[str, int]:
     the file is no journal of Optuna.
     """
     name = run.path.resolve().name
-    logging.getLogger("optuna.study").setLevel(logging.WARNING)
+    _check(Path(file))
+    said = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each study and trial otherwise
     try:
         storage = JournalStorage(JournalFileBackend(str(file)))
         study = optuna.create_study(
             storage=storage, study_name=name, direction="minimize", load_if_exists=True
         )
+        new = _add(run, study)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"cannot keep a study in {file}: {error}") from error
+    finally:
+        optuna.logging.set_verbosity(said)
+    return name, new
+
+
+def _check(file: Path) -> None:
+    """Raise RunError for a file that is something else: Optuna would write into it all the same."""
+    if not file.exists():
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first = lines.readline()
+        journal = not first or "op_code" in json.loads(first)
+    except (OSError, ValueError, TypeError):
+        journal = False
+    if not journal:
+        raise RunError(f"cannot keep a study in {file}: it is no journal file of Optuna")
+
+
+def _add(run: Run, study: optuna.Study) -> int:
+    """Add the trials that the study lacks; how many."""
     known = study.user_attrs.get(RUN_KEY)
     if known is not None and known != run.first["hash"]:
-        raise RunError(f"the study {name!r} in {file} is of another run; give another file")
+        raise RunError(f"the study {study.study_name!r} is of another run; give another file")
     if known is None:
-        for key, value in (
-            ("space", run.space["name"]),
-            ("task", run.config.task),
-            ("method", run.config.method),
-        ):
+        facts = {"metric": run.task["metric"], "space": run.space["name"], "method": run.config.method}
+        for key, value in {**facts, "task": run.config.task, RUN_KEY: run.first["hash"]}.items():
             study.set_user_attr(key, value)
-        study.set_metric_names([str(run.task.get("metric", "score"))])
-        study.set_user_attr(RUN_KEY, run.first["hash"])
     there = {t.user_attrs["trial"] for t in study.get_trials(deepcopy=False)}
     new = [t for t in run.trials if t.ended is not None and t.id not in there]
     for trial in sorted(new, key=lambda t: (t.ended, t.id)):
         study.add_trial(_frozen(run, trial))
-    return name, len(new)
+    return len(new)
 
 
 def _frozen(run: Run, trial: TrialRecord) -> FrozenTrial:

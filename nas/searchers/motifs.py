@@ -54,9 +54,7 @@ class Motifs:
         best = sorted(weights, key=lambda m: (-weights[m], m.order))[:KEPT]
         return {m: weights[m] for m in best}
 
-    def insert(
-        self, cell: Cell, population: Collection[Observation], rng: np.random.Generator
-    ) -> Variation:
+    def insert(self, cell: Cell, population: Collection[Observation], rng: np.random.Generator) -> Variation:
         """The cell with a mined motif, once more if it has it. Raises NoCellError if none is found or fits."""
         found = self.mine(population)
         if not found:

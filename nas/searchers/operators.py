@@ -62,13 +62,13 @@ class Fixed(OperatorChoice):
 class Bandit(OperatorChoice):
     """Probability matching (Thierens 2005) with discounted, smoothed means: what helped of late is drawn more often.
 
-    An operator's weight is its fixed share times its estimated rate of success over the mean rate. Each estimate is
-    pulled towards the rate of all operators by `prior` pseudo-children, so that what was tried little keeps its share,
-    and never sinks below `floor` of it.
+    An operator's weight is its fixed share times the square of its estimated rate of success over the mean rate. Each
+    estimate is pulled towards the rate of all operators by `prior` pseudo-children, so that what was tried little keeps
+    its share, and counts as no less than `floor` of the mean.
     """
 
     def __init__(
-        self, shares: Mapping[str, float], *, prior: float = 20.0, discount: float = 0.99, floor: float = 0.2
+        self, shares: Mapping[str, float], *, prior: float = 5.0, discount: float = 0.99, floor: float = 0.2
     ) -> None:
         super().__init__(shares)
         self.prior, self.discount, self.floor = prior, discount, floor
@@ -78,14 +78,11 @@ class Bandit(OperatorChoice):
     def weights(self) -> Mapping[str, float]:
         tried = sum(self._tried.values())
         mean = (sum(self._won.values()) + 1.0) / (tried + 4.0)
-        return {
-            name: share
-            * max(
-                self.floor,
-                (self._won[name] + self.prior * mean) / (self._tried[name] + self.prior) / mean,
-            )
-            for name, share in self.shares.items()
-        }
+        found: dict[str, float] = {}
+        for name, share in self.shares.items():
+            rate = (self._won[name] + self.prior * mean) / (self._tried[name] + self.prior)
+            found[name] = share * max(self.floor, rate / mean) ** 2
+        return found
 
     def learn(self, operator: str, reward: float) -> None:
         if operator not in self.shares:
