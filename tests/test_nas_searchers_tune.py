@@ -175,7 +175,8 @@ def test_under_a_tuner_with_a_scheduler(tmp_path: Path, monkeypatch: pytest.Monk
         )
         results = tuner.fit()
         assert results.num_errors == 0
-        cells = [parse(str(results[i].config["cell"])) for i in range(len(results))]
+        configs = [results[i].config or {} for i in range(len(results))]
+        cells = [parse(config["cell"]) for config in configs]
         assert len({cell.digest for cell in cells}) == 10
         (state,) = (tmp_path / "run").glob("searcher-state-*.pkl")
         assert sum("told" in event for event in json.loads(state.read_text())["log"]) == 10

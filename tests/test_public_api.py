@@ -17,7 +17,7 @@ PUBLIC: dict[str, str] = {
         UnknownNameError VEC Value Weight WeightSpec X analyse buffer_nodes call canonical_arrays
         canonical_weights check choice choice_weights elementwise evaluate evaluate_stack
         fingerprint from_darts from_nasbench_nlp init_weights join known_matrix label lint make_cell
-        num parse parse_sketch ref register register_rendering show_expr show_number show_state
+        num one_newline parse parse_sketch ref register register_rendering show_expr show_number show_state
         show_statement simplify suggest to_darts to_nasbench_nlp weight_shapes written_arrays zoo
         zoo_doc zoo_names zoo_text
     """,
@@ -57,17 +57,18 @@ PUBLIC: dict[str, str] = {
         CellModule Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
-        Estimate Verdict report_html seconds_text verdict write_report write_study
+        Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report write_study
     """,
     "nas.searchers": """
-        METRICS OBJECTIVES Observation Proposal Searcher SpaceLike make_searcher searcher_names
-        settled_options
+        MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
+        make_searcher searcher_names settled_options
     """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate load_trained match_width train trained_vocabulary
+        Recipe TrialResult TrialSpec evaluate load_trained match_width measure_latency static_metrics train
+        trained_vocabulary
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode

@@ -19,6 +19,9 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
         "random": "nas.searchers.random_search:RandomSearch",
         "evolution": "nas.searchers.evolution:Evolution",
         "reinforce": "nas.searchers.reinforce:Reinforce",
+        "nsga2": "nas.searchers.nsga2:NSGA2",
+        "halving": "nas.searchers.halving:Halving",
+        "hyperband": "nas.searchers.halving:Hyperband",
     }
 )
 
