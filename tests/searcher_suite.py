@@ -86,7 +86,7 @@ class ToySpace:
             operator = [*operator][int(rng.choice(len(shares), p=shares / shares.sum()))]
         if operator is not None:
             genes = self.genes(cell)
-            moves = [-1, 1] if operator == "near" else range(1, self.shifts)
+            moves = [-1, 1] if operator == "near" else range(1, max(2, self.shifts))
             genes[int(rng.integers(3))] += int(rng.choice(moves))
             return Variation(self.cell(genes), operator, (cell,))
         if other is None:
