@@ -17,9 +17,10 @@ from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead
 from search_spaces.edits import Place, places, production, put, renamed, uses, with_part
 from search_spaces.errors import NoCellError
 from search_spaces.membership import exceeded
+from search_spaces.motifs import Motif, graft, reference
 from search_spaces.rules import INPUT, StateRule
 from search_spaces.sampling import STATE_NAMES, Sampler, below, let_name, pick
-from search_spaces.varied import ATTEMPTS, Variation, until_other
+from search_spaces.varied import ATTEMPTS, BY_NAME, Operator, Variation, drawn, until_other
 
 Scope = Mapping[str, tuple[str, ...]]
 _T = TypeVar("_T")
@@ -50,20 +51,19 @@ class Varier:
 
     # -- the whole ------------------------------------------------------------------------------
 
-    def mutate(
-        self, cell: Cell, made: Derivation, rng: np.random.Generator, operator: str | None
-    ) -> Variation:
+    def mutate(self, cell: Cell, made: Derivation, rng: np.random.Generator, operator: Operator) -> Variation:
         """A child of `cell`, whose derivation is `made`, by one operator, or by one drawn at each try."""
-        names = list(self.operators)
 
         def one() -> tuple[str, Derivation | None]:
-            name = operator or names[below(rng, len(names))]
+            name = drawn(rng, self.operators, operator)
             return name, self.operators[name](made, rng)
 
-        child = self._until(one, (cell,))
+        attempts = BY_NAME if isinstance(operator, str) else ATTEMPTS
+        child = self._until(one, (cell,), attempts)
         if child is None:
+            what = operator if isinstance(operator, str) else "mutation"
             raise NoCellError(
-                f"space {self.rules.name}: {operator or 'mutation'} gave no other cell in {ATTEMPTS} tries; "
+                f"space {self.rules.name}: {what} gave no other cell in {attempts} tries; "
                 f"received {cell.one_line}"
             )
         return child
@@ -80,15 +80,33 @@ class Varier:
             return self.mutate(cells[0], made[0], rng, None)
         return child
 
+    def graft(self, cell: Cell, made: Derivation, motif: Motif, rng: np.random.Generator) -> Variation:
+        """The cell with a motif in place of something that the same nonterminal derives."""
+
+        def one() -> tuple[str, Derivation | None]:
+            grown = graft(self.rules, made, motif, rng)
+            return "motif", None if grown is None else self.mend(grown, rng)
+
+        child = self._until(one, (cell,), BY_NAME)
+        if child is None:
+            raise NoCellError(
+                f"space {self.rules.name}: the motif {motif} fits nowhere in {BY_NAME} tries; "
+                f"received {cell.one_line}"
+            )
+        return child
+
     def _until(
-        self, one: Callable[[], tuple[str, Derivation | None]], parents: tuple[Cell, ...]
+        self,
+        one: Callable[[], tuple[str, Derivation | None]],
+        parents: tuple[Cell, ...],
+        attempts: int = ATTEMPTS,
     ) -> Variation | None:
         def cell() -> tuple[str, Cell | None]:
             name, raw = one()
             child = None if raw is None else self.tidy(raw)
             return name, None if child is None else child.cell(self.rules)
 
-        return until_other(cell, parents)
+        return until_other(cell, parents, attempts)
 
     def tidy(self, made: Derivation) -> Derivation | None:
         """Without lets that nothing uses or that only rename; None if a limit or requirement is broken."""
@@ -165,13 +183,13 @@ class Varier:
             p
             for p in body
             if p.tree.rule in self.rules.let.rules and p.path and production(self.rules, p.tree).ops
-            and all(n in early for n in p.tree.names()) and self._reference(p.tree.rule) is not None
+            and all(n in early for n in p.tree.names()) and reference(self.rules, p.tree.rule) is not None
         ]  # fmt: skip
         if not parts:
             return None
         at = _any(rng, parts)
         name = let_name(at.tree.rule, self._taken(made))
-        number = self._reference(at.tree.rule)
+        number = reference(self.rules, at.tree.rule)
         assert number is not None
         shared = put(made, at, Tree(at.tree.rule, number, (name,)))
         before = min(at.equation, len(made.lets()))
@@ -201,7 +219,7 @@ class Varier:
         if not made.lets():
             return None
         let = _any(rng, made.lets())
-        number = self._reference(let.tree.rule)
+        number = reference(self.rules, let.tree.rule)
 
         def out(tree: Tree) -> Tree:
             if tree.rule == let.tree.rule and tree.production == number and tree.parts == (let.name,):
@@ -403,13 +421,6 @@ class Varier:
                 return self.draw(rng, tree.rule, depth, scope, tree.size(self.rules) + 1)
             parts.append(inner)
         return replace(tree, parts=tuple(parts))
-
-    def _reference(self, rule: str) -> int | None:
-        """The production by which `rule` is just the name of a let that it derives."""
-        for number, p in enumerate(self.rules.rules[rule].productions):
-            if not p.ops and len(p.holes) == 1 and p.holes[0].rule is None and p.holes[0].tag == rule:
-                return number
-        return None
 
     def _taken(self, made: Derivation) -> list[str]:
         return [INPUT, *(s.name for s in made.states), *(e.name for e in made.equations)]

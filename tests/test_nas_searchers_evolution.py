@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from searcher_suite import ToySpace, drive
 
-from grammar import Cell
-from nas.searchers import Observation, make_searcher
+from grammar import Cell, parse, zoo
+from nas.errors import SearchError
+from nas.searchers import Observation, make_searcher, settled_options
+from nas.searchers.evolution import Evolution
+from nas.searchers.motifs import Motifs
 from search_spaces import load_space
 
 SPACE = ToySpace(shifts=40)
@@ -79,3 +83,78 @@ def test_a_duplicate_does_not_enter_again() -> None:
     proposal = searcher.ask(np.random.default_rng(0))
     assert proposal is not None
     assert proposal.parents == (cells[0].digest,)
+
+
+@pytest.mark.parametrize("operators", ["bandit", "qlearning"])
+def test_operators_are_chosen_by_name_and_by_what_helped(operators: str) -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 4, "operators": operators, "crossover": 0.1})
+    assert isinstance(searcher, Evolution)
+    before = dict(searcher._choice.weights())
+    proposals, _ = drive(searcher, 60, score=distance)
+    assert {p.operator for p in proposals[4:]} == {"near", "far", "crossover"}
+    assert searcher._choice.weights() != before
+
+
+def test_a_child_better_than_its_parent_credits_its_operator() -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 1, "operators": "bandit"})
+    assert isinstance(searcher, Evolution)
+    parent, cells = SPACE.cell((0, 0, 0)), [SPACE.cell((1, 0, shift)) for shift in range(30)]
+    searcher.tell(Observation(parent, parent.digest, 0.5, "ok", 0))
+    for trial, cell in enumerate(cells, start=1):
+        name, score = ("near", 0.4) if trial % 2 else ("far", 0.6)
+        searcher.tell(Observation(cell, cell.digest, score, "ok", trial, name, (parent.digest,)))
+    weights = searcher._choice.weights()
+    assert weights["near"] > 2 * weights["far"]
+
+
+def test_seeds_come_first_each_once_also_with_several_workers() -> None:
+    space = load_space("gated")
+    seeds = ["zoo:gru", "zoo:lstm", "zoo:gru"]
+    searcher = make_searcher("evolution", space, {"seeds": seeds, "samples": 2})
+    asked = []
+    for trial in range(3):
+        proposal = searcher.ask(np.random.default_rng(trial))
+        assert proposal is not None
+        searcher.entered(proposal, trial)
+        asked.append(proposal)
+    assert [(p.operator, p.cell.digest) for p in asked[:2]] == [
+        ("seed", zoo("gru").digest),
+        ("seed", zoo("lstm").digest),
+    ]
+    assert asked[2].operator == "sample"
+
+
+def test_zoo_seeds_are_what_the_space_claims() -> None:
+    space = load_space("gated")
+    searcher = make_searcher("evolution", space, {"seeds": "zoo"})
+    proposals, _ = drive(searcher, len(space.claims), score=lambda cell: 1.0)
+    assert {p.cell.digest for p in proposals} == {zoo(name).digest for name in space.claims}
+    settled = settled_options("evolution", space, {"seeds": "zoo", "samples": 3})
+    assert settled["samples"] == 3
+    assert make_searcher("evolution", space, settled).ask(np.random.default_rng(0)) == proposals[0]
+
+
+def test_motifs_of_the_better_half_are_grafted() -> None:
+    space = load_space("gated")
+    searcher = make_searcher("evolution", space, {"samples": 6, "motifs": 0.9, "crossover": 0.0})
+    cells = [*map(zoo, ("lstm", "gru", "mgu", "lstm_cifg", "elman", "indrnn"))]
+    for trial, cell in enumerate(cells):
+        searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))
+    proposals = [p for i in range(12) if (p := searcher.ask(np.random.default_rng([7, i]))) is not None]
+    assert sum(p.operator == "motif" for p in proposals) > 6
+    assert all(p.cell in space for p in proposals)
+
+
+def test_mined_motifs_are_more_frequent_among_the_better() -> None:
+    space = load_space("gated")
+    good = [
+        parse(f"cell c {{ state h: vec; h' = sigmoid(lin(x, h)) * {v}; out h' }}") for v in ("h", "lin(x)")
+    ]
+    bad = [parse(f"cell c {{ state h: vec; h' = tanh(lin(x, h)) + {v}; out h' }}") for v in ("h", "lin(x)")]
+    told = [Observation(c, c.digest, float(i), "ok", i) for i, c in enumerate([*good, *bad])]
+    assert [str(m) for m in Motifs(space).mine(told)] == ["sigmoid(lin(x, _))"]
+
+
+def test_motifs_need_rules() -> None:
+    with pytest.raises(SearchError, match="motifs: the space has no motifs"):
+        make_searcher("evolution", SPACE, {"motifs": 0.1})

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from searcher_suite import RECIPE, Drive, ToySpace, made_up_score
 
+from grammar import zoo
 from nas.errors import SearchError
-from nas.searchers import Observation, Proposal, Searcher, make_searcher
+from nas.searchers import Observation, Proposal, Searcher, make_searcher, settled_options
+from search_spaces import load_space
 
 SPACE = ToySpace(shifts=60)
 
 
-def make(name: str = "halving", **options: Any) -> Searcher:
+def make(name: str = "halving", /, **options: object) -> Searcher:
     searcher = make_searcher(name, SPACE, options)
     searcher.begin(RECIPE.to_dict())
     return searcher
@@ -142,3 +144,9 @@ def test_what_it_does_not_take_is_said() -> None:
             make(proposer=inner)
     with pytest.raises(SearchError, match="begin it first"):
         make_searcher("halving", SPACE).ask(np.random.default_rng(0))
+
+
+def test_the_options_of_the_proposer_are_settled() -> None:
+    space = load_space("gated")
+    options = {"proposer": "evolution", "proposer.seeds": ["zoo:gru"], "eta": 2}
+    assert settled_options("halving", space, options) == {**options, "proposer.seeds": [zoo("gru").one_line]}

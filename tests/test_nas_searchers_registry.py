@@ -20,7 +20,7 @@ class Unfinished(Searcher):
 
 
 def test_names() -> None:
-    assert {"random", "evolution"} <= set(searcher_names())
+    assert {"random", "evolution", "reinforce"} <= set(searcher_names())
     for name in searcher_names():
         assert make_searcher(name, ToySpace()).name == name
 
@@ -43,8 +43,15 @@ def test_a_users_own_class_by_module_and_class() -> None:
         ("evolution", {"population": 4, "samples": 9}, "samples must be at most population, got 9 > 4"),
         ("evolution", {"crossover": 1.5}, "crossover must be a probability, got 1.5"),
         ("evolution", {"tournament": "many"}, "tournament must be a whole number of at least 1, got 'many'"),
-        ("random", {"tries": 0}, "tries must be at least 1, got 0"),
-        ("random", {"tries": "x"}, "does not accept its options {'tries': 'x'}"),
+        ("random", {"tries": 0}, "tries must be a whole number of at least 1, got 0"),
+        ("random", {"tries": "x"}, "tries must be a whole number of at least 1, got 'x'"),
+        ("random", {"by": "sise"}, "by must be one of weights, size; got 'sise'"),
+        ("random", {"by": "size"}, "by=size needs a space that counts its cells"),
+        ("evolution", {"operators": "q"}, "operators must be one of fixed, bandit, qlearning; got 'q'"),
+        ("evolution", {"motifs": 0.1}, "the space has no motifs"),
+        ("evolution", {"crossover": 0.6, "motifs": 0.5}, "crossover \\+ motifs must be at most 1"),
+        ("evolution", {"seeds": "no/such/file"}, "cannot read no/such/file: No such file or directory"),
+        ("reinforce", {"rate": 0.0}, "rate must be above 0"),
         ("no_such_module:Thing", {}, "module no_such_module could not be imported"),
         ("nas.errors:NasError", {}, "is not a subclass of nas.searchers.Searcher"),
         ("test_nas_searchers_registry:Unfinished", {}, "does not define ask, tell"),

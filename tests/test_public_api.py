@@ -57,11 +57,11 @@ PUBLIC: dict[str, str] = {
         CellModule Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
-        Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report
+        Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report write_study
     """,
     "nas.searchers": """
         MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
-        make_searcher searcher_names
+        make_searcher searcher_names settled_options
     """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
@@ -76,8 +76,8 @@ PUBLIC: dict[str, str] = {
         spearman statistic_names
     """,
     "search_spaces": """
-        GrammarSpace Limits NoCellError NotAMemberError SketchSpace Space SpaceError SpaceFileError
-        UnknownSpaceError Variation load_space read_space space_names space_text
+        Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator SketchSpace Space SpaceError
+        SpaceFileError UnknownSpaceError Variation WAYS load_space read_space space_names space_text
     """,
 }
 

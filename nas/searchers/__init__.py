@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas.searchers.pareto import fronts as fronts
     from nas.searchers.registry import make_searcher as make_searcher
     from nas.searchers.registry import searcher_names as searcher_names
+    from nas.searchers.registry import settled_options as settled_options
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -35,5 +36,6 @@ __getattr__, __dir__, __all__ = attach(
         "fronts": "nas.searchers.pareto",
         "make_searcher": "nas.searchers.registry",
         "searcher_names": "nas.searchers.registry",
+        "settled_options": "nas.searchers.registry",
     },
 )

@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.errors import SearchError
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike, whole
-from nas.searchers.registry import make_searcher
+from nas.searchers.registry import make_searcher, settled_options
 
 PROMOTE = "promote"
 """The operator of a proposal that carries a trial on."""
@@ -79,6 +79,13 @@ class Halving(Searcher):
         self.rungs = rungs
         self._brackets: list[list[_Rung]] = []
         self._place: dict[int, tuple[int, int]] = {}
+
+    @classmethod
+    def settled(cls, space: SpaceLike, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with those of the proposer settled."""
+        inner = {n.removeprefix(_PREFIX): v for n, v in options.items() if n.startswith(_PREFIX)}
+        found = settled_options(options.get("proposer", "random"), space, inner)
+        return {**options, **{f"{_PREFIX}{name}": value for name, value in found.items()}}
 
     def _make(self, proposer: str, space: SpaceLike, options: Mapping[str, Any]) -> Searcher:
         made = make_searcher(

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from cli_runner import recell, refused
+from made_runs import make_run
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from grammar import parse
+from nas.errors import RunError
+from nas.reports import write_study
+
+
+def study(file: Path, name: str = "run") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(file))))
+
+
+def test_the_study_has_what_ended(tmp_path: Path) -> None:
+    run, file = make_run(tmp_path / "run", trials=14, finish=False), tmp_path / "studies.journal"
+    assert write_study(run, file) == ("run", 14)
+    found = study(file)
+    assert run.best is not None
+    assert found.best_value == run.best.score
+    assert found.best_trial.user_attrs["trial"] == run.best.id
+    assert found.user_attrs["metric"] == run.task["metric"]
+    assert found.user_attrs["task"] == run.config.task
+    states = [t.state for t in found.trials]
+    assert states.count(TrialState.FAIL) == sum(run.failures.values()) == 2
+    for trial in found.trials:
+        record = run.trials[trial.user_attrs["trial"]]
+        assert trial.value == record.score
+        assert parse(trial.user_attrs["cell"]).digest == record.digest == trial.user_attrs["digest"]
+        assert trial.params["params"] == record.params
+        assert trial.params["operations"] > 1
+        assert trial.params["states"] == 1
+        assert trial.intermediate_values == dict(record.curve)
+        assert trial.duration is not None
+        assert trial.duration.total_seconds() == pytest.approx(record.wall)
+
+
+def test_written_again_it_gets_what_is_new(tmp_path: Path) -> None:
+    file = tmp_path / "studies.journal"
+    write_study(make_run(tmp_path / "run", trials=5, finish=False), file)
+    whole = make_run(tmp_path / "again" / "run", trials=9)
+    whole.first["hash"] = make_run(tmp_path / "other" / "run", trials=5).first["hash"]
+    assert write_study(whole, file) == ("run", 4)
+    assert write_study(whole, file) == ("run", 0)
+    assert [t.user_attrs["trial"] for t in study(file).trials] == [*range(9)]
+
+
+def test_another_run_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "studies.journal"
+    write_study(make_run(tmp_path / "run", trials=3), file)
+    other = make_run(tmp_path / "other" / "run", trials=3)
+    other.first["hash"] = "0" * 64
+    with pytest.raises(RunError, match="the study 'run' is of another run; give another file"):
+        write_study(other, file)
+
+
+def test_what_is_no_journal_of_optuna_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", trials=3)
+    (tmp_path / "notes.txt").write_text("my notes\n")
+    (tmp_path / "list.json").write_text("[1]\n")
+    for file in (tmp_path / "notes.txt", tmp_path / "list.json", tmp_path / "no" / "such" / "folder"):
+        with pytest.raises(RunError, match="cannot keep a study in"):
+            write_study(run, file)
+    assert (tmp_path / "notes.txt").read_text() == "my notes\n"
+
+
+def test_the_command(tmp_path: Path) -> None:
+    run, file = make_run(tmp_path / "run", trials=4), tmp_path / "studies.journal"
+    said = recell("export-optuna", run.path, file)
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        f"4 trials added to study run of {file}",
+        f"look at it with: optuna-dashboard {file}",
+    ]
+    assert recell("export-optuna", run.path, file, "--follow", "--quiet").out == ""
+    found = recell("export-optuna", run.path, file, "--json").json
+    assert found == {"file": str(file), "study": "run", "new": 0}
+    assert "is not a run" in refused("export-optuna", tmp_path / "nothing", file)
