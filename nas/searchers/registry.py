@@ -18,6 +18,7 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
     {
         "random": "nas.searchers.random_search:RandomSearch",
         "evolution": "nas.searchers.evolution:Evolution",
+        "guided": "nas.searchers.guided:Guided",
     }
 )
 
