@@ -60,7 +60,7 @@ PUBLIC: dict[str, str] = {
         Estimate Verdict report_html seconds_text verdict write_report
     """,
     "nas.searchers": """
-        Observation Proposal Searcher SpaceLike make_searcher searcher_names
+        METRICS OBJECTIVES Observation Proposal Searcher SpaceLike make_searcher searcher_names
     """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table

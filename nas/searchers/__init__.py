@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from nas._lazy import attach
 
 if TYPE_CHECKING:
+    from nas.searchers.base import METRICS as METRICS
+    from nas.searchers.base import OBJECTIVES as OBJECTIVES
     from nas.searchers.base import Observation as Observation
     from nas.searchers.base import Proposal as Proposal
     from nas.searchers.base import Searcher as Searcher
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "METRICS": "nas.searchers.base",
+        "OBJECTIVES": "nas.searchers.base",
         "Observation": "nas.searchers.base",
         "Proposal": "nas.searchers.base",
         "Searcher": "nas.searchers.base",
