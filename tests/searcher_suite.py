@@ -18,6 +18,7 @@ from search_spaces import Variation
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
     "evolution": {"samples": 4, "population": 10},
+    "guided": {"samples": 8, "candidates": 8, "every": 4},
 }
 """For each registered searcher the options that make it show its working within tens of trials."""
 

@@ -62,6 +62,10 @@ PUBLIC: dict[str, str] = {
     "nas.searchers": """
         METRICS OBJECTIVES Observation Proposal Searcher SpaceLike make_searcher searcher_names
     """,
+    "nas.searchers.lab": """
+        Answer Answerer Comparison Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
+        replay table_answers
+    """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
@@ -70,7 +74,7 @@ PUBLIC: dict[str, str] = {
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
-        encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names read_benchmark similar
+        encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names read_benchmark similar
         spearman statistic_names
     """,
     "search_spaces": """

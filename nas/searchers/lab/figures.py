@@ -33,7 +33,7 @@ class Interval:
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t (Cornish and Fisher's expansion; exact to 1 % from 3 degrees of freedom on)."""
+    """The 97.5 % quantile of Student's t (expansion of Cornish and Fisher: within 1 % from 3 degrees on)."""
     if freedom <= 2:
         return (12.706, 4.303)[freedom - 1]
     z, v = _Z, freedom
@@ -53,7 +53,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods on the same seeds. `level` is the score of a top cell, `worst` what stands for a best that is none yet."""
+    """Methods on the same seeds. `level` is the score of a top cell, `worst` stands for a best that is none yet."""
 
     traces: Mapping[str, Sequence[Trace]]
     budget: int
@@ -83,7 +83,7 @@ class Comparison:
         return statistics.fmean(trace.reached(self.level) is not None for trace in self.traces[method])
 
     def difference(self, method: str, other: str, at: int | None = None) -> Interval:
-        """The best of `method` less that of `other`, seed by seed, after `at` trials (all of them); below 0 is better."""
+        """The best of `method` less that of `other` after `at` trials (all), seed by seed; below 0 is better."""
         mine, theirs = ({t.seed: t for t in self.traces[name]} for name in (method, other))
         place = (at or self.budget) - 1
         seeds = sorted(mine.keys() & theirs.keys())

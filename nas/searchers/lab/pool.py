@@ -59,6 +59,11 @@ class Pool:
         """The highest score: what a cell that failed counts as in means."""
         return float(np.nanmax(self.scores))
 
+    @property
+    def best(self) -> float:
+        """The lowest score."""
+        return float(np.nanmin(self.scores))
+
     def top(self, share: float) -> float:
         """The score of the last of the best `share` of all cells, at least one; those that failed are cells, too."""
         ordered = np.sort(np.where(np.isfinite(self.scores), self.scores, np.inf))
@@ -66,7 +71,7 @@ class Pool:
 
 
 def benchmark_pool(folder: Path, table: str = "ptb") -> Pool:
-    """NAS-Bench-NLP on Penn Treebank ("ptb") or WikiText-2 ("wt2"), by class; `predictors.read_benchmark` reads it."""
+    """NAS-Bench-NLP on Penn Treebank ("ptb") or WikiText-2 ("wt2"), by class, as `read_benchmark` reads it."""
     if table not in TABLES:
         raise SearchError(f"the tables are {', '.join(TABLES)}; received {table!r}")
     found = read_benchmark(folder)
@@ -78,8 +83,8 @@ def benchmark_pool(folder: Path, table: str = "ptb") -> Pool:
 class PoolSpace:
     """A pool as a search space: every searcher that asks for samples and children runs on it unchanged.
 
-    `sample` draws uniformly. A child of `vary` is one of the `near` nearest cells of its parent, drawn uniformly; with a
-    second parent, one of those with the least sum of distances to both. The distance of two cells is by structure
+    `sample` draws uniformly. A child of `vary` is one of the `near` nearest cells of its parent, drawn uniformly; with
+    a second parent, one of those with the least sum of distances to both. The distance of two cells is by structure
     alone: the number of operations, each with those of its arguments (and whether these are x, an old state or a new
     one), that one canonical form has and the other has not.
     """
@@ -114,7 +119,9 @@ class PoolSpace:
     ) -> Variation:
         """A cell of the pool near `cell`, or between it and `other`. Raises NoCellError for cells of no pool."""
         if operator not in (None, *self.operators):
-            raise SearchError(f"the operators of a pool are {', '.join(self.operators)}; received {operator!r}")
+            raise SearchError(
+                f"the operators of a pool are {', '.join(self.operators)}; received {operator!r}"
+            )
         first = self._place(cell)
         if other is None or other.digest == cell.digest:
             near = self._near(first)
@@ -160,7 +167,7 @@ def _counts(cells: Sequence[Cell]) -> NDArray[np.int16]:
 
 
 def _labels(cell: Cell) -> Iterable[str]:
-    """Each operation of the canonical form with those of its arguments, and what gives each new state and the output."""
+    """Each operation of the canonical form with those of its arguments; what gives new states and the output."""
     graph = cell.canonical().graph
     for node in graph.nodes:
         yield f"{node.op}({','.join(sorted(graph.nodes[arg].op for arg in node.args))})"

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 FEATURES = ("probes",)
 FAILS = 0.5  # chance of failing from which a cell fails
-# Run-to-run standard deviation below each score, robust, measured on Penn Treebank (12,342 runs of Serianni and Kalita).
+# Run-to-run standard deviation below each score, robust, measured on 12,342 runs on Penn Treebank.
 NOISE = ((4.7, 0.0039), (4.9, 0.0047), (5.2, 0.0064), (6.3, 0.010), (np.inf, 0.003))
 
 
@@ -26,8 +26,8 @@ NOISE = ((4.7, 0.0039), (4.9, 0.0047), (5.2, 0.0064), (6.3, 0.010), (np.inf, 0.0
 class Surrogate:
     """Answers any cell as a boosted ensemble that was fitted to a pool; it is no training, and no evidence of one.
 
-    It sees the untrained probes of a cell and nothing else. A searcher that it is to judge fairly sees other features by
-    another kind of model: `guided` with `features=("statistics", "flow")`, by random trees and a Gaussian process.
+    It sees the untrained probes of a cell and nothing else. A searcher that it is to judge fairly sees other features
+    by another kind of model: `guided` with `features=("statistics", "flow")`, by random trees and a Gaussian process.
     Boosted trees say nothing below the least score of the pool. To what it says, the noise of one run is added.
     """
 
