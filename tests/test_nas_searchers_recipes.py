@@ -44,7 +44,7 @@ def test_columns_say_how_far_a_recipe_is_from_the_tasks() -> None:
 
 
 def test_fields_are_checked() -> None:
-    with pytest.raises(SearchError, match="fields of a recipe to search are lr, .*; received 'steps'"):
+    with pytest.raises(SearchError, match=r"fields of a recipe to search are lr, .*; received 'steps'"):
         RecipeSearch(["steps"], BASE)
     with pytest.raises(SearchError, match="the task's recipe has no 'lr': it has no field"):
         RecipeSearch(["lr"], {})

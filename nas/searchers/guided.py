@@ -38,7 +38,7 @@ class Guided(Searcher):
     The first `samples` trials are the members of the zoo that the space claims (`zoo`), then samples, each the best of
     `cold` by what is free: `untrained_score`. Afterwards a predictor learns from the trials (`predictors.fit_rows`:
     trees and a Gaussian process on `features` of the cell; one that failed counts as worse than all others); it is
-    fitted anew after `every` trials or when there are a twentieth more. To what it says the untrained score is added
+    fitted anew after `every` trials or when there are a tenth more. To what it says the untrained score is added
     with weight `prior`, which fades as trials come in: half at 20. Candidates are, in `rounds`, the children of the
     best cells, tried ones and candidates of the round before, and samples: `fresh` is their share.
 
@@ -130,7 +130,7 @@ class Guided(Searcher):
         count = max(self.samples, LEAST)
         if len(self._learnt) < count:
             return None
-        while (due := count + max(self.every, count // 20)) <= len(self._learnt):
+        while (due := count + max(self.every, count // 10)) <= len(self._learnt):
             count = due
         if self._fitted[0] != count:
             self._fitted = (count, self._fit([*self._learnt.values()][:count]))
