@@ -10,7 +10,11 @@ from search_spaces.library import load_space as load_space
 from search_spaces.library import read_space as read_space
 from search_spaces.library import space_names as space_names
 from search_spaces.library import space_text as space_text
+from search_spaces.motifs import Motif as Motif
 from search_spaces.rules import Limits as Limits
 from search_spaces.sketch_space import SketchSpace as SketchSpace
+from search_spaces.space import WAYS as WAYS
 from search_spaces.space import Space as Space
 from search_spaces.varied import Variation as Variation
+from search_spaces.walking import Choice as Choice
+from search_spaces.walking import Chooser as Chooser

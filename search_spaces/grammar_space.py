@@ -17,6 +17,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.fitting import fit
 from search_spaces.likelihood import Likelihood
 from search_spaces.membership import derive
+from search_spaces.motifs import Motif, motifs
 from search_spaces.printer import show_rules
 from search_spaces.reaching import Reach
 from search_spaces.rules import NEW, Limits, Rules
@@ -24,6 +25,7 @@ from search_spaces.sampling import Sampler
 from search_spaces.space import Space
 from search_spaces.variation import Varier
 from search_spaces.varied import Variation
+from search_spaces.walking import Choice, Chooser, Walker
 
 REQUIRED = {
     "x": "the output depends on x",
@@ -42,6 +44,7 @@ class GrammarSpace(Space):
     def __init__(self, text: str, source: str = "<text>") -> None:
         self.rules: Rules = parse_space(text, source)
         self._derived: WeakKeyDictionary[Cell, Derivation | str] = WeakKeyDictionary()
+        self._motifs: WeakKeyDictionary[Cell, frozenset[Motif]] = WeakKeyDictionary()
         self._checked: set[object] = set()
 
     @property
@@ -165,6 +168,26 @@ class GrammarSpace(Space):
         shares = [self._likelihood.share(self._member(c)) for c in cells]
         return GrammarSpace(show_rules(fit(self.rules, shares, strength)), f"{self.name} fitted")
 
+    # -- choices --------------------------------------------------------------------------------
+
+    @cached_property
+    def _walker(self) -> Walker:
+        return Walker(self._weighted)
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """`plan` (numbers of states and lets), `let`, each nonterminal, and `$class` for each class of names."""
+        return self._walker.sites
+
+    def walk(self, choose: Chooser) -> Cell | None:
+        """The cell of the choices that `choose(site, weights)` makes, or None; see `Space.walk`."""
+        made = self._walker.walk(choose)
+        return None if made is None else self._cell(made)
+
+    def choices(self, cell: Cell) -> list[Choice]:
+        """The choices by which `walk` gives a member, or one that differs in names."""
+        return self._walker.choices(self._member(cell))
+
     # -- membership -----------------------------------------------------------------------------
 
     def why_not(self, cell: Cell) -> str | None:
@@ -195,6 +218,17 @@ class GrammarSpace(Space):
 
     def _crossed(self, cell: Cell, other: Cell, rng: np.random.Generator) -> Variation:
         return self._varier.crossover((cell, other), (self._member(cell), self._member(other)), rng)
+
+    def motifs(self, cell: Cell) -> frozenset[Motif]:
+        """The parts of a member that `graft` can put into another: of 2 to 8 operations, names left open."""
+        found = self._motifs.get(cell)
+        if found is None:
+            found = self._motifs[cell] = motifs(self.rules, self._member(cell))
+        return found
+
+    def graft(self, cell: Cell, motif: Motif, rng: np.random.Generator) -> Variation:
+        """The member `cell` with a motif in one place, or in two under one name; see `Space.graft`."""
+        return self._varier.graft(cell, self._member(cell), motif, rng)
 
     # -- for readers ----------------------------------------------------------------------------
 

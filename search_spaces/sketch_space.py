@@ -19,8 +19,10 @@ from search_spaces.sampling import below, pick
 from search_spaces.space import Space
 from search_spaces.templates import Tables, Template
 from search_spaces.varied import ATTEMPTS, Variation, until_other
+from search_spaces.walking import SKETCH, Choice, Chooser, Holes, hole_site
 
 Reading = tuple[int, Found]  # the number of a sketch and the options of its holes
+NOTHING = np.random.default_rng(0)  # where nothing is left to draw
 SEVERAL = (2, 4)  # holes that `several` fills anew
 
 
@@ -154,6 +156,36 @@ class SketchSpace(Space):
         doc = "".join(f"# {line}".rstrip() + "\n" for line in self.doc.splitlines())
         claims = f"  claims {', '.join(self.claims)}\n" if self.claims else ""
         return f"{doc}space {self.name} {{\n{claims}" + "".join(map(str, sketches)) + "}\n"
+
+    # -- choices --------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """`sketch`, and each hole as `number of sketch.number of hole`."""
+        found = {SKETCH: len(self.templates)}
+        for number, template in enumerate(self.templates):
+            found |= {hole_site(number, i): len(site.options) for i, site in enumerate(template.sites)}
+        return found
+
+    def walk(self, choose: Chooser) -> Cell | None:
+        """The cell of the choices that `choose(site, weights)` makes; never None."""
+        number = choose(SKETCH, [1.0] * len(self.templates))
+        template = self.templates[number]
+        holes = Holes(template, number, choose)
+        return template.cell(template.complete(holes, NOTHING))
+
+    def choices(self, cell: Cell) -> list[Choice]:
+        """The choices by which `walk` gives a member."""
+        number, picks = self._member(cell)[0]
+        found = [Choice(SKETCH, (1.0,) * len(self.templates), number)]
+
+        def one(site: str, weights: Sequence[float]) -> int:
+            found.append(Choice(site, tuple(weights), wanted[site]))
+            return wanted[site]
+
+        wanted = {hole_site(number, i): option for i, option in picks}
+        self.templates[number].complete(Holes(self.templates[number], number, one), NOTHING)
+        return found
 
     # -- membership -----------------------------------------------------------------------------
 

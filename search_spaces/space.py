@@ -11,8 +11,10 @@ import numpy as np
 
 from grammar import Cell
 from search_spaces.errors import NoCellError, NotAMemberError, SpaceError
+from search_spaces.motifs import Motif
 from search_spaces.rules import Limits
 from search_spaces.varied import Variation
+from search_spaces.walking import Choice, Chooser
 
 WAYS = ("weights", "size")
 
@@ -114,6 +116,27 @@ class Space(ABC):
     def _fitted(self, cells: list[Cell], strength: float) -> Space:
         """`fit`, its arguments being good."""
 
+    # -- choices --------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def sites(self) -> dict[str, int]:
+        """Where choices are made when a cell is derived step by step, and how many options each has at most."""
+
+    @abstractmethod
+    def walk(self, choose: Chooser) -> Cell | None:
+        """The cell of the choices that `choose(site, weights)` makes, one after the other.
+
+        It is given the site and a weight for each option, and returns the number of one whose weight is not 0: in
+        proportion to the weights it draws from the grammar, though not with the probabilities of `sample`, which draws a
+        size first. None if no member comes of it: the choices ran into a limit, or the output does not depend on all
+        that the space requires.
+        """
+
+    @abstractmethod
+    def choices(self, cell: Cell) -> list[Choice]:
+        """The choices by which `walk` gives a member, or one that differs in names. Raises NotAMemberError."""
+
     # -- membership -----------------------------------------------------------------------------
 
     @abstractmethod
@@ -164,6 +187,17 @@ class Space(ABC):
         Where that gives no other cell, a mutation of `a`.
         """
         return self.vary(a, rng, other=b).cell
+
+    def motifs(self, cell: Cell) -> frozenset[Motif]:
+        """The parts of a member that `graft` can put into another; none in a space of sketches. See motifs.py."""
+        return frozenset()
+
+    def graft(self, cell: Cell, motif: Motif, rng: np.random.Generator) -> Variation:
+        """The member `cell` with a motif in one place, or in two under one name; a child as of `vary`.
+
+        Raises NotAMemberError, and NoCellError if it fits nowhere.
+        """
+        raise NoCellError(f"space {self.name} has no motifs; received {motif}")
 
     # -- for readers ----------------------------------------------------------------------------
 

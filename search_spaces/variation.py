@@ -17,6 +17,7 @@ from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead
 from search_spaces.edits import Place, places, production, put, renamed, uses, with_part
 from search_spaces.errors import NoCellError
 from search_spaces.membership import exceeded
+from search_spaces.motifs import Motif, graft, reference
 from search_spaces.rules import INPUT, StateRule
 from search_spaces.sampling import STATE_NAMES, Sampler, below, let_name, pick
 from search_spaces.varied import ATTEMPTS, Variation, until_other
@@ -78,6 +79,21 @@ class Varier:
         child = self._until(lambda: ("crossover", self.exchange(*made, rng)), cells)
         if child is None or child.neutral:
             return self.mutate(cells[0], made[0], rng, None)
+        return child
+
+    def graft(self, cell: Cell, made: Derivation, motif: Motif, rng: np.random.Generator) -> Variation:
+        """The cell with a motif in place of something that the same nonterminal derives."""
+
+        def one() -> tuple[str, Derivation | None]:
+            grown = graft(self.rules, made, motif, rng)
+            return "motif", None if grown is None else self.mend(grown, rng)
+
+        child = self._until(one, (cell,))
+        if child is None:
+            raise NoCellError(
+                f"space {self.rules.name}: the motif {motif} fits nowhere in {ATTEMPTS} tries; "
+                f"received {cell.one_line}"
+            )
         return child
 
     def _until(
@@ -162,13 +178,13 @@ class Varier:
             p
             for p in body
             if p.tree.rule in self.rules.let.rules and p.path and production(self.rules, p.tree).ops
-            and all(n in early for n in p.tree.names()) and self._reference(p.tree.rule) is not None
+            and all(n in early for n in p.tree.names()) and reference(self.rules, p.tree.rule) is not None
         ]  # fmt: skip
         if not parts:
             return None
         at = _any(rng, parts)
         name = let_name(at.tree.rule, self._taken(made))
-        number = self._reference(at.tree.rule)
+        number = reference(self.rules, at.tree.rule)
         assert number is not None
         shared = put(made, at, Tree(at.tree.rule, number, (name,)))
         before = min(at.equation, len(made.lets()))
@@ -198,7 +214,7 @@ class Varier:
         if not made.lets():
             return None
         let = _any(rng, made.lets())
-        number = self._reference(let.tree.rule)
+        number = reference(self.rules, let.tree.rule)
 
         def out(tree: Tree) -> Tree:
             if tree.rule == let.tree.rule and tree.production == number and tree.parts == (let.name,):
@@ -401,13 +417,6 @@ class Varier:
                 return self.draw(rng, tree.rule, depth, scope, tree.size(self.rules) + 1)
             parts.append(inner)
         return replace(tree, parts=tuple(parts))
-
-    def _reference(self, rule: str) -> int | None:
-        """The production by which `rule` is just the name of a let that it derives."""
-        for number, p in enumerate(self.rules.rules[rule].productions):
-            if not p.ops and len(p.holes) == 1 and p.holes[0].rule is None and p.holes[0].tag == rule:
-                return number
-        return None
 
     def _taken(self, made: Derivation) -> list[str]:
         return [INPUT, *(s.name for s in made.states), *(e.name for e in made.equations)]

@@ -20,7 +20,7 @@ from nas.campaign.journal import Journal, check_free, check_writable
 from nas.campaign.record import Run
 from nas.campaign.workers import RayPool
 from nas.errors import BuildError, RunError
-from nas.searchers import Searcher, make_searcher
+from nas.searchers import Searcher, make_searcher, settled_options
 from nas.tasks import Task, absolute_name, load_task
 from nas.training import match_width
 from search_spaces import Space, load_space, read_space
@@ -50,6 +50,7 @@ def start(config: SearchConfig, out: str | Path, on_event: OnEvent | None = None
     config = config.replace(task=absolute_name(config.task))
     space = load_space(config.space)
     searcher = make_searcher(config.method, space, config.options)
+    config = config.replace(options=settled_options(config.method, space, config.options))
     baselines = _baselines(config)
     task = load_task(config.task, config.data, config.size)
     _check_params(config, task)

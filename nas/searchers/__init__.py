@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.searchers.base import SpaceLike as SpaceLike
     from nas.searchers.registry import make_searcher as make_searcher
     from nas.searchers.registry import searcher_names as searcher_names
+    from nas.searchers.registry import settled_options as settled_options
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -27,5 +28,6 @@ __getattr__, __dir__, __all__ = attach(
         "SpaceLike": "nas.searchers.base",
         "make_searcher": "nas.searchers.registry",
         "searcher_names": "nas.searchers.registry",
+        "settled_options": "nas.searchers.registry",
     },
 )

@@ -118,6 +118,11 @@ class Searcher(ABC):
         """
         self.recipe = dict(recipe)
 
+    @classmethod
+    def settled(cls, space: SpaceLike, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with what files hold in place of the files' names: with these a run is carried on anywhere."""
+        return dict(options)
+
     @abstractmethod
     def ask(self, rng: np.random.Generator) -> Proposal | None:
         """The next cell to try, or None if there is nothing to propose until another trial ends, or ever.

@@ -19,6 +19,7 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
         "random": "nas.searchers.random_search:RandomSearch",
         "evolution": "nas.searchers.evolution:Evolution",
         "guided": "nas.searchers.guided:Guided",
+        "reinforce": "nas.searchers.reinforce:Reinforce",
     }
 )
 
@@ -51,6 +52,11 @@ def make_searcher(name: str, space: SpaceLike, options: Mapping[str, Any] | None
         raise
     except (TypeError, ValueError) as error:
         raise SearchError(f"searcher {name} does not accept its options {given}: {error}") from error
+
+
+def settled_options(name: str, space: SpaceLike, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a run writes them down: with what files hold in place of the files' names (`Searcher.settled`)."""
+    return _find(name).settled(space, options)
 
 
 def _find(name: str) -> type[Searcher]:

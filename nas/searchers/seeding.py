@@ -1,0 +1,109 @@
+"""Cells to begin with: the known ones of a space, those of a file, or the best ones of an earlier run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grammar import Cell, GrammarError, parse, zoo
+from nas.errors import SearchError
+from nas.searchers.base import Proposal, SpaceLike
+
+JOURNAL = "journal.jsonl"
+SEED = "seed"  # the operator of a proposal that is one
+MOST = 20  # cells of an earlier run
+
+Seeds = str | Path | Sequence[str]
+
+
+def read_seeds(seeds: Seeds | None, space: SpaceLike) -> tuple[Cell, ...]:
+    """The cells that `seeds` names, each once by digest, all members of the space.
+
+    "zoo": the zoo cells that the space's file claims. A run folder: its best cells, as derived, at most MOST. Any other
+    name: a file of cells, one a line or as blocks. A list: texts of cells, or `zoo:` names. Cells of a run that are no
+    members are left out; elsewhere they are an error, as is a source without any cell. Raises SearchError.
+    """
+    if seeds is None:
+        return ()
+    if isinstance(seeds, str | Path):
+        where = str(seeds)
+        if where == "zoo":
+            cells = [zoo(name) for name in getattr(space, "claims", ())]
+        elif (Path(where) / JOURNAL).is_file():
+            cells = [cell for cell in _of_run(Path(where) / JOURNAL) if _member(cell, space)][:MOST]
+        else:
+            cells = [_parsed(text, where) for text in _of_file(Path(where))]
+    else:
+        where = "the list"
+        cells = [_parsed(text, where) for text in seeds]
+    found = {cell.digest: cell for cell in reversed(cells)}
+    strangers = [cell for cell in found.values() if not _member(cell, space)]
+    if strangers:
+        raise SearchError(f"seeds: {strangers[0].one_line} of {where} is not a member of the space")
+    if not found:
+        raise SearchError(f"seeds: {where} has no cell that is a member of the space")
+    return tuple(reversed(found.values()))
+
+
+def untried(
+    seeds: Sequence[Cell], told: Container[str], rng: np.random.Generator
+) -> Proposal | None:
+    """One of the seeds that were not told yet, or, as often as each of them, None.
+
+    Which is drawn at random, since a seed that is being trained now is not told either: always the first one would
+    keep the other workers idle.
+    """
+    left = [cell for cell in seeds if cell.digest not in told]
+    at = int(rng.integers(len(left) + 1)) if left else 0
+    return Proposal(left[at], SEED) if at < len(left) else None
+
+
+def _member(cell: Cell, space: SpaceLike) -> bool:
+    return not hasattr(space, "__contains__") or cell in space
+
+
+def _parsed(text: str, where: str) -> Cell:
+    try:
+        return zoo(text.removeprefix("zoo:")) if text.startswith("zoo:") else parse(text)
+    except GrammarError as error:
+        raise SearchError(f"seeds: a cell of {where} is none: {error}") from error
+
+
+def _of_file(path: Path) -> list[str]:
+    """The texts of the cells in a file: each begins with the word `cell` or is a `zoo:` name on its own line."""
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise SearchError(f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder") from error
+    texts: list[str] = []
+    for line in text.splitlines():
+        if line.startswith(("cell ", "zoo:")):
+            texts.append(line)
+        elif line.strip() and not line.lstrip().startswith("#"):
+            if not texts:
+                raise SearchError(f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell")
+            texts[-1] += f"\n{line}"
+    return texts
+
+
+def _of_run(path: Path) -> Iterator[Cell]:
+    """The cells of a run's trials that have a score, the best first. A torn last line counts for nothing."""
+    texts: dict[int, str] = {}
+    scores: list[tuple[float, int]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        if event.get("event") == "ask":
+            texts[event["trial"]] = event["text"]
+        elif event.get("event") == "finish" and event.get("score") is not None:
+            scores.append((event["score"], event["trial"]))
+    for _, trial in sorted(scores):
+        if trial in texts:
+            yield parse(texts[trial])
