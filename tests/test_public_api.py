@@ -57,10 +57,11 @@ PUBLIC: dict[str, str] = {
         CellModule Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
-        Estimate Verdict report_html seconds_text verdict write_report
+        Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report
     """,
     "nas.searchers": """
-        METRICS OBJECTIVES Observation Proposal Searcher SpaceLike make_searcher searcher_names
+        MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
+        make_searcher searcher_names
     """,
     "nas.searchers.lab": """
         Answer Answerer Comparison Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
@@ -70,7 +71,8 @@ PUBLIC: dict[str, str] = {
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate load_trained match_width train trained_vocabulary
+        Recipe TrialResult TrialSpec evaluate load_trained match_width measure_latency static_metrics train
+        trained_vocabulary
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode

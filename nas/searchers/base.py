@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -29,21 +28,6 @@ class SpaceLike(Protocol):
     def vary(self, cell: Cell, rng: np.random.Generator, other: Cell | None = None) -> Variation:
         """A cell of the space that differs from `cell` in one place, or has a part of `other`, and how it was made."""
         ...
-
-
-METRICS: Mapping[str, str] = MappingProxyType(
-    {
-        "params": "trainable parameters of the whole model",
-        "flops": "floating-point operations per step and sample of the whole model",
-        "state_bytes": "bytes of recurrent state per sample (float32)",
-        "gemm_depth": "matrix products one after the other in a step",
-        "latency_us": "measured microseconds per step of a sequence (batch 1, forward)",
-    }
-)
-"""What is known of a cell besides its loss: all but the last before anything is trained or run; lower is better."""
-
-OBJECTIVES = ("loss", *METRICS)
-"""What a multi-objective search can minimise: the validation score, and the metrics."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +77,11 @@ class Observation:
     curve: tuple[tuple[int, float], ...] = ()
     steps: int | None = None
     recipe: Mapping[str, Any] | None = field(default=None, hash=False)
+
+
+def whole(value: object) -> bool:
+    """Whether an option is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class Searcher(ABC):

@@ -20,6 +20,9 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
         "evolution": "nas.searchers.evolution:Evolution",
         "guided": "nas.searchers.guided:Guided",
         "reinforce": "nas.searchers.reinforce:Reinforce",
+        "nsga2": "nas.searchers.nsga2:NSGA2",
+        "halving": "nas.searchers.halving:Halving",
+        "hyperband": "nas.searchers.halving:Hyperband",
     }
 )
 
