@@ -145,8 +145,8 @@ def test_without_a_campaign_cells_alone_are_searched() -> None:
     [
         ({"samples": 0}, "samples must be a whole number of at least 1, got 0"),
         ({"cold": True}, "cold must be a whole number of at least 1, got True"),
-        ({"acquisition": "pi"}, "acquisition must be one of ucb, ei, thompson, got 'pi'"),
-        ({"fresh": 1.5}, "fresh must be a share from 0 to 1, got 1.5"),
+        ({"acquisition": "pi"}, "acquisition must be one of ucb, ei, thompson; got 'pi'"),
+        ({"fresh": 1.5}, "fresh must be a probability, got 1.5"),
         ({"features": "graph"}, "features are of statistics, flow, probes; received 'graph'"),
     ],
 )

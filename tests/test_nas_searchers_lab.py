@@ -160,6 +160,14 @@ def test_what_is_asked_for_again_costs_nothing_and_is_told_as_a_duplicate() -> N
     assert {seen.score for seen in searcher.seen if seen.duplicate} == {found.scores[0]}
 
 
+def test_a_table_knows_whole_trainings_alone() -> None:
+    pool = toy_pool()
+    with pytest.raises(SearchError, match="halving trains cells in several steps"):
+        searcher = make_searcher("halving", PoolSpace(pool))
+        searcher.begin({"steps": 27})
+        replay("halving", searcher, table_answers(pool), 10, 0)
+
+
 def test_failures_have_no_score() -> None:
     pool = Pool.of("p", toy_cells(), [None, 1.0] * 24)
     told: list[Observation] = []

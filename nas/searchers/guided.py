@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grammar import zoo as _zoo
-from nas.errors import SearchError
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
 from nas.searchers.encodings import GROUPS, encodings, untrained_score
+from nas.searchers.options import check_choice, check_share, check_whole
 from nas.searchers.random_search import sample_new
 from nas.searchers.recipes import RecipeSearch
 from predictors import Predictor, fit_rows
@@ -74,23 +74,15 @@ class Guided(Searcher):
         tries: int = 200,
     ) -> None:
         super().__init__(space)
-        self.samples = _whole("samples", samples)
-        self.candidates = _whole("candidates", candidates)
-        self.rounds = _whole("rounds", rounds)
-        self.elite = _whole("elite", elite)
-        self.every = _whole("every", every)
-        self.tries = _whole("tries", tries)
-        if acquisition not in ACQUISITIONS:
-            raise SearchError(
-                f"guided: acquisition must be one of {', '.join(ACQUISITIONS)}, got {acquisition!r}"
-            )
-        if not 0 <= fresh <= 1:
-            raise SearchError(f"guided: fresh must be a share from 0 to 1, got {fresh!r}")
+        check_whole("guided", 1, samples=samples, cold=cold, candidates=candidates, rounds=rounds)
+        check_whole("guided", 1, elite=elite, every=every, tries=tries)
+        check_share("guided", fresh=fresh)
+        check_choice("guided", ACQUISITIONS, acquisition=acquisition)
+        self.samples, self.candidates, self.rounds = samples, candidates, rounds
+        self.elite, self.every, self.tries = elite, every, tries
         self.fresh, self.acquisition, self.kappa, self.prior = fresh, acquisition, kappa, prior
         self.encode = encodings(_words(features))
-        self.cold = (
-            _whole("cold", cold) if "probes" in self.encode.groups else 1
-        )  # the untrained score needs them
+        self.cold = cold if "probes" in self.encode.groups else 1  # the untrained score needs them
         self.fields = _words(recipe)
         self.recipes: RecipeSearch | None = None
         self.known = tuple(_zoo(name) for name in getattr(space, "claims", ())) if zoo else ()
@@ -248,9 +240,3 @@ def _key(recipe: Mapping[str, Any] | None) -> str:
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     """A list, or words with commas or + between them, as the command line has them."""
     return tuple(re.findall(r"\w+", given)) if isinstance(given, str) else tuple(given)
-
-
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SearchError(f"guided: {name} must be a whole number of at least 1, got {value!r}")
-    return value

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from grammar import Cell
+from nas.errors import SearchError
 from nas.searchers.base import Observation, Searcher
 from nas.searchers.lab.pool import Pool
 
@@ -82,6 +83,7 @@ def replay(method: str, searcher: Searcher, answer: Answerer, budget: int, seed:
     """Let a searcher try `budget` different cells, as a campaign with one worker does.
 
     A cell that it proposes again is answered from the record and costs nothing. Ends early where nothing is proposed.
+    Raises SearchError where one asks for less than a whole training.
     """
     known: dict[str, Observation] = {}
     scores: list[float | None] = []
@@ -91,6 +93,10 @@ def replay(method: str, searcher: Searcher, answer: Answerer, budget: int, seed:
         proposal = searcher.ask(np.random.default_rng([seed, number]))
         if proposal is None or len(scores) == budget:
             break
+        if proposal.steps is not None:
+            raise SearchError(
+                f"{method} trains cells in several steps: tables and surrogates know whole trainings"
+            )
         digest = proposal.cell.digest
         earlier = known.get(digest)
         if earlier is None:
@@ -103,6 +109,7 @@ def replay(method: str, searcher: Searcher, answer: Answerer, budget: int, seed:
                 proposal.cell, digest, given.score, status, len(scores), proposal.operator, proposal.parents
             )
             known[digest] = observation
+            searcher.entered(proposal, len(scores))
         else:
             observation = Observation(
                 proposal.cell,
