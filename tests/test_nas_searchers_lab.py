@@ -162,9 +162,9 @@ def test_what_is_asked_for_again_costs_nothing_and_is_told_as_a_duplicate() -> N
 
 def test_a_table_knows_whole_trainings_alone() -> None:
     pool = toy_pool()
+    searcher = make_searcher("halving", PoolSpace(pool))
+    searcher.begin({"steps": 27})
     with pytest.raises(SearchError, match="halving trains cells in several steps"):
-        searcher = make_searcher("halving", PoolSpace(pool))
-        searcher.begin({"steps": 27})
         replay("halving", searcher, table_answers(pool), 10, 0)
 
 

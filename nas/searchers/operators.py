@@ -105,12 +105,7 @@ class Thompson(Bandit):
     def choose(self, rng: np.random.Generator, among: Sequence[str]) -> str:
         tried = sum(self._tried.values())
         mean = (sum(self._won.values()) + 1.0) / (tried + 4.0)
-        draws = [
-            rng.beta(
-                self._won[n] + self.prior * mean, self._tried[n] - self._won[n] + self.prior * (1 - mean)
-            )
-            for n in among
-        ]
+        draws = [rng.beta(self._won[n] + self.prior * mean, self._tried[n] - self._won[n] + self.prior * (1 - mean)) for n in among]
         return among[int(np.argmax(draws))]
 
 

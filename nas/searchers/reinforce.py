@@ -84,7 +84,9 @@ class Controller:
         p /= p.sum()
         return p
 
-    def gradient(self, choices: Sequence[Choice], reward: float, entropy: float) -> tuple[float, list[Array]]:
+    def gradient(
+        self, choices: Sequence[Choice], reward: float, entropy: float
+    ) -> tuple[float, list[Array]]:
         """`reward` times log p of the choices plus `entropy` times their mean entropy, and the gradient of it."""
         states, rows, grads = [self.start], [], []
         before: int | None = None
@@ -205,9 +207,7 @@ class Reinforce(Searcher):
             self._mean = score
             return 0.0
         below = self._mean - score
-        self._spread = (
-            self.decay * self._spread + (1 - self.decay) * abs(below) if self._spread else abs(below)
-        )
+        self._spread = self.decay * self._spread + (1 - self.decay) * abs(below) if self._spread else abs(below)
         self._mean = self.decay * self._mean + (1 - self.decay) * score
         return float(np.clip(below / self._spread, -2.0, 2.0)) if self._spread else 0.0
 

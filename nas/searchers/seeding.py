@@ -49,7 +49,9 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike) -> tuple[Cell, ...]:
     return tuple(reversed(found.values()))
 
 
-def untried(seeds: Sequence[Cell], told: Container[str], rng: np.random.Generator) -> Proposal | None:
+def untried(
+    seeds: Sequence[Cell], told: Container[str], rng: np.random.Generator
+) -> Proposal | None:
     """One of the seeds that were not told yet, or, as often as each of them, None.
 
     Which is drawn at random, since a seed that is being trained now is not told either: always the first one would
@@ -77,18 +79,14 @@ def _of_file(path: Path) -> list[str]:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise SearchError(
-            f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder"
-        ) from error
+        raise SearchError(f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder") from error
     texts: list[str] = []
     for line in text.splitlines():
         if line.startswith(("cell ", "zoo:")):
             texts.append(line)
         elif line.strip() and not line.lstrip().startswith("#"):
             if not texts:
-                raise SearchError(
-                    f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell"
-                )
+                raise SearchError(f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell")
             texts[-1] += f"\n{line}"
     return texts
 
