@@ -33,6 +33,7 @@ from nas.errors import NasError
 from nas.searchers import make_searcher
 from nas.searchers.encodings import GROUPS, encodings
 from nas.searchers.lab import (
+    FEATURES,
     Comparison,
     Pool,
     PoolSpace,
@@ -195,7 +196,10 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
         "options": {m.label: dict(m.options) for m in methods},
     }
     if given.kind == "surrogate":
-        about |= {"surrogate": _surrogate(setting).quality(), "guides_see": FAIR["guided"]["features"]}
+        about |= {
+            "surrogate": _quality(setting, given.out / "surrogate.json"),
+            "guides_see": FAIR["guided"]["features"],
+        }
     return {"setting": about, **facts}
 
 
@@ -229,7 +233,7 @@ def _done(setting: Setting, tasks: Sequence[tuple[Method, int]], jobs: int) -> I
     if jobs == 1 or not tasks:
         yield from map(work, tasks)
         return
-    setting.rows(GROUPS)  # one process fills the cache
+    setting.rows(GROUPS if setting.kind == "pool" else FEATURES)  # one process fills the cache
     with multiprocessing.get_context("spawn").Pool(jobs) as workers:
         yield from workers.imap_unordered(work, tasks)
 
@@ -265,8 +269,16 @@ def _space(setting: Setting) -> PoolSpace:
 
 @cache
 def _surrogate(setting: Setting) -> Surrogate:
-    setting.rows(("probes",))
+    setting.rows(FEATURES)
     return Surrogate(setting.pool())
+
+
+def _quality(setting: Setting, path: Path) -> dict[str, float]:
+    """How good the surrogate is on held-out cells, found out once."""
+    if not path.is_file():
+        path.write_text(json.dumps(_surrogate(setting).quality()) + "\n", encoding="utf-8")
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 # ---- real runs --------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ PUBLIC: dict[str, str] = {
         make_searcher searcher_names
     """,
     "nas.searchers.lab": """
-        Answer Answerer Comparison Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
+        Answer Answerer Comparison FEATURES Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
         replay table_answers
     """,
     "nas.tasks": """

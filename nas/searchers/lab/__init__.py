@@ -14,4 +14,5 @@ from nas.searchers.lab.replay import Answerer as Answerer
 from nas.searchers.lab.replay import Trace as Trace
 from nas.searchers.lab.replay import replay as replay
 from nas.searchers.lab.replay import table_answers as table_answers
+from nas.searchers.lab.surrogate import FEATURES as FEATURES
 from nas.searchers.lab.surrogate import Surrogate as Surrogate
