@@ -10,7 +10,7 @@ from searcher_suite import ToySpace, made_up_score
 
 from grammar import Cell, parse
 from nas.errors import SearchError
-from nas.searchers import Observation, Proposal, RandomSearch, Searcher, make_searcher
+from nas.searchers import Observation, Proposal, Searcher, make_searcher
 from nas.searchers.lab import (
     Answer,
     Comparison,
@@ -24,6 +24,7 @@ from nas.searchers.lab import (
     replay,
     table_answers,
 )
+from nas.searchers.random_search import RandomSearch
 from search_spaces import NoCellError
 
 TOY = ToySpace()
@@ -233,7 +234,7 @@ def test_a_comparison_is_json() -> None:
     facts = json.loads(json.dumps(example().to_dict(), allow_nan=False))
     assert facts["methods"]["b"]["trials_to_top"] is None
     assert facts["differences"] == [
-        {"method": "a", "other": "b", "mean": -2.0, "half": 0.0, "count": 4, "real": True}
+        {"method": "b", "other": "a", "mean": 2.0, "half": 0.0, "count": 4, "real": True}
     ]
     assert facts["methods"]["a"]["failed"] == 0.25
 

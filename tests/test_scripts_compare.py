@@ -31,7 +31,7 @@ def test_the_trials_of_runs_are_a_pool(tmp_path: Path, capsys: pytest.CaptureFix
     assert facts["setting"]["cells"] == 24
     assert facts["setting"]["options"] == {"random": {}, "small": {"samples": 4, "population": 8}}
     assert [m["seeds"] for m in facts["methods"].values()] == [[0, 1, 2]] * 2
-    assert "| random | small |" in (out / "result.md").read_text()
+    assert "| small | random |" in (out / "result.md").read_text()
     assert (out / "result.md").read_text() in told.out
     assert (out / "curves.svg").read_text().startswith("<svg")
 
