@@ -294,11 +294,13 @@ def _of_runs(given: argparse.Namespace) -> Comparison:
         if not equals:
             raise NasError(f"runs are given as METHOD=FOLDER; received {text}")
         run = open_run(folder)
-        ended = sorted(
-            (t for t in run.trials if t.status in ENDED and t.ended is not None), key=lambda t: t.ended
-        )
+        seed = int(run.config.seed)
+        if any((trace.method, trace.seed) == (method, seed) for trace in traces):
+            raise NasError(f"two runs of {method} have seed {seed}: runs are compared seed by seed")
+        done = [t for t in run.trials if t.status in ENDED and t.ended is not None]
+        ended = sorted(done, key=lambda t: t.ended or 0.0)
         scores = tuple(trial.score for trial in ended)
-        traces.append(Trace(method, int(run.config.seed), scores, scores, tuple(t.operator for t in ended)))
+        traces.append(Trace(method, seed, scores, scores, tuple(t.operator for t in ended)))
     known = [score for trace in traces for score in trace.scores if score is not None]
     if not known:
         raise NasError("none of these runs has a trial with a score")

@@ -76,6 +76,14 @@ def test_real_runs_are_compared_by_their_journals(tmp_path: Path) -> None:
     assert "Real runs" in (tmp_path / "out" / "result.md").read_text()
 
 
+def test_runs_of_one_method_have_different_seeds(tmp_path: Path) -> None:
+    make_run(tmp_path / "r")
+    with pytest.raises(SystemExit, match="error: two runs of a have seed 3"):
+        _compare_searchers.main(
+            ["runs", f"a={tmp_path / 'r'}", f"a={tmp_path / 'r'}", "--out", str(tmp_path)]
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
