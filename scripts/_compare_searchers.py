@@ -4,6 +4,7 @@
     scripts/compare_searchers pool --runs runs/a runs/b --methods random evolution
     scripts/compare_searchers surrogate --data ../shared/data --budget 200
     scripts/compare_searchers runs random=runs/r0 random=runs/r1 evolution=runs/e0
+    scripts/compare_searchers page lab/ptb lab/surrogate --out docs/benchmarks
 
 A method is a name of `recell search --method` with options: `ei=guided:acquisition=ei,kappa=1`. Every search is a
 line of OUT/traces.jsonl; run the command again to go on, with more seeds or methods too. It prints a table and writes
@@ -51,6 +52,14 @@ METHODS = ("random", "evolution", "guided")
 # What a searcher that learns from cells may see where the surrogate sees probes, and how many cells an ask makes.
 FAIR = {"guided": {"features": ["statistics", "flow"], "candidates": 16, "fresh": 0.25}}
 MOST_CANDIDATES = 50
+
+INTRODUCTION = """# Searchers compared
+
+Searches without training; what each setting is, and is not, is in [the laboratory](../lab.md). The options of `guided`
+were chosen on seeds from 1000 on, which no table here has.
+
+Written by `python scripts/compare_searchers page`; do not edit.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,9 @@ class Method:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Search, compare, write."""
     given = _arguments(arguments)
+    if given.kind == "page":
+        _write_page(given)
+        return
     try:
         if given.kind == "runs":
             facts = {"setting": {"kind": "runs"}, **_of_runs(given).to_dict()}
@@ -121,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             facts = _searched(given)
     except NasError as error:
         raise SystemExit(f"error: {error}") from error
-    facts["command"] = " ".join(["scripts/compare_searchers", *(arguments or sys.argv[1:])])
+    facts["command"] = _command(given)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "result.json").write_text(
         json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8"
@@ -152,6 +164,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("--jobs", type=int, default=1, help="processes")
         sub.add_argument("--cache", type=Path, help="folder that keeps the encoded cells of the table")
         sub.add_argument("--out", type=Path, required=True)
+    pages = kinds.add_parser("page")
+    pages.add_argument("folders", nargs="+", type=Path, help="the --out of comparisons")
+    pages.add_argument("--out", type=Path, required=True)
     runs = kinds.add_parser("runs")
     runs.add_argument("named", nargs="+", metavar="METHOD=FOLDER")
     runs.add_argument(
@@ -159,6 +174,31 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     runs.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
+
+
+def _command(given: argparse.Namespace) -> str:
+    """The command with what decides the result, and no folder of this machine."""
+    if given.kind == "runs":
+        return f"scripts/compare_searchers runs {' '.join(text.partition('=')[0] + '=RUN' for text in given.named)}"
+    source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
+    first = f" --first-seed {given.first_seed}" if given.first_seed else ""
+    return (
+        f"scripts/compare_searchers {given.kind} {source} --budget {given.budget} "
+        f"--methods {' '.join(given.methods)} --seeds {given.seeds}{first} --out OUT"
+    )
+
+
+def _write_page(given: argparse.Namespace) -> None:
+    """One page about several comparisons, with their figures and charts beside it."""
+    found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in given.folders]
+    given.out.mkdir(parents=True, exist_ok=True)
+    parts = [INTRODUCTION]
+    for number, facts in enumerate(found, start=1):
+        chart = f"searchers-{number}.svg"
+        (given.out / chart).write_text(curves_svg(facts), encoding="utf-8")
+        parts.append(f"{page(facts)}\n![best loss by number of trials]({chart})\n")
+    (given.out / "searchers.json").write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
+    (given.out / "searchers.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 # ---- searches ---------------------------------------------------------------------------------

@@ -74,6 +74,15 @@ def test_real_runs_are_compared_by_their_journals(tmp_path: Path) -> None:
     assert facts["methods"]["random"]["curve"] == facts["methods"]["mine"]["curve"]
     assert facts["differences"][0]["mean"] == 0
     assert "Real runs" in (tmp_path / "out" / "result.md").read_text()
+    _compare_searchers.main(["page", str(tmp_path / "out"), "--out", str(tmp_path / "page")])
+    said = (tmp_path / "page" / "searchers.md").read_text()
+    assert "runs random=RUN mine=RUN" in said
+    assert str(tmp_path) not in said
+    assert {file.name for file in (tmp_path / "page").iterdir()} == {
+        "searchers.json",
+        "searchers.md",
+        "searchers-1.svg",
+    }
 
 
 def test_runs_of_one_method_have_different_seeds(tmp_path: Path) -> None:
