@@ -13,7 +13,7 @@ from grammar.mentions import mentioned_states
 from grammar.ops import OPS, RuleError, WeightSpec
 from grammar.parser import KEYWORDS, CellTree
 from grammar.printer import show_expr, show_init
-from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement
+from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights
 from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
 MAX_NODES = 20_000  # after unrolling
@@ -45,6 +45,7 @@ class _Lowering:
     def __init__(self, tree: CellTree, holes: bool) -> None:
         self.tree = tree
         self.holes = holes
+        self.links: dict[str, tuple[float, ...]] = {}  # of choices by name: the weights of their options
         self.nodes: list[Node] = []
         self.known: dict[Node, int] = {}
         self.weights: dict[_Path | str, int] = {}  # by place, or by the label of `share=`
@@ -414,14 +415,15 @@ class _Lowering:
         return self._add(Node("sum", (arg,), (), self.nodes[arg].type))
 
     def _choice(self, expr: Expr, args: tuple[int, ...], types: list[Type]) -> int:
+        link, weights, wrong = str(expr.attr("link", "")), choice_weights(expr), ""
         if not self.holes:
-            raise CellTypeError(
-                "a cell has no choice{...}: this text is a sketch (parse_sketch reads it)", expr.span
-            )
-        if len({*types}) > 1:
-            raise CellTypeError(
-                f"the options of a choice have one type; received {', '.join(map(str, types))}", expr.span
-            )
+            wrong = "a cell has no choice{...}: this text is a sketch (parse_sketch reads it)"
+        elif len({*types}) > 1:
+            wrong = f"the options of a choice have one type; received {', '.join(map(str, types))}"
+        elif link and self.links.setdefault(link, weights) != weights:
+            wrong = f"choices of one name have as many options, equally weighted; those of {link!r} differ"
+        if wrong:
+            raise CellTypeError(wrong, expr.span)
         return self._add(Node("choice", args, (), types[0]))
 
     def _expect(self, name: str, index: int, wanted: Type, expr: Expr) -> None:

@@ -185,6 +185,12 @@ class Run:
         return dict(Counter(t.status for t in self.trials if t.status not in (*OPEN, "ok")))
 
     @property
+    def fallbacks(self) -> dict[str, int]:
+        """How many trainings ran on the slow reference backend because a faster one failed, by reason."""
+        records: list[TrialRecord | Retraining] = [*self.trials, *self._trainings.values()]
+        return dict(Counter(record.fallback for record in records if record.fallback))
+
+    @property
     def not_retrained(self) -> list[str]:
         """Keys of the retrainings that were planned and were not done."""
         return [key for key, training in self._trainings.items() if training.status in OPEN]
@@ -233,6 +239,7 @@ class Run:
             "duplicates": self.duplicates,
             "alike": self.alike,
             "refused": self.refused,
+            "fallbacks": self.fallbacks,
             "asked": self.asks,
             "budget": self.config.budget,
             "active": round(self.active + since, 1),

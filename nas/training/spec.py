@@ -96,7 +96,8 @@ class TrialResult:
 
     `curve` holds (step, mean training loss per answer since the entry before it); `params` is the exact number of
     trainable parameters. For information only: `seconds` of wall-clock time, and `start`, the step that a snapshot was
-    carried on from (0 without one); neither has a part in what came of it.
+    carried on from (0 without one); neither has a part in what came of it. `fallback` says why the cell ran on the
+    reference although a faster backend was meant to run it; empty where none was missed.
     """
 
     status: Status
@@ -109,6 +110,7 @@ class TrialResult:
     seconds: float = 0.0
     message: str = ""
     start: int = 0
+    fallback: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a loss that is not finite becomes None."""
