@@ -15,6 +15,7 @@ from search_spaces.rules import Limits as Limits
 from search_spaces.sketch_space import SketchSpace as SketchSpace
 from search_spaces.space import WAYS as WAYS
 from search_spaces.space import Space as Space
+from search_spaces.varied import Operator as Operator
 from search_spaces.varied import Variation as Variation
 from search_spaces.walking import Choice as Choice
 from search_spaces.walking import Chooser as Chooser

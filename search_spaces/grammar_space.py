@@ -24,7 +24,7 @@ from search_spaces.rules import NEW, Limits, Rules
 from search_spaces.sampling import Sampler
 from search_spaces.space import Space
 from search_spaces.variation import Varier
-from search_spaces.varied import Variation
+from search_spaces.varied import Operator, Variation
 from search_spaces.walking import Choice, Chooser, Walker
 
 REQUIRED = {
@@ -213,7 +213,7 @@ class GrammarSpace(Space):
 
     # -- variation ------------------------------------------------------------------------------
 
-    def _mutated(self, cell: Cell, rng: np.random.Generator, operator: str | None) -> Variation:
+    def _mutated(self, cell: Cell, rng: np.random.Generator, operator: Operator) -> Variation:
         return self._varier.mutate(cell, self._member(cell), rng, operator)
 
     def _crossed(self, cell: Cell, other: Cell, rng: np.random.Generator) -> Variation:

@@ -59,9 +59,7 @@ def _open(rules: Rules, tree: Tree, lets: dict[str, Tree]) -> Tree:
         meant = lets.get(name) if isinstance(name, str) else None
         if meant is not None and meant.rule == tree.rule:
             return _open(rules, meant, lets)
-    parts = (
-        _open(rules, p, lets) if isinstance(p, Tree) else p if p == INPUT else OPEN for p in tree.parts
-    )
+    parts = (_open(rules, p, lets) if isinstance(p, Tree) else p if p == INPUT else OPEN for p in tree.parts)
     return replace(tree, parts=tuple(parts))
 
 
@@ -92,9 +90,7 @@ def graft(rules: Rules, made: Derivation, motif: Motif, rng: np.random.Generator
     return _again(rules, grown, before, named, rng) if rng.random() < 0.5 else grown
 
 
-def _again(
-    rules: Rules, made: Derivation, before: int, named: Tree, rng: np.random.Generator
-) -> Derivation:
+def _again(rules: Rules, made: Derivation, before: int, named: Tree, rng: np.random.Generator) -> Derivation:
     """With one more use of the let that stands at number `before`, if there is a place for it."""
     (name,) = named.parts
 

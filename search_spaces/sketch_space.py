@@ -18,7 +18,7 @@ from search_spaces.rules import Limits, operations
 from search_spaces.sampling import below, pick
 from search_spaces.space import Space
 from search_spaces.templates import Tables, Template
-from search_spaces.varied import ATTEMPTS, Variation, until_other
+from search_spaces.varied import ATTEMPTS, Operator, Variation, drawn, until_other
 from search_spaces.walking import SKETCH, Choice, Chooser, Holes, hole_site
 
 Reading = tuple[int, Found]  # the number of a sketch and the options of its holes
@@ -219,18 +219,18 @@ class SketchSpace(Space):
 
     # -- variation ------------------------------------------------------------------------------
 
-    def _mutated(self, cell: Cell, rng: np.random.Generator, operator: str | None) -> Variation:
+    def _mutated(self, cell: Cell, rng: np.random.Generator, operator: Operator) -> Variation:
         number, picks = self._member(cell)[0]
 
         def one() -> tuple[str, Cell | None]:
-            name = operator or self.operators[below(rng, len(self.operators))]
+            name = drawn(rng, self.operators, operator)
             return name, self._changed(name, number, dict(picks), rng)
 
         child = until_other(one, (cell,))
         if child is None:
+            what = operator if isinstance(operator, str) else "mutation"
             raise NoCellError(
-                f"space {self.name}: {operator or 'mutation'} gave no other cell in {ATTEMPTS} tries; "
-                f"received {cell.one_line}"
+                f"space {self.name}: {what} gave no other cell in {ATTEMPTS} tries; received {cell.one_line}"
             )
         return child
 

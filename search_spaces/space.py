@@ -13,7 +13,7 @@ from grammar import Cell
 from search_spaces.errors import NoCellError, NotAMemberError, SpaceError
 from search_spaces.motifs import Motif
 from search_spaces.rules import Limits
-from search_spaces.varied import Variation
+from search_spaces.varied import Operator, Variation
 from search_spaces.walking import Choice, Chooser
 
 WAYS = ("weights", "size")
@@ -131,9 +131,9 @@ class Space(ABC):
         """The cell of the choices that `choose(site, weights)` makes, one after the other.
 
         It is given the site and a weight for each option, and returns the number of one whose weight is not 0: in
-        proportion to the weights it draws from the grammar, though not with the probabilities of `sample`, which draws a
-        size first. None if no member comes of it: the choices ran into a limit, or the output does not depend on all
-        that the space requires.
+        proportion to the weights it draws from the grammar, though not with the probabilities of `sample`, which
+        draws a size first. None if no member comes of it: the choices ran into a limit, or the output does not depend
+        on all that the space requires.
         """
 
     @abstractmethod
@@ -168,20 +168,23 @@ class Space(ABC):
     # -- variation ------------------------------------------------------------------------------
 
     def vary(
-        self, cell: Cell, rng: np.random.Generator, other: Cell | None = None, operator: str | None = None
+        self, cell: Cell, rng: np.random.Generator, other: Cell | None = None, operator: Operator = None
     ) -> Variation:
         """A child of a member, and how it was made: by crossover with `other`, or by a mutation operator.
 
+        `operator` is one of `operators`, or weights of some by which one is drawn at each try; None: all alike.
         Where an exchange gives no other cell, the child is a mutation of `cell`, and the variation says so.
         Children are members and differ from their parents in text; by digest too unless the variation says that it is
         neutral. Raises NotAMemberError, and NoCellError if none was found in a bounded number of tries.
         """
-        if operator is not None and operator not in self.operators:
-            raise SpaceError(f"the mutation operators are {', '.join(self.operators)}; received {operator!r}")
+        named = () if operator is None else (operator,) if isinstance(operator, str) else (*operator,)
+        for name in named:
+            if name not in self.operators:
+                raise SpaceError(f"the mutation operators are {', '.join(self.operators)}; received {name!r}")
         return self._crossed(cell, other, rng) if other is not None else self._mutated(cell, rng, operator)
 
     @abstractmethod
-    def _mutated(self, cell: Cell, rng: np.random.Generator, operator: str | None) -> Variation:
+    def _mutated(self, cell: Cell, rng: np.random.Generator, operator: Operator) -> Variation:
         """A mutation by one operator, or by one drawn at each try."""
 
     @abstractmethod

@@ -20,7 +20,7 @@ from search_spaces.membership import exceeded
 from search_spaces.motifs import Motif, graft, reference
 from search_spaces.rules import INPUT, StateRule
 from search_spaces.sampling import STATE_NAMES, Sampler, below, let_name, pick
-from search_spaces.varied import ATTEMPTS, Variation, until_other
+from search_spaces.varied import ATTEMPTS, BY_NAME, Operator, Variation, drawn, until_other
 
 Scope = Mapping[str, tuple[str, ...]]
 _T = TypeVar("_T")
@@ -51,20 +51,19 @@ class Varier:
 
     # -- the whole ------------------------------------------------------------------------------
 
-    def mutate(
-        self, cell: Cell, made: Derivation, rng: np.random.Generator, operator: str | None
-    ) -> Variation:
+    def mutate(self, cell: Cell, made: Derivation, rng: np.random.Generator, operator: Operator) -> Variation:
         """A child of `cell`, whose derivation is `made`, by one operator, or by one drawn at each try."""
-        names = list(self.operators)
 
         def one() -> tuple[str, Derivation | None]:
-            name = operator or names[below(rng, len(names))]
+            name = drawn(rng, self.operators, operator)
             return name, self.operators[name](made, rng)
 
-        child = self._until(one, (cell,))
+        attempts = BY_NAME if isinstance(operator, str) else ATTEMPTS
+        child = self._until(one, (cell,), attempts)
         if child is None:
+            what = operator if isinstance(operator, str) else "mutation"
             raise NoCellError(
-                f"space {self.rules.name}: {operator or 'mutation'} gave no other cell in {ATTEMPTS} tries; "
+                f"space {self.rules.name}: {what} gave no other cell in {attempts} tries; "
                 f"received {cell.one_line}"
             )
         return child
@@ -88,23 +87,26 @@ class Varier:
             grown = graft(self.rules, made, motif, rng)
             return "motif", None if grown is None else self.mend(grown, rng)
 
-        child = self._until(one, (cell,))
+        child = self._until(one, (cell,), BY_NAME)
         if child is None:
             raise NoCellError(
-                f"space {self.rules.name}: the motif {motif} fits nowhere in {ATTEMPTS} tries; "
+                f"space {self.rules.name}: the motif {motif} fits nowhere in {BY_NAME} tries; "
                 f"received {cell.one_line}"
             )
         return child
 
     def _until(
-        self, one: Callable[[], tuple[str, Derivation | None]], parents: tuple[Cell, ...]
+        self,
+        one: Callable[[], tuple[str, Derivation | None]],
+        parents: tuple[Cell, ...],
+        attempts: int = ATTEMPTS,
     ) -> Variation | None:
         def cell() -> tuple[str, Cell | None]:
             name, raw = one()
             child = None if raw is None else self.tidy(raw)
             return name, None if child is None else child.cell(self.rules)
 
-        return until_other(cell, parents)
+        return until_other(cell, parents, attempts)
 
     def tidy(self, made: Derivation) -> Derivation | None:
         """Without lets that nothing uses or that only rename; None if a limit or requirement is broken."""

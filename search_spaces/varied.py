@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import ndiff
 
+import numpy as np
+
 from grammar import Cell
+from search_spaces.sampling import below, pick
 
 ATTEMPTS = 1_000  # tries until a child is found
+BY_NAME = 100  # of one operator or motif
 NEUTRAL = 20  # of these, tries that gave a child of the parent's digest before one is taken
 
 
@@ -32,14 +36,30 @@ class Variation:
         return f"{self.operator} of {parents}{', neutral' if self.neutral else ''}\n{self.diff}"
 
 
-def until_other(one: Callable[[], tuple[str, Cell | None]], parents: tuple[Cell, ...]) -> Variation | None:
+Operator = str | Mapping[str, float] | None
+"""Which operator varies a cell: this one, one drawn at each try by these weights, or any drawn at each try."""
+
+
+def drawn(rng: np.random.Generator, names: Collection[str], operator: Operator) -> str:
+    """The operator of one try."""
+    if isinstance(operator, str):
+        return operator
+    among = [*names]
+    if operator is None:
+        return among[below(rng, len(among))]
+    return among[pick(rng, [operator.get(name, 0.0) for name in among])]
+
+
+def until_other(
+    one: Callable[[], tuple[str, Cell | None]], parents: tuple[Cell, ...], attempts: int = ATTEMPTS
+) -> Variation | None:
     """The first of the cells that `one` gives, each with its operator, of a digest that no parent has.
 
-    A neutral one if there was no such cell in NEUTRAL neutral ones or ATTEMPTS in all; None if there was none at all.
+    A neutral one if there was no such cell in NEUTRAL neutral ones or `attempts` in all; None if there was none at all.
     """
     neutral: Variation | None = None
     twins = 0
-    for _ in range(ATTEMPTS):
+    for _ in range(attempts):
         name, cell = one()
         if cell is None or any(cell is p for p in parents):
             continue

@@ -1,9 +1,9 @@
 """A derivation as a sequence of choices, made by whoever asks: the view that a controller or a policy has of a space.
 
-`sample` draws all of a cell at once, its size first; here each choice is made in turn, knowing those before it. A choice
-has a site (a nonterminal, `$class` for a name, `let`, `plan`) and a weight for each option; what cannot be completed
-within the limits of size and depth has weight 0. Whether the output depends on all that the space requires shows only at
-the end.
+`sample` draws all of a cell at once, its size first; here each choice is made in turn, knowing those before it. A
+choice has a site (a nonterminal, `$class` for a name, `let`, `plan`) and a weight for each option; what cannot be
+completed within the limits of size and depth has weight 0. Whether the output depends on all that the space requires
+shows only at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from grammar import State
 from search_spaces.counting import Counter
-from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead, state_lines, state_of
+from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead, state_lines
 from search_spaces.membership import exceeded
 from search_spaces.rules import INPUT
 from search_spaces.sampling import Plan, Sampler, let_name, state_names
@@ -169,7 +169,9 @@ class Walker:
         """A derivation from `rule` of at most `left` operations."""
         seen = self._seen(scope)
         productions = self.rules.rules[rule].productions
-        needs = [[self._hole(h.rule, h.tag, depth - h.depth, scope, seen) for h in p.holes] for p in productions]
+        needs = [
+            [self._hole(h.rule, h.tag, depth - h.depth, scope, seen) for h in p.holes] for p in productions
+        ]
         weights = [
             p.weight * (p.depth <= depth and p.ops + sum(need) <= left)
             for p, need in zip(productions, needs, strict=True)

@@ -14,12 +14,13 @@ import numpy as np
 from grammar import Cell, parse
 from nas.searchers import Observation, Proposal, Searcher, make_searcher
 from nas.tasks import Recipe
-from search_spaces import Variation
+from search_spaces import Choice, Chooser, Operator, Variation
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
-    "evolution": {"samples": 4, "population": 10},
+    "evolution": {"samples": 4, "population": 10, "operators": "bandit"},
     "guided": {"samples": 8, "candidates": 8, "every": 4},
+    "reinforce": {"samples": 4, "rate": 0.1},
     "nsga2": {"population": 6},
     "halving": {"proposer": "evolution", "proposer.samples": 4, "proposer.population": 10},
     "hyperband": {"rungs": 3},
@@ -72,11 +73,40 @@ class ToySpace:
         pairs = zip(self.genes(a), self.genes(b), strict=True)
         return self.cell([pair[int(rng.integers(2))] for pair in pairs])
 
-    def vary(self, cell: Cell, rng: np.random.Generator, other: Cell | None = None) -> Variation:
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Mutations by name: a gene moved by one step, or to any value."""
+        return ("near", "far")
+
+    def vary(
+        self, cell: Cell, rng: np.random.Generator, other: Cell | None = None, operator: Operator = None
+    ) -> Variation:
         """A mutation, or a crossover with another cell."""
+        if isinstance(operator, Mapping):
+            shares = np.array([*operator.values()])
+            operator = [*operator][int(rng.choice(len(shares), p=shares / shares.sum()))]
+        if operator is not None:
+            genes = self.genes(cell)
+            moves = [-1, 1] if operator == "near" else range(1, self.shifts)
+            genes[int(rng.integers(3))] += int(rng.choice(moves))
+            return Variation(self.cell(genes), operator, (cell,))
         if other is None:
             return Variation(self.mutate(cell, rng), "mutate", (cell,))
         return Variation(self.crossover(cell, other, rng), "crossover", (cell, other))
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """The genes, as choices."""
+        return {"gate": len(GATES), "act": len(ACTIVATIONS), "shift": self.shifts}
+
+    def walk(self, choose: Chooser) -> Cell:
+        """The cell of these choices."""
+        return self.cell([choose(site, [1.0] * n) for site, n in self.sites.items()])
+
+    def choices(self, cell: Cell) -> list[Choice]:
+        """The choices that give a cell."""
+        pairs = zip(self.sites.items(), self.genes(cell), strict=True)
+        return [Choice(site, (1.0,) * n, gene) for (site, n), gene in pairs]
 
     def __contains__(self, cell: Cell) -> bool:
         try:

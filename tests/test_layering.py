@@ -33,9 +33,9 @@ LEFT = {
 # Libraries that only these files or packages (a trailing slash) may import.
 HOMES = {
     "lark": ("grammar/parser.py", "search_spaces/reader.py"),
-    "ray": ("nas/campaign/workers.py",),
+    "ray": ("nas/campaign/workers.py", "nas/searchers/tune.py"),
     "triton": ("nas/backends/triton/",),
-    "optuna": ("nas/searchers/recipes.py",),
+    "optuna": ("nas/reports/dashboard.py", "nas/searchers/recipes.py"),
     "sklearn": ("predictors/", "nas/tasks/", "nas/searchers/lab/surrogate.py"),
     "networkx": ("grammar/", "nas/ir/", "nas/backends/triton/", "nas/reports/", "nas/bench/"),
     "typer": ("nas/cli/",),

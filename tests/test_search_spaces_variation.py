@@ -171,7 +171,7 @@ def test_crossover_with_nothing_new_is_a_mutation() -> None:
 
 def test_an_operator_that_cannot_apply_says_so() -> None:
     with pytest.raises(
-        NoCellError, match=r"space gated: drop_state gave no other cell in 1000 tries; received cell"
+        NoCellError, match=r"space gated: drop_state gave no other cell in 100 tries; received cell"
     ):
         SPACES["gated"].vary(zoo("elman"), np.random.default_rng(0), operator="drop_state")
     with pytest.raises(SpaceError, match=r"the mutation operators are replace, point, .*; received 'swap'"):

@@ -65,6 +65,11 @@ _add(
     "recell export zoo:mingru --input-size 32 --hidden-size 64 -o mingru",
 )
 _add(
+    produce.export_optuna,
+    "recell export-optuna runs/notes studies.journal",
+    "recell export-optuna runs/notes studies.journal --follow",
+)
+_add(
     cells.show,
     "recell show zoo:lstm",
     "recell show runs/notes#12 --hidden-size 256",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ from nas.cli.values import read_cell, run_and_trial
 
 if TYPE_CHECKING:
     from nas.exporters import Exported
+
+FOLLOW_SECONDS = 5.0
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -41,6 +44,39 @@ def report(
         show_json({"report": str(place), "verdict": said.to_dict()})
     elif not quiet:
         show(said.headline, *said.caveats, "", f"report: {place}")
+
+
+def export_optuna(
+    run: RunArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A journal file of Optuna, new or not; it may hold several runs."
+        ),
+    ],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep up with a run that is live, until it ends.")
+    ] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Write a run's trials as an Optuna study for optuna-dashboard; again, to add those that ended since."""
+    from nas.campaign import open_run
+    from nas.reports import write_study
+
+    while True:
+        opened = open_run(run)
+        live = opened.live() is not None
+        name, new = write_study(opened, file)
+        if json:
+            show_json({"file": str(file), "study": name, "new": new})
+        elif not quiet and (new or not follow):
+            show(f"{new} trials added to study {name} of {file}")
+        if not (follow and live):
+            break
+        time.sleep(FOLLOW_SECONDS)
+    if not (quiet or json):
+        show(f"look at it with: optuna-dashboard {file}")
 
 
 def export(

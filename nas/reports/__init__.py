@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nas._lazy import attach
 
 if TYPE_CHECKING:
+    from nas.reports.dashboard import write_study as write_study
     from nas.reports.front import UNITS as UNITS
     from nas.reports.front import objective_text as objective_text
     from nas.reports.judge import Estimate as Estimate
@@ -29,5 +30,6 @@ __getattr__, __dir__, __all__ = attach(
         "seconds_text": "nas.reports.page",
         "verdict": "nas.reports.judge",
         "write_report": "nas.reports.page",
+        "write_study": "nas.reports.dashboard",
     },
 )

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from grammar import Cell
 from nas.errors import SearchError
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
 from nas.searchers.motifs import Motifs
 from nas.searchers.operators import CHOICES, OperatorSpace, operator_choice
 from nas.searchers.options import check_choice, check_share, check_whole
 from nas.searchers.random_search import sample_new
-from nas.searchers.seeding import Seeds, read_seeds, untried
+from nas.searchers.seeding import Seeds, read_seeds
 from search_spaces import NoCellError, Variation
 
 CROSSOVER = "crossover"
 MOTIF = "motif"
+SEED = "seed"
 ANY = "any"  # an operator of the space, whichever it draws
 
 
 class Evolution(Searcher):
     """A population of the last `population` cells with a score; each child enters, the oldest leaves.
 
-    Until `samples` cells have a score, `seeds` are proposed (see `read_seeds`: "zoo", a file, a run folder, texts), then
-    samples. From then on a child is the mutation of the winner of a tournament among `tournament` members drawn at
-    random, with probability `crossover` the winner's crossover with the winner of a second tournament, or with
-    probability `motifs` the winner with a part that is frequent among the better half of the population (see Motifs). A
-    child that was tried before is dropped and another one made, `tries` times; then the space is sampled. Cells without
-    a score do not enter.
+    Until `samples` cells have a score, `seeds` are proposed (see `read_seeds`: "zoo", a file, a run folder, texts),
+    then samples. From then on a child is the mutation of the winner of a tournament among `tournament` members drawn
+    at random, with probability `crossover` the winner's crossover with the winner of a second tournament, or with
+    probability `motifs` the winner with a part that is frequent among the better half of the population (see Motifs).
+    A child that was tried before is dropped and another one made, `tries` times; then the space is sampled. Cells
+    without a score do not enter.
 
     `operators` is how the operator of the next child is chosen: "fixed" (these probabilities, and the space's own
     operators alike), "bandit" or "qlearning", which begin there and learn which operators give children better than
@@ -69,14 +70,15 @@ class Evolution(Searcher):
         self.tournament = tournament
         self.tries = tries
         self.seeds = read_seeds(seeds, space)
-        own = space.operators if operators != "fixed" and isinstance(space, OperatorSpace) else ()
-        rest = 1.0 - crossover - motifs
-        shares = {name: rest / len(own) for name in own} or {ANY: rest}
-        shares |= {CROSSOVER: crossover, MOTIF: motifs}
-        self._choice = operator_choice(operators, {name: share for name, share in shares.items() if share})
+        self._adaptive = space if operators != "fixed" and isinstance(space, OperatorSpace) else None
+        own = self._adaptive.operators if self._adaptive is not None else (ANY,)
+        rest = (1.0 - crossover - motifs) / len(own)
+        shares = dict.fromkeys(own, rest) | {CROSSOVER: crossover, MOTIF: motifs}
+        self._choice = operator_choice(operators, shares)
         self._motifs = Motifs(space) if motifs else None
         self._population: deque[Observation] = deque(maxlen=population)
         self._scores: dict[str, float | None] = {}
+        self._told: set[str] = set()
 
     @classmethod
     def settled(cls, space: SpaceLike, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,18 +88,21 @@ class Evolution(Searcher):
 
     def ask(self, rng: np.random.Generator) -> Proposal | None:
         """A child of the population, or a seed or sample; None if there seems to be nothing that was not tried."""
-        told = self._scores.keys()
-        first = untried(self.seeds, told, rng)
-        if first is not None:
-            return first
+        seed = next((cell for cell in self.seeds if cell.digest not in self._told), None)
+        if seed is not None:
+            return Proposal(seed, SEED)
         if len(self._population) >= self.samples:
             for _ in range(self.tries):
                 made = self._child(rng)
                 if made is None:
                     break  # a space so small that a parent has no other child
-                if made.cell.digest not in told:
+                if made.cell.digest not in self._told:
                     return Proposal(made.cell, made.operator, tuple(p.digest for p in made.parents))
-        return sample_new(self.space, rng, told, 4 * self.tries)
+        return sample_new(self.space, rng, self._told, 4 * self.tries)
+
+    def entered(self, proposal: Proposal, trial: int) -> None:
+        """Do not propose it again while it is trained."""
+        self._told.add(proposal.cell.digest)
 
     def tell(self, observation: Observation) -> None:
         """Let the cell into the population if it has a score, and credit the operator that made it."""
@@ -109,29 +114,28 @@ class Evolution(Searcher):
         if observation.score is not None and not observation.duplicate:
             self._population.append(observation)
         self._scores.setdefault(observation.digest, observation.score)
+        self._told.add(observation.digest)
 
     def _child(self, rng: np.random.Generator) -> Variation | None:
-        """A child by the operator that is chosen; where it gives none for this parent, by any other."""
-        parent = self._select(rng)
-        among = list(self._choice.shares)
-        while among:
-            name = self._choice.choose(rng, among)
-            try:
-                return self._vary(parent.cell, name, rng)
-            except NoCellError:
-                among.remove(name)
+        """A child of a winner; None if it can have no other."""
+        parent = self._select(rng).cell
+        weights = self._choice.weights()
+        point = rng.random() * sum(weights.values())
+        other = parent
+        with contextlib.suppress(NoCellError):
+            if point < weights[CROSSOVER]:
+                other = self._select(rng).cell
+            elif self._motifs is not None and point < weights[CROSSOVER] + weights[MOTIF]:
+                return self._motifs.insert(parent, self._population, rng)
+        with contextlib.suppress(NoCellError):
+            if other is not parent:
+                return self.space.vary(parent, rng, other)
+            if self._adaptive is None:
+                return self.space.vary(parent, rng)
+            return self._adaptive.vary(
+                parent, rng, operator={n: weights[n] for n in self._adaptive.operators}
+            )
         return None
-
-    def _vary(self, cell: Cell, operator: str, rng: np.random.Generator) -> Variation:
-        if operator == MOTIF:
-            assert self._motifs is not None
-            return self._motifs.insert(cell, self._population, rng)
-        if operator == CROSSOVER:
-            other = self._select(rng).cell
-            return self.space.vary(cell, rng, None if other is cell else other)
-        if operator == ANY or not isinstance(self.space, OperatorSpace):
-            return self.space.vary(cell, rng)
-        return self.space.vary(cell, rng, operator=operator)
 
     def _select(self, rng: np.random.Generator) -> Observation:
         size = min(self.tournament, len(self._population))

@@ -1,4 +1,4 @@
-"""Hierarchical motifs in evolution: what good cells have in common is named and used again (see search_spaces/motifs.py)."""
+"""Motifs in evolution: what good cells have in common is named and used again (see search_spaces/motifs.py)."""
 
 from __future__ import annotations
 
@@ -50,15 +50,11 @@ class Motifs:
             Counter(m for member in part for m in self.space.motifs(member.cell))
             for part in (ranked[:half], ranked[half:])
         )
-        weights = {
-            m: float((n - bad[m]) * (m.size - 1)) for m, n in good.items() if n >= 2 and n > bad[m]
-        }
+        weights = {m: float((n - bad[m]) * (m.size - 1)) for m, n in good.items() if n >= 2 and n > bad[m]}
         best = sorted(weights, key=lambda m: (-weights[m], m.order))[:KEPT]
         return {m: weights[m] for m in best}
 
-    def insert(
-        self, cell: Cell, population: Collection[Observation], rng: np.random.Generator
-    ) -> Variation:
+    def insert(self, cell: Cell, population: Collection[Observation], rng: np.random.Generator) -> Variation:
         """The cell with a mined motif that it lacks. Raises NoCellError if there is none, or it does not fit."""
         own = self.space.motifs(cell)
         found = {m: w for m, w in self.mine(population).items() if m not in own}

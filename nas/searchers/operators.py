@@ -7,14 +7,14 @@ parent, else 0.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from grammar import Cell
-from search_spaces import Variation
+from search_spaces import Operator, Variation
 
 
 @runtime_checkable
@@ -27,29 +27,24 @@ class OperatorSpace(Protocol):
         ...
 
     def vary(
-        self, cell: Cell, rng: np.random.Generator, other: Cell | None = None, operator: str | None = None
+        self, cell: Cell, rng: np.random.Generator, other: Cell | None = None, operator: Operator = None
     ) -> Variation:
-        """As `SpaceLike.vary`, by this operator. Raises NoCellError where it gives no child."""
+        """As `SpaceLike.vary`, by this operator, or one drawn at each try by these weights."""
         ...
 
 
 class OperatorChoice(ABC):
-    """Draws operators by name. Its state is what it learned, in that order."""
+    """Says how much each operator weighs in the next draw. Its state is what it learned, in that order."""
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         """`shares` are the probabilities of the fixed rule; they sum to 1."""
         self.shares = dict(shares)
 
-    def choose(self, rng: np.random.Generator, among: Sequence[str]) -> str:
-        """One of `among`, in proportion to what each weighs now."""
-        weights = np.array([self.weights()[name] for name in among])
-        at = np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), side="right")
-        return among[min(int(at), len(among) - 1)]
-
     @abstractmethod
     def weights(self) -> Mapping[str, float]:
         """What each operator weighs now."""
 
+    @abstractmethod
     def learn(self, operator: str, reward: float) -> None:
         """Take in what a child by `operator` was worth, from 0 to 1. Names it does not know are passed over."""
 
@@ -59,6 +54,9 @@ class Fixed(OperatorChoice):
 
     def weights(self) -> Mapping[str, float]:
         return self.shares
+
+    def learn(self, operator: str, reward: float) -> None:
+        pass
 
 
 class Bandit(OperatorChoice):
@@ -70,7 +68,7 @@ class Bandit(OperatorChoice):
     """
 
     def __init__(
-        self, shares: Mapping[str, float], *, prior: float = 4.0, discount: float = 0.99, floor: float = 0.2
+        self, shares: Mapping[str, float], *, prior: float = 20.0, discount: float = 0.99, floor: float = 0.2
     ) -> None:
         super().__init__(shares)
         self.prior, self.discount, self.floor = prior, discount, floor
@@ -97,16 +95,6 @@ class Bandit(OperatorChoice):
             self._tried[name] *= self.discount
         self._won[operator] += reward
         self._tried[operator] += 1.0
-
-
-class Thompson(Bandit):
-    """Thompson sampling."""
-
-    def choose(self, rng: np.random.Generator, among: Sequence[str]) -> str:
-        tried = sum(self._tried.values())
-        mean = (sum(self._won.values()) + 1.0) / (tried + 4.0)
-        draws = [rng.beta(self._won[n] + self.prior * mean, self._tried[n] - self._won[n] + self.prior * (1 - mean)) for n in among]
-        return among[int(np.argmax(draws))]
 
 
 class QLearning(OperatorChoice):

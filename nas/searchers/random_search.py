@@ -37,6 +37,10 @@ class RandomSearch(Searcher):
         """A sample that was not tried yet, None if none was found."""
         return sample_new(self.space, rng, self._told, self.tries, self.by)
 
+    def entered(self, proposal: Proposal, trial: int) -> None:
+        """Do not propose it again while it is trained."""
+        self._told.add(proposal.cell.digest)
+
     def tell(self, observation: Observation) -> None:
         """Remember what was tried."""
         self._told.add(observation.digest)

@@ -1,4 +1,4 @@
-"""REINFORCE (Zoph and Le 2017, https://arxiv.org/abs/1611.01578): a recurrent controller writes cells, choice by choice.
+"""REINFORCE (Zoph and Le 2017, https://arxiv.org/abs/1611.01578): a recurrent controller writes cells by choices.
 
 It is here as the historical baseline. The paper's controller, an LSTM, wrote the tokens of a fixed tree and was trained
 by 400 machines; this one is an Elman network of some tens of units in NumPy over the choices by which a space derives a
@@ -84,9 +84,7 @@ class Controller:
         p /= p.sum()
         return p
 
-    def gradient(
-        self, choices: Sequence[Choice], reward: float, entropy: float
-    ) -> tuple[float, list[Array]]:
+    def gradient(self, choices: Sequence[Choice], reward: float, entropy: float) -> tuple[float, list[Array]]:
         """`reward` times log p of the choices plus `entropy` times their mean entropy, and the gradient of it."""
         states, rows, grads = [self.start], [], []
         before: int | None = None
@@ -169,6 +167,10 @@ class Reinforce(Searcher):
                 return Proposal(cell, OPERATOR)
         return sample_new(self.space, rng, self._told, self.tries)
 
+    def entered(self, proposal: Proposal, trial: int) -> None:
+        """Do not propose it again while it is trained."""
+        self._told.add(proposal.cell.digest)
+
     def tell(self, observation: Observation) -> None:
         """Move the controller by the policy gradient of this cell."""
         self._told.add(observation.digest)
@@ -207,7 +209,9 @@ class Reinforce(Searcher):
             self._mean = score
             return 0.0
         below = self._mean - score
-        self._spread = self.decay * self._spread + (1 - self.decay) * abs(below) if self._spread else abs(below)
+        self._spread = (
+            self.decay * self._spread + (1 - self.decay) * abs(below) if self._spread else abs(below)
+        )
         self._mean = self.decay * self._mean + (1 - self.decay) * score
         return float(np.clip(below / self._spread, -2.0, 2.0)) if self._spread else 0.0
 

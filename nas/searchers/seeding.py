@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from grammar import Cell, GrammarError, parse, zoo
 from nas.errors import SearchError
-from nas.searchers.base import Proposal, SpaceLike
+from nas.searchers.base import SpaceLike
 
 JOURNAL = "journal.jsonl"
-SEED = "seed"  # the operator of a proposal that is one
 MOST = 20  # cells of an earlier run
 
 Seeds = str | Path | Sequence[str]
@@ -49,19 +46,6 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike) -> tuple[Cell, ...]:
     return tuple(reversed(found.values()))
 
 
-def untried(
-    seeds: Sequence[Cell], told: Container[str], rng: np.random.Generator
-) -> Proposal | None:
-    """One of the seeds that were not told yet, or, as often as each of them, None.
-
-    Which is drawn at random, since a seed that is being trained now is not told either: always the first one would
-    keep the other workers idle.
-    """
-    left = [cell for cell in seeds if cell.digest not in told]
-    at = int(rng.integers(len(left) + 1)) if left else 0
-    return Proposal(left[at], SEED) if at < len(left) else None
-
-
 def _member(cell: Cell, space: SpaceLike) -> bool:
     return not hasattr(space, "__contains__") or cell in space
 
@@ -79,14 +63,18 @@ def _of_file(path: Path) -> list[str]:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise SearchError(f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder") from error
+        raise SearchError(
+            f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder"
+        ) from error
     texts: list[str] = []
     for line in text.splitlines():
         if line.startswith(("cell ", "zoo:")):
             texts.append(line)
         elif line.strip() and not line.lstrip().startswith("#"):
             if not texts:
-                raise SearchError(f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell")
+                raise SearchError(
+                    f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell"
+                )
             texts[-1] += f"\n{line}"
     return texts
 

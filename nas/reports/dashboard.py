@@ -1,0 +1,99 @@
+"""A run as an Optuna study in a journal file, for optuna-dashboard and for Optuna's own plots."""
+
+from __future__ import annotations
+
+import logging
+import math
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from grammar import OPS, parse
+from nas.campaign import Run, TrialRecord
+from nas.errors import RunError
+
+RUN_KEY = "recell:run"  # which run a study is of: the hash of its first event
+
+LARGEST = 1 << 40
+PARAMS: dict[str, BaseDistribution] = dict.fromkeys(
+    ("operations", "states", "params", "width"), IntDistribution(0, LARGEST)
+)
+"""What of a cell stands as parameters of a trial; its text and lineage are user attributes."""
+
+
+def write_study(run: Run, file: str | Path) -> tuple[str, int]:
+    """Add what of a run has ended to the study of its folder's name in `file`; the name, and how many trials are new.
+
+    The file is made if need be, and may hold other studies. Written again, it gets the trials that ended since. A
+    trial that failed is one of state FAIL; duplicates are none. Raises RunError if the study is of another run, or
+    the file is no journal of Optuna.
+    """
+    name = run.path.resolve().name
+    logging.getLogger("optuna.study").setLevel(logging.WARNING)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(file)))
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="minimize", load_if_exists=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"cannot keep a study in {file}: {error}") from error
+    known = study.user_attrs.get(RUN_KEY)
+    if known is not None and known != run.first["hash"]:
+        raise RunError(f"the study {name!r} in {file} is of another run; give another file")
+    if known is None:
+        for key, value in (
+            ("space", run.space["name"]),
+            ("task", run.config.task),
+            ("method", run.config.method),
+        ):
+            study.set_user_attr(key, value)
+        study.set_metric_names([str(run.task.get("metric", "score"))])
+        study.set_user_attr(RUN_KEY, run.first["hash"])
+    there = {t.user_attrs["trial"] for t in study.get_trials(deepcopy=False)}
+    new = [t for t in run.trials if t.ended is not None and t.id not in there]
+    for trial in sorted(new, key=lambda t: (t.ended, t.id)):
+        study.add_trial(_frozen(run, trial))
+    return name, len(new)
+
+
+def _frozen(run: Run, trial: TrialRecord) -> FrozenTrial:
+    """The trial as Optuna has it. Its times are those of an undisturbed run from the same start."""
+    ended = datetime.fromtimestamp(float(run.first["t"])) + timedelta(seconds=trial.ended or 0.0)
+    cell = parse(trial.canonical)
+    facts: dict[str, Any] = {
+        "trial": trial.id,
+        "status": trial.status,
+        "cell": trial.text,
+        "digest": trial.digest,
+        "operator": trial.operator,
+        "parents": list(trial.parents),
+        "seconds": round(trial.seconds, 3),
+        "message": trial.message,
+    }
+    values = {
+        "operations": sum(node.op in OPS for node in cell.graph.nodes),
+        "states": len(cell.states),
+        "params": trial.params,
+        "width": trial.width,
+    }
+    return FrozenTrial(
+        number=-1,  # given by the study
+        trial_id=-1,
+        state=TrialState.FAIL if trial.score is None else TrialState.COMPLETE,
+        value=trial.score,
+        datetime_start=ended - timedelta(seconds=trial.wall),
+        datetime_complete=ended,
+        params=values,
+        distributions=dict(PARAMS),
+        user_attrs=facts,
+        system_attrs={},
+        intermediate_values={
+            step: loss for step, loss in trial.curve if loss is not None and math.isfinite(loss)
+        },
+    )

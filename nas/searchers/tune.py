@@ -1,0 +1,297 @@
+"""Any searcher under Ray Tune: `tune.Tuner(trainable(...), tune_config=tune.TuneConfig(search_alg=TuneSearcher(...)))`.
+
+For those who have Tune and its schedulers; `recell search` does not need it. What Tune brings with it (2.60):
+
+- Set `max_concurrent_trials`: without it Tune stages one trial at a time. With `reuse_actors=True` the overhead is some
+  tens of milliseconds for each trial, without it seconds; trials shorter than an actor's start (some seconds) can
+  leave a reused slot idle for good.
+- `on_trial_complete` is called for a trial that a scheduler stopped, too. A result with `"final": False` is such a
+  one: the searcher is told that it was hopeless, since what it has is not the score of a whole training.
+- A driver that is killed loses the results since its last snapshot (every 10 s or more, at each checkpoint with
+  `num_to_keep=1`); `Tuner.restore` gives the searcher the state that belongs to them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.search import Searcher as RaySearcher
+
+from grammar import Cell, parse
+from nas.errors import SearchError
+from nas.searchers.base import Observation, Proposal, Searcher
+from nas.searchers.registry import make_searcher, settled_options
+from nas.tasks import load_task
+from nas.training import TrialSpec, train
+from search_spaces import Space, load_space, read_space, space_names
+
+SCHEMA = 1
+ASKS = 50  # for one suggestion that is new
+
+
+class TuneSearcher(RaySearcher):
+    """Asks a searcher by name for cells, and tells it what Tune reports.
+
+    A suggestion is `{"cell": text of the canonical form, "digest": ..., "operator": ...}`, and what the searcher
+    changes in the recipe by field ("lr", ...). Trainings that are carried on are the business of Tune's schedulers. A
+    result may bring "steps" and "final" beside the metric. Its state is a JSON file of what was asked and told, from
+    which `restore` makes it again; the space is in it as text.
+    """
+
+    def __init__(
+        self,
+        space: str,
+        method: str = "evolution",
+        options: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        recipe: Mapping[str, Any] | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
+    ) -> None:
+        """`space` is a name or file of a space; `method` and `options` are those of `recell search`.
+
+        `recipe` is the task's own ("steps", "lr", ...), for searchers that change it.
+        """
+        super().__init__(metric=metric, mode=mode)
+        found = load_space(space)
+        settled = settled_options(method, found, dict(options or {}))
+        self._setting: dict[str, Any] = {
+            "space": [found.name, found.text],
+            "method": method,
+            "options": settled,
+            "seed": seed,
+            "recipe": dict(recipe or {}),
+        }
+        self._begin()
+
+    def _begin(self) -> None:
+        setting = self._setting
+        space = _space(*setting["space"])
+        self._searcher: Searcher = make_searcher(setting["method"], space, setting["options"])
+        if setting["recipe"]:
+            self._searcher.begin(setting["recipe"])
+        self._log: list[dict[str, Any]] = []
+        self._asks = 0
+        self._under_way: dict[str, int] = {}  # Tune's id -> the number of a trial
+        self._proposals: list[Proposal] = []  # by the number of the trial
+        self._trials: dict[str, int] = {}  # key -> the number of the trial
+        self._told: dict[int, Observation] = {}
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Take metric and mode from the TuneConfig."""
+        self._metric = metric or self._metric
+        self._mode = mode or self._mode
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next new cell; None while a trial under way may open the way; FINISHED if the space is exhausted."""
+        for _ in range(ASKS):
+            proposal = self._searcher.ask(np.random.default_rng([self._setting["seed"], self._asks]))
+            self._asks += 1
+            if proposal is None:
+                break
+            if proposal.steps is not None or proposal.continues is not None:
+                method = self._setting["method"]
+                raise SearchError(f"{method} trains in rungs; under Tune leave that to a scheduler of Tune's")
+            known = self._trials.get(_key(proposal))
+            if known is None:
+                self._note({"entered": trial_id, **_written(proposal)})
+                cell = proposal.cell
+                config = {"cell": cell.canonical().one_line, "digest": cell.digest}
+                return {**config, "operator": proposal.operator, **(proposal.recipe or {})}
+            if known in self._told:
+                self._note({"duplicate": known, **_written(proposal)})
+        return None if self._under_way else RaySearcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the searcher: the metric, or a failure if there is none or it is not a number."""
+        if trial_id not in self._under_way:
+            return
+        found = result or {}
+        value = found.get(self._metric or "")
+        score = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        status = "infrastructure" if error else "diverged" if score is None else "ok"
+        if status == "ok" and not found.get("final", True):
+            status = "hopeless"
+        if status != "ok" or score is None:
+            score = None
+        elif self._mode == "max":
+            score = -score
+        steps = found.get("steps")
+        self._note({"told": trial_id, "score": score, "status": status, "steps": steps})
+
+    def add_evaluated_point(
+        self,
+        parameters: dict[str, Any],
+        value: float,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: list[float] | None = None,
+    ) -> None:
+        """Tell the searcher of a cell that was trained elsewhere: `parameters["cell"]` and its metric."""
+        proposal = Proposal(parse(parameters["cell"]), "evaluated")
+        trial_id = f"evaluated-{len(self._proposals)}"
+        if _key(proposal) not in self._trials:
+            self._note({"entered": trial_id, **_written(proposal)})
+            self.on_trial_complete(trial_id, {self._metric or "": value}, error)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        """Write an event down and fold it in: all state is made here, so that `restore` makes the same."""
+        self._log.append(event)
+        if "told" in event:
+            number = self._under_way.pop(event["told"])
+            outcome = event["score"], event["status"], number
+            observation = _observed(self._proposals[number], *outcome, steps=event["steps"])
+            self._told[number] = observation
+            self._searcher.tell(observation)
+            return
+        made = parse(event["text"]), event["operator"], tuple(event["parents"])
+        proposal = Proposal(*made, recipe=event["recipe"])
+        if "duplicate" in event:
+            known = self._told[event["duplicate"]]
+            outcome = known.score, known.status, event["duplicate"]
+            self._searcher.tell(_observed(proposal, *outcome, duplicate=True, steps=known.steps))
+            return
+        number = len(self._proposals)
+        self._proposals.append(proposal)
+        self._trials[_key(proposal)] = number
+        self._under_way[event["entered"]] = number
+        self._searcher.entered(proposal, number)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """What `save` writes: JSON can hold it."""
+        return {
+            "schema": SCHEMA,
+            **self._setting,
+            "metric": self._metric,
+            "mode": self._mode,
+            "asks": self._asks,
+            "log": list(self._log),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Be the searcher that `get_state` was asked of."""
+        if state.get("schema") != SCHEMA:
+            raise SearchError(
+                f"the state of a searcher has schema {SCHEMA} here; received {state.get('schema')!r}"
+            )
+        self._setting = {name: state[name] for name in ("space", "method", "options", "seed", "recipe")}
+        self._metric, self._mode = state["metric"], state["mode"]
+        self._begin()
+        for event in state["log"]:
+            self._note(event)
+        self._asks = state["asks"]
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write the state to a file, as JSON."""
+        Path(checkpoint_path).write_text(json.dumps(self.get_state()), encoding="utf-8")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read the state of a file that `save` wrote; what was made since then is forgotten."""
+        try:
+            state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SearchError(f"{checkpoint_path} is no state of a searcher: {error}") from error
+        self.set_state(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.get_state()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__init__(metric=None, mode=None)
+        self.set_state(state)
+
+
+def trainable(
+    task: str = "text",
+    data: str | None = None,
+    size: str = "search",
+    *,
+    params: int | None = None,
+    heads: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Callable[[dict[str, Any]], None]:
+    """A Tune trainable: trains `config["cell"]` on a task as a trial of a campaign would be.
+
+    It reports "steps", "loss" (training) and "score" (validation, lower is better). Until the end ("final") the score
+    is the training loss, since Tune wants the metric in every report and a scheduler something to go by. Other
+    entries of the config change the recipe by field ("lr", "steps", ...). A training that fails raises, and Tune
+    counts the trial as an error.
+    """
+
+    def run(config: dict[str, Any]) -> None:
+        loaded = load_task(task, data, size)
+        changes = {k: v for k, v in config.items() if k not in ("cell", "digest", "operator")}
+        spec = TrialSpec(
+            config["cell"],
+            task,
+            loaded.recipe.replace(**changes),
+            data=data,
+            data_digest=loaded.data_digest,
+            size=size,
+            params=loaded.params if params is None else params,
+            heads=heads,
+            seed=seed,
+            device="cuda" if device == "cuda" else "cpu",
+        )
+
+        def report(steps: int, loss: float) -> None:
+            tune.report({"steps": steps, "loss": loss, "score": loss, "final": False})
+
+        result = train(spec, on_progress=report)
+        if result.status != "ok" or result.score is None:
+            raise SearchError(f"{config['cell']}: {result.status}: {result.message}")
+        loss = result.curve[-1][1] if result.curve else result.score
+        tune.report({"steps": result.steps, "loss": loss, "score": result.score, "final": True})
+
+    return run
+
+
+def _space(name: str, text: str) -> Space:
+    """The space of this text; a shipped one is made once in a process."""
+    if name in space_names() and load_space(name).text == text:
+        return load_space(name)
+    return read_space(text, name)
+
+
+def _written(proposal: Proposal) -> dict[str, Any]:
+    return {
+        "text": proposal.cell.one_line,
+        "operator": proposal.operator,
+        "parents": list(proposal.parents),
+        "recipe": None if proposal.recipe is None else dict(proposal.recipe),
+    }
+
+
+def _key(proposal: Proposal) -> str:
+    """What two proposals share that are the same trial."""
+    changes = "" if proposal.recipe is None else json.dumps(dict(proposal.recipe), sort_keys=True)
+    return proposal.cell.digest + changes
+
+
+def _observed(
+    proposal: Proposal,
+    score: float | None,
+    status: str,
+    trial: int,
+    *,
+    duplicate: bool = False,
+    steps: int | None = None,
+) -> Observation:
+    cell: Cell = proposal.cell
+    made = (proposal.operator, proposal.parents, duplicate)
+    return Observation(cell, cell.digest, score, status, trial, *made, steps=steps, recipe=proposal.recipe)

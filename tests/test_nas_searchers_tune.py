@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grammar import parse, zoo
+from nas.errors import SearchError
+from nas.searchers.tune import TuneSearcher, trainable
+from search_spaces import load_space
+
+TINY = """space tiny {
+  limits size <= 4
+  require x, states
+  state{1} vec
+  out -> $new
+  vec -> tanh(lin(x, $vec)) | relu(lin(x, $vec)) | sigmoid(lin(x, $vec)) | tanh(vec)
+}
+"""
+
+
+def made(**options: Any) -> TuneSearcher:
+    settings = {"population": 6, "samples": 3, "operators": "bandit"}
+    return TuneSearcher("gated", "evolution", settings, metric="score", mode="min", **options)
+
+
+def drive(searcher: TuneSearcher, first: int, last: int) -> list[str]:
+    """Two trials at a time, as Tune would with two slots; the score is the length of the text."""
+    texts: dict[str, str] = {}
+    for i in range(first, last):
+        suggested = searcher.suggest(f"t{i}")
+        texts[f"t{i}"] = suggested["cell"]
+        if i % 2:
+            for at in (f"t{i}", f"t{i - 1}"):
+                searcher.on_trial_complete(at, {"score": float(len(texts[at])), "steps": 10})
+    return [*texts.values()]
+
+
+def test_suggestions_are_cells_of_the_space_and_differ() -> None:
+    searcher = made()
+    texts = drive(searcher, 0, 12)
+    assert len({parse(text).digest for text in texts}) == 12
+    suggested = searcher.suggest("next")
+    assert set(suggested) == {"cell", "digest", "operator"}
+    assert suggested["digest"] == parse(suggested["cell"]).digest
+    json.dumps(suggested)
+
+
+@pytest.mark.parametrize("way", ["save", "pickle"])
+def test_what_is_restored_goes_on_as_the_first_would(way: str, tmp_path: Path) -> None:
+    first = made(seed=3)
+    drive(first, 0, 8)
+    if way == "save":
+        first.save(str(tmp_path / "state"))
+        again = made(seed=99)
+        again.restore(str(tmp_path / "state"))
+    else:
+        again = pickle.loads(pickle.dumps(first))
+    assert drive(first, 8, 14) == drive(again, 8, 14)
+
+
+def test_a_restored_searcher_knows_what_is_under_way(tmp_path: Path) -> None:
+    first = made()
+    suggested = first.suggest("a")
+    first.save_to_dir(str(tmp_path), "session")
+    again = made(seed=5)
+    again.restore_from_dir(str(tmp_path))
+    again.on_trial_complete("a", {"score": 1.0})
+    again.on_trial_complete("stranger", {"score": 0.0})
+    (told,) = [event for event in again.get_state()["log"] if "told" in event]
+    assert told == {"told": "a", "score": 1.0, "status": "ok", "steps": None}
+    assert again.get_state()["log"][0]["text"] and suggested["digest"]
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "status", "score"),
+    [
+        ({"score": 2.0}, False, "ok", 2.0),
+        ({"score": 2.0, "final": True}, False, "ok", 2.0),
+        ({"score": 2.0, "final": False}, False, "hopeless", None),
+        ({"score": float("nan")}, False, "diverged", None),
+        ({}, False, "diverged", None),
+        (None, True, "infrastructure", None),
+        ({"score": 2.0}, True, "infrastructure", None),
+    ],
+)
+def test_what_came_of_a_trial(
+    result: dict[str, Any] | None, error: bool, status: str, score: float | None
+) -> None:
+    searcher = made()
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", result, error)
+    assert searcher.get_state()["log"][-1] | {"steps": None} == {
+        "told": "a",
+        "score": score,
+        "status": status,
+        "steps": None,
+    }
+
+
+def test_mode_max_turns_the_sign() -> None:
+    searcher = TuneSearcher("gated", "random")
+    assert searcher.set_search_properties("accuracy", "max", {})
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"accuracy": 0.75})
+    assert searcher.get_state()["log"][-1]["score"] == -0.75
+
+
+def test_ends_when_the_space_is_exhausted(tmp_path: Path) -> None:
+    (tmp_path / "tiny.space").write_text(TINY)
+    searcher = TuneSearcher(str(tmp_path / "tiny.space"), "random", metric="score", mode="min")
+    names: list[str] = []
+    while (suggested := searcher.suggest(f"t{len(names)}")) is not None:
+        assert isinstance(suggested, dict)
+        names.append(f"t{len(names)}")
+    assert len(names) > 3  # None: what runs may open the way
+    for name in names:
+        searcher.on_trial_complete(name, {"score": 1.0})
+    assert searcher.suggest("last") == TuneSearcher.FINISHED
+
+
+def test_cells_trained_elsewhere_count() -> None:
+    searcher = TuneSearcher("gated", "evolution", {"samples": 2, "crossover": 0.0}, metric="s", mode="min")
+    for name in ("lstm", "gru", "gru"):
+        searcher.add_evaluated_point({"cell": zoo(name).one_line}, 1.0)
+    assert len(searcher.get_state()["log"]) == 4
+    searcher.suggest("a")
+    assert searcher.get_state()["log"][-1]["parents"][0] in {zoo("lstm").digest, zoo("gru").digest}
+
+
+def test_a_seed_file_is_not_needed_again(tmp_path: Path) -> None:
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text("zoo:lstm\n")
+    searcher = TuneSearcher("gated", "evolution", {"seeds": str(seeds)}, metric="s", mode="min")
+    seeds.unlink()
+    again = pickle.loads(pickle.dumps(searcher))
+    assert again.suggest("a")["digest"] == zoo("lstm").digest
+
+
+def test_no_state_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="is no state of a searcher"):
+        made().restore(str(tmp_path / "nothing"))
+    with pytest.raises(SearchError, match="has schema 1 here; received 7"):
+        made().set_state({"schema": 7})
+
+
+def _objective(config: dict[str, Any]) -> None:
+    from ray import tune
+
+    for step in (1, 2):
+        tune.report({"score": float(len(config["cell"])), "steps": step, "final": step == 2})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_under_a_tuner_with_a_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray import tune
+
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        tuner = tune.Tuner(
+            _objective,
+            tune_config=tune.TuneConfig(
+                search_alg=made(),
+                scheduler=tune.schedulers.ASHAScheduler(time_attr="steps", max_t=2),
+                metric="score",
+                mode="min",
+                num_samples=10,
+                max_concurrent_trials=2,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(storage_path=str(tmp_path), name="run", verbose=0),
+        )
+        results = tuner.fit()
+        assert results.num_errors == 0
+        cells = [parse(result.config["cell"]) for result in results]
+        assert len({cell.digest for cell in cells}) == 10
+        (state,) = (tmp_path / "run").glob("searcher-state-*.pkl")
+        assert sum("told" in event for event in json.loads(state.read_text())["log"]) == 10
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_trainable_trains_a_cell_of_the_space() -> None:
+    import ray
+    from ray import tune
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        tuner = tune.Tuner(
+            trainable("parity", size="smoke"),
+            tune_config=tune.TuneConfig(
+                search_alg=TuneSearcher("gated", "random"),
+                metric="score",
+                mode="min",
+                num_samples=1,
+                max_concurrent_trials=1,
+            ),
+            run_config=tune.RunConfig(verbose=0),
+        )
+        (result,) = tuner.fit()
+        assert result.error is None
+        assert result.metrics is not None and result.metrics["final"]
+        assert parse(result.config["cell"]).digest == result.config["digest"]
+        assert load_space("gated").name == "gated"
+    finally:
+        ray.shutdown()
