@@ -50,7 +50,16 @@ from search_spaces import load_space
 TOP = 0.01
 METHODS = ("random", "evolution", "guided")
 # What a searcher that learns from cells may see where the surrogate sees probes, and how many cells an ask makes.
-FAIR = {"guided": {"features": ["statistics", "flow"], "candidates": 16, "fresh": 0.25}}
+FAIR: Mapping[str, Mapping[str, Any]] = {
+    "guided": {
+        "features": ["statistics", "flow"],
+        "candidates": 12,
+        "rounds": 1,
+        "fresh": 0.1,
+        "elite": 15,
+        "kappa": 2,
+    }
+}
 MOST_CANDIDATES = 50
 
 INTRODUCTION = """# Searchers compared

@@ -43,7 +43,8 @@ class Guided(Searcher):
     best cells, tried ones and candidates of the round before, and samples: `fresh` is their share.
 
     `acquisition` weighs promise against doubt, on the scale of ranks: "ucb" is the mean less `kappa` times the
-    spread of the ensemble (Srinivas et al. 2010), "ei" the expected improvement on the best trial (Mockus 1978),
+    spread of the ensemble (Srinivas et al. 2010): children that look like the best cell are sure to be no better, so
+    that with little `kappa` a search of children stands still. "ei" is the expected improvement on the best trial (Mockus 1978),
     "thompson" a draw from mean and spread. The scheme is that of BANANAS (White et al. 2021,
     https://arxiv.org/abs/1910.11858).
 
@@ -64,10 +65,10 @@ class Guided(Searcher):
         prior: float = 1.0,
         candidates: int = 50,
         rounds: int = 2,
-        fresh: float = 0.5,
-        elite: int = 10,
+        fresh: float = 0.25,
+        elite: int = 15,
         acquisition: str = "ucb",
-        kappa: float = 0.5,
+        kappa: float = 2.0,
         every: int = 1,
         features: str | Sequence[str] = GROUPS,
         recipe: str | Sequence[str] = (),
