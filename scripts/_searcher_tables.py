@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from nas.reports.charts import Chart, Series, chart_svg
@@ -92,7 +93,7 @@ def curves_svg(facts: dict[str, Any]) -> str:
     svg = chart_svg(Chart("trials", "best loss until then", series), "best loss by number of trials")
     head, end, rest = svg.partition(">")
     legend = [
-        f'<text x="330" y="{30 + 16 * n}" style="fill:{COLOURS[n % len(COLOURS)]}">{name}</text>'
+        f'<text x="540" y="{30 + 16 * n}" text-anchor="end" style="fill:{COLOURS[n % len(COLOURS)]}">{escape(name)}</text>'
         for n, name in enumerate(facts["methods"])
     ]
     body = rest.replace("</svg>", "\n".join([*legend, "</svg>"]))

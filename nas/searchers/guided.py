@@ -44,8 +44,8 @@ class Guided(Searcher):
 
     `acquisition` weighs promise against doubt, on the scale of ranks: "ucb" is the mean less `kappa` times the
     spread of the ensemble (Srinivas et al. 2010): children that look like the best cell are sure to be no better, so
-    that with little `kappa` a search of children stands still. "ei" is the expected improvement on the best trial (Mockus 1978),
-    "thompson" a draw from mean and spread. The scheme is that of BANANAS (White et al. 2021,
+    that with little `kappa` a search of children stands still. "ei" is the expected improvement on the best trial
+    (Mockus 1978), "thompson" a draw from mean and spread. The scheme is that of BANANAS (White et al. 2021,
     https://arxiv.org/abs/1910.11858).
 
     With `recipe` ("lr,weight_decay", see `nas.searchers.recipes`) it searches cell and training recipe together, as
