@@ -93,7 +93,8 @@ def curves_svg(facts: dict[str, Any]) -> str:
     svg = chart_svg(Chart("trials", "best loss until then", series), "best loss by number of trials")
     head, end, rest = svg.partition(">")
     legend = [
-        f'<text x="540" y="{30 + 16 * n}" text-anchor="end" style="fill:{COLOURS[n % len(COLOURS)]}">{escape(name)}</text>'
+        f'<text x="540" y="{30 + 16 * n}" text-anchor="end" style="fill:{COLOURS[n % len(COLOURS)]}">'
+        f"{escape(name)}</text>"
         for n, name in enumerate(facts["methods"])
     ]
     body = rest.replace("</svg>", "\n".join([*legend, "</svg>"]))
