@@ -19,6 +19,7 @@ from search_spaces import Choice, Chooser, Operator, Variation
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
     "evolution": {"samples": 4, "population": 10, "operators": "bandit"},
+    "guided": {"candidates": 4, "every": 8, "features": "statistics"},
     "reinforce": {"samples": 4, "rate": 0.1},
     "nsga2": {"population": 6},
     "halving": {"proposer": "evolution", "proposer.samples": 4, "proposer.population": 10},

@@ -63,6 +63,10 @@ PUBLIC: dict[str, str] = {
         MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
         make_searcher searcher_names settled_options
     """,
+    "nas.searchers.lab": """
+        Answer Answerer Comparison FEATURES Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
+        replay table_answers
+    """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
@@ -72,8 +76,8 @@ PUBLIC: dict[str, str] = {
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
-        encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names read_benchmark similar
-        spearman statistic_names
+        encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names
+        read_benchmark similar spearman statistic_names
     """,
     "search_spaces": """
         Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator SketchSpace Space SpaceError

@@ -18,6 +18,7 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
     {
         "random": "nas.searchers.random_search:RandomSearch",
         "evolution": "nas.searchers.evolution:Evolution",
+        "guided": "nas.searchers.guided:Guided",
         "reinforce": "nas.searchers.reinforce:Reinforce",
         "nsga2": "nas.searchers.nsga2:NSGA2",
         "halving": "nas.searchers.halving:Halving",

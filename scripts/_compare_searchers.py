@@ -1,0 +1,357 @@
+"""Compare searchers: on a table of trained cells, on a surrogate of one, or by what real runs recorded.
+
+    scripts/compare_searchers pool --data ../shared/data --table ptb
+    scripts/compare_searchers pool --runs runs/a runs/b --methods random evolution
+    scripts/compare_searchers surrogate --data ../shared/data --budget 200
+    scripts/compare_searchers runs random=runs/r0 random=runs/r1 evolution=runs/e0
+    scripts/compare_searchers page lab/ptb lab/surrogate --out docs/benchmarks
+
+A method is a name of `recell search --method` with options: `ei=guided:acquisition=ei,kappa=1`. Every search is a
+line of OUT/traces.jsonl; run the command again to go on, with more seeds or methods too. It prints a table and writes
+OUT/result.json, OUT/result.md and OUT/curves.svg. On the surrogate `guided` sees the statistics and the flow of cells,
+the surrogate their untrained probes; what comes of it is about searchers, never about cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _searcher_tables import curves_svg, page
+
+from grammar import parse
+from nas.campaign import open_run
+from nas.errors import NasError
+from nas.searchers import make_searcher
+from nas.searchers.encodings import GROUPS, encodings
+from nas.searchers.lab import (
+    FEATURES,
+    Comparison,
+    Pool,
+    PoolSpace,
+    Surrogate,
+    Trace,
+    benchmark_pool,
+    compare,
+    replay,
+    table_answers,
+)
+from search_spaces import load_space
+
+TOP = 0.01
+METHODS = ("random", "evolution", "guided")
+# What a searcher that learns from cells may see where the surrogate sees probes, and how many cells an ask makes.
+FAIR: Mapping[str, Mapping[str, Any]] = {
+    "guided": {
+        "features": ["statistics", "flow"],
+        "candidates": 12,
+        "rounds": 1,
+        "fresh": 0.1,
+        "elite": 15,
+        "kappa": 2,
+    }
+}
+MOST_CANDIDATES = 50
+
+INTRODUCTION = """# Searchers compared
+
+Searches without training; what each setting is, and is not, is in [the laboratory](../lab.md). The options of `guided`
+were chosen on seeds from 1000 on, which no table here has.
+
+Written by `python scripts/compare_searchers page`; do not edit.
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What searches are made on; searches of different settings are not compared."""
+
+    kind: str
+    data: str | None
+    table: str
+    runs: tuple[str, ...]
+    space: str
+    budget: int
+    cache: str | None
+
+    def key(self) -> dict[str, Any]:
+        """What a kept search must agree in."""
+        return {
+            "kind": self.kind,
+            "pool": self.pool().name,
+            "cells": len(self.pool()),
+            "budget": self.budget,
+        } | ({"space": self.space} if self.kind == "surrogate" else {})
+
+    def pool(self) -> Pool:
+        """The trained cells."""
+        return _pool(self)
+
+    def rows(self, groups: Sequence[str]) -> None:
+        """Encode the cells of the pool, once and for all where there is a cache."""
+        held = encodings(tuple(groups))
+        path = Path(self.cache) / f"{self.pool().name}-{'-'.join(groups)}.npz" if self.cache else None
+        if path is None or not held.load(path):
+            held(self.pool().cells)
+            if path is not None:
+                held.save(path)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A searcher with options, and the name it has in tables."""
+
+    label: str
+    name: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, text: str) -> Method:
+        """`label=name:option=value,option=value`; values are JSON, or else words (joined by + for several)."""
+        head, _, tail = text.partition(":")
+        label, equals, name = head.partition("=")
+        options: dict[str, Any] = {}
+        for part in filter(None, tail.split(",")):
+            key, _, value = part.partition("=")
+            try:
+                options[key] = json.loads(value)
+            except json.JSONDecodeError:
+                options[key] = value.split("+") if "+" in value else value
+        return cls(label if equals else text, name if equals else head, options)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Search, compare, write."""
+    given = _arguments(arguments)
+    if given.kind == "page":
+        _write_page(given)
+        return
+    try:
+        if given.kind == "runs":
+            facts = {"setting": {"kind": "runs"}, **_of_runs(given).to_dict()}
+        else:
+            facts = _searched(given)
+    except NasError as error:
+        raise SystemExit(f"error: {error}") from error
+    facts["command"] = _command(given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "result.json").write_text(
+        json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    (given.out / "result.md").write_text(page(facts), encoding="utf-8")
+    (given.out / "curves.svg").write_text(curves_svg(facts), encoding="utf-8")
+    print(page(facts))
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind, budget in (("pool", 100), ("surrogate", 200)):
+        sub = kinds.add_parser(kind)
+        source = sub.add_mutually_exclusive_group(required=True)
+        source.add_argument("--data", type=Path, help="folder with the tables of NAS-Bench-NLP")
+        source.add_argument(
+            "--runs", type=Path, nargs="+", default=[], help="run folders: their trials are the table"
+        )
+        sub.add_argument("--table", choices=("ptb", "wt2"), default="ptb")
+        sub.add_argument("--space", default="nasbench_nlp", help="what the surrogate is searched over")
+        sub.add_argument("--methods", nargs="+", default=list(METHODS))
+        sub.add_argument("--seeds", type=int, default=50)
+        sub.add_argument("--first-seed", type=int, default=0)
+        sub.add_argument("--budget", type=int, default=budget, help="cells that a search may train")
+        sub.add_argument("--jobs", type=int, default=1, help="processes")
+        sub.add_argument("--cache", type=Path, help="folder that keeps the encoded cells of the table")
+        sub.add_argument("--out", type=Path, required=True)
+    pages = kinds.add_parser("page")
+    pages.add_argument("folders", nargs="+", type=Path, help="the --out of comparisons")
+    pages.add_argument("--out", type=Path, required=True)
+    runs = kinds.add_parser("runs")
+    runs.add_argument("named", nargs="+", metavar="METHOD=FOLDER")
+    runs.add_argument(
+        "--budget", type=int, help="trials that are compared; by default those of the shortest run"
+    )
+    runs.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+def _command(given: argparse.Namespace) -> str:
+    """The command with what decides the result, and no folder of this machine."""
+    if given.kind == "runs":
+        return f"scripts/compare_searchers runs {' '.join(text.partition('=')[0] + '=RUN' for text in given.named)}"
+    source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
+    first = f" --first-seed {given.first_seed}" if given.first_seed else ""
+    return (
+        f"scripts/compare_searchers {given.kind} {source} --budget {given.budget} "
+        f"--methods {' '.join(given.methods)} --seeds {given.seeds}{first} --out OUT"
+    )
+
+
+def _write_page(given: argparse.Namespace) -> None:
+    """One page about several comparisons, with their figures and charts beside it."""
+    found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in given.folders]
+    given.out.mkdir(parents=True, exist_ok=True)
+    parts = [INTRODUCTION]
+    for number, facts in enumerate(found, start=1):
+        chart = f"searchers-{number}.svg"
+        (given.out / chart).write_text(curves_svg(facts), encoding="utf-8")
+        parts.append(f"{page(facts)}\n![best loss by number of trials]({chart})\n")
+    (given.out / "searchers.json").write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
+    (given.out / "searchers.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+# ---- searches ---------------------------------------------------------------------------------
+
+
+def _searched(given: argparse.Namespace) -> dict[str, Any]:
+    setting = Setting(
+        given.kind,
+        str(given.data) if given.data else None,
+        given.table,
+        tuple(map(str, given.runs)),
+        given.space,
+        given.budget,
+        str(given.cache) if given.cache else None,
+    )
+    methods = [Method.read(text) for text in given.methods]
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    kept = _kept(given.out / "traces.jsonl", setting, methods)
+    tasks = [(m, seed) for seed in seeds for m in methods if (m.label, seed) not in kept]
+    given.out.mkdir(parents=True, exist_ok=True)
+    with (given.out / "traces.jsonl").open("a", encoding="utf-8") as file:
+        for method, trace in _done(setting, tasks, given.jobs):
+            line = {"setting": setting.key(), "options": dict(method.options), **trace.to_dict()}
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            kept[trace.method, trace.seed] = trace
+            print(f"{trace.method}, seed {trace.seed}: {len(kept)} searches", file=sys.stderr, flush=True)
+    pool = setting.pool()
+    traces = [kept[m.label, seed] for m in methods for seed in seeds]
+    level = pool.top(TOP) if given.kind == "pool" else None
+    facts = compare(traces, given.budget, pool.worst, level).to_dict()
+    about = {
+        **setting.key(),
+        "best": float(pool.best),
+        "options": {m.label: dict(m.options) for m in methods},
+    }
+    if given.kind == "surrogate":
+        about |= {
+            "surrogate": _quality(setting, given.out / "surrogate.json"),
+            "guides_see": FAIR["guided"]["features"],
+        }
+    return {"setting": about, **facts}
+
+
+def _kept(path: Path, setting: Setting, methods: Sequence[Method]) -> dict[tuple[str, int], Trace]:
+    """The searches that an earlier sitting finished; a line that was cut short is left out."""
+    found: dict[tuple[str, int], Trace] = {}
+    if not path.is_file():
+        return found
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    for line in whole.splitlines():
+        held = json.loads(line)
+        if held["setting"] != setting.key():
+            raise NasError(
+                f"{path} has searches of {held['setting']}, this is {setting.key()}: choose another --out"
+            )
+        trace = Trace.from_dict(held)
+        for method in methods:
+            if method.label == trace.method and dict(method.options) != held["options"]:
+                raise NasError(
+                    f"{path} has {method.label} with options {held['options']}: give this one a new label"
+                )
+        found[trace.method, trace.seed] = trace
+    return found
+
+
+def _done(setting: Setting, tasks: Sequence[tuple[Method, int]], jobs: int) -> Iterator[tuple[Method, Trace]]:
+    work = partial(_search, setting)
+    if jobs == 1 or not tasks:
+        yield from map(work, tasks)
+        return
+    setting.rows(GROUPS if setting.kind == "pool" else FEATURES)  # one process fills the cache
+    with multiprocessing.get_context("spawn").Pool(jobs) as workers:
+        yield from workers.imap_unordered(work, tasks)
+
+
+def _search(setting: Setting, task: tuple[Method, int]) -> tuple[Method, Trace]:
+    method, seed = task
+    pool = setting.pool()
+    if setting.kind == "pool":
+        setting.rows(GROUPS)
+        searcher = make_searcher(method.name, _space(setting), method.options)
+        return method, replay(method.label, searcher, table_answers(pool), setting.budget, seed)
+    options = {**FAIR.get(method.name, {}), **method.options}
+    if "probes" in options.get("features", ()) or options.get("candidates", 1) > MOST_CANDIDATES:
+        raise NasError(
+            f"{method.label}: on the surrogate a guide sees no probes and makes at most {MOST_CANDIDATES} cells an ask"
+        )
+    searcher = make_searcher(method.name, load_space(setting.space), options)
+    return method, replay(method.label, searcher, _surrogate(setting), setting.budget, seed)
+
+
+@cache
+def _pool(setting: Setting) -> Pool:
+    if setting.data is not None:
+        return benchmark_pool(Path(setting.data), setting.table)
+    trials = [trial for folder in setting.runs for trial in open_run(folder).trials if trial.status in ENDED]
+    return Pool.of("runs", [parse(trial.canonical) for trial in trials], [trial.score for trial in trials])
+
+
+@cache
+def _space(setting: Setting) -> PoolSpace:
+    return PoolSpace(setting.pool())
+
+
+@cache
+def _surrogate(setting: Setting) -> Surrogate:
+    setting.rows(FEATURES)
+    return Surrogate(setting.pool())
+
+
+def _quality(setting: Setting, path: Path) -> dict[str, float]:
+    """How good the surrogate is on held-out cells, found out once."""
+    if not path.is_file():
+        path.write_text(json.dumps(_surrogate(setting).quality()) + "\n", encoding="utf-8")
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+# ---- real runs --------------------------------------------------------------------------------
+
+ENDED = ("ok", "diverged", "hopeless", "invalid")
+
+
+def _of_runs(given: argparse.Namespace) -> Comparison:
+    """The trials of real runs, in the order in which they ended."""
+    traces: list[Trace] = []
+    for text in given.named:
+        method, equals, folder = text.partition("=")
+        if not equals:
+            raise NasError(f"runs are given as METHOD=FOLDER; received {text}")
+        run = open_run(folder)
+        seed = int(run.config.seed)
+        if any((trace.method, trace.seed) == (method, seed) for trace in traces):
+            raise NasError(f"two runs of {method} have seed {seed}: runs are compared seed by seed")
+        done = [t for t in run.trials if t.status in ENDED and t.ended is not None]
+        ended = sorted(done, key=lambda t: t.ended or 0.0)
+        scores = tuple(trial.score for trial in ended)
+        traces.append(Trace(method, seed, scores, scores, tuple(t.operator for t in ended)))
+    known = [score for trace in traces for score in trace.scores if score is not None]
+    if not known:
+        raise NasError("none of these runs has a trial with a score")
+    budget = given.budget or min(len(trace.scores) for trace in traces)
+    return compare(traces, budget, max(known))

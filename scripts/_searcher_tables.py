@@ -1,0 +1,101 @@
+"""The tables and the chart of a comparison of searchers, from its JSON alone."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from nas.reports.charts import Chart, Series, chart_svg
+
+COLOURS = ("#8a91a3", "#2563eb", "#d97706", "#0d9488", "#a855f7", "#db2777", "#15803d", "#b45309")
+TITLES = {
+    "pool": "Pool replay: {pool}, {cells:,} trained cells",
+    "surrogate": "Surrogate (not training) of {pool}, over the space {space}",
+    "runs": "Real runs",
+}
+
+
+def page(facts: dict[str, Any]) -> str:
+    """A section of Markdown."""
+    setting, methods = facts["setting"], facts["methods"]
+    seeds = sorted({len(m["seeds"]) for m in methods.values()})
+    lines = [
+        f"## {TITLES[setting['kind']].format(**setting)}",
+        "",
+        f"Budget {facts['budget']} trials, {' to '.join(map(str, seeds))} seeds. `{facts['command']}`",
+        "",
+    ]
+    if facts["level"] is not None:
+        lines += [
+            f"A top cell is one of the best 1 %: a loss of at most {facts['level']:.4f}; "
+            f"the best has {setting['best']:.4f}.",
+            "",
+        ]
+    if "surrogate" in setting:
+        quality = ", ".join(
+            f"{name.replace('_', ' ')} {value}" for name, value in setting["surrogate"].items()
+        )
+        lines += [
+            f"The surrogate on cells that it did not see: {quality}. It sees untrained probes, by boosted trees; "
+            f"guides see {' and '.join(setting['guides_see'])}, by random trees and a Gaussian process.",
+            "",
+        ]
+    lines += [*_finals(facts), "", *_differences(facts)]
+    return "\n".join(lines) + "\n"
+
+
+def _finals(facts: dict[str, Any]) -> list[str]:
+    budget = facts["budget"]
+    places = sorted({max(budget // 8, 1), budget // 4, budget // 2, budget} - {0})
+    heads = [f"best at {place}" for place in places]
+    top = facts["level"] is not None
+    heads += ["median trials to a top cell", "seeds that found one"] if top else []
+    lines = ["| method | " + " | ".join([*heads, "failed"]) + " |", "|---" * (len(heads) + 2) + "|"]
+    for name, one in facts["methods"].items():
+        row = [f"{one['curve'][place - 1][0]:.4f} +- {one['curve'][place - 1][1]:.4f}" for place in places]
+        if top:
+            median = one["trials_to_top"]
+            row += [f"> {budget}" if median is None else f"{median:.0f}", f"{one['reached']:.0%}"]
+        lines.append(f"| {name} | " + " | ".join([*row, f"{one['failed']:.0%}"]) + " |")
+    return lines
+
+
+def _differences(facts: dict[str, Any]) -> list[str]:
+    lines = [
+        "Best at the end, first less second, seed by seed (below 0: the first is better), with 95 % intervals:",
+        "",
+        "| first | second | difference | |",
+        "|---|---|---|---|",
+    ]
+    for one in facts["differences"]:
+        half = "" if one["half"] is None else f" +- {one['half']:.4f}"
+        said = "real" if one["real"] else "within chance"
+        lines.append(f"| {one['method']} | {one['other']} | {one['mean']:.4f}{half} | {said} |")
+    return lines
+
+
+def curves_svg(facts: dict[str, Any]) -> str:
+    """Best until each trial, a line for each method, with thin lines at the ends of its 95 % intervals."""
+    series: list[Series] = []
+    rules = ["text{font:12px system-ui,sans-serif;fill:#646a78}path{fill:none}.axis,.grid{stroke:#d5d8e0}"]
+    first = max(facts["budget"] // 20, 1)  # before that the scale is that of failures
+    for number, (name, one) in enumerate(facts["methods"].items()):
+        points = list(enumerate(one["curve"], start=1))[first - 1 :]
+        colour = COLOURS[number % len(COLOURS)]
+        rules.append(
+            f".m{number}{{stroke:{colour};stroke-width:2}}.e{number}{{stroke:{colour};stroke-width:.6}}"
+        )
+        series += [
+            Series(name, [(n, mean + sign * half) for n, (mean, half) in points], f"e{number}")
+            for sign in (-1, 1)
+        ]
+        series.append(Series(name, [(n, mean) for n, (mean, _) in points], f"m{number}"))
+    svg = chart_svg(Chart("trials", "best loss until then", series), "best loss by number of trials")
+    head, end, rest = svg.partition(">")
+    legend = [
+        f'<text x="540" y="{30 + 16 * n}" text-anchor="end" style="fill:{COLOURS[n % len(COLOURS)]}">'
+        f"{escape(name)}</text>"
+        for n, name in enumerate(facts["methods"])
+    ]
+    body = rest.replace("</svg>", "\n".join([*legend, "</svg>"]))
+    return f"{head}{end}\n<style>{''.join(rules)}</style>{body}\n"
