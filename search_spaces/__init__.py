@@ -10,6 +10,7 @@ from search_spaces.library import load_space as load_space
 from search_spaces.library import read_space as read_space
 from search_spaces.library import space_names as space_names
 from search_spaces.library import space_text as space_text
+from search_spaces.relaxing import Relaxed as Relaxed
 from search_spaces.rules import Limits as Limits
 from search_spaces.sketch_space import SketchSpace as SketchSpace
 from search_spaces.space import Space as Space
