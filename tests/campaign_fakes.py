@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from searcher_suite import ToySpace
 
-from grammar import DIGEST_VERSION, zoo
+from grammar import DIGEST_VERSION, Cell, parse, zoo
 from nas.campaign import Event, Run, SearchConfig
 from nas.campaign.driver import Campaign, OnEvent
 from nas.campaign.journal import Journal
@@ -22,6 +22,10 @@ from nas.training import TrialResult, TrialSpec
 SMALL = SearchConfig(
     budget=1000.0, workers=1, method="random", max_trials=6, finalists=2, seeds=2, baselines=("gru",)
 )
+
+
+STEPS = 27
+"""Of the made-up recipe."""
 
 
 class Clock:
@@ -40,11 +44,22 @@ def unit_hash(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
 
 
+def made_up_latency(cell: str) -> float:
+    """Microseconds between 0 and 10 that depend on the text."""
+    return round(10 * unit_hash(f"latency {cell}"), 3)
+
+
+def made_up_costs(cell: Cell, recipe: Recipe) -> dict[str, float]:
+    """Metrics that depend on the cell."""
+    return {"params": float(int(1000 * unit_hash(cell.one_line))), "flops": 100.0 * recipe.num_layers}
+
+
 def made_up_result(spec: TrialSpec, test: bool = False) -> TrialResult:
     """A training that ends "ok", its score decided by cell and seed."""
     score = unit_hash(f"{spec.cell} {spec.seed}")
     curve = ((1, 2.0), (2, score))
-    return TrialResult("ok", score, score + 0.125 if test else None, curve, 1000, 16, 2, 0.5)
+    params = int(made_up_costs(parse(spec.cell), spec.recipe)["params"])
+    return TrialResult("ok", score, score + 0.125 if test else None, curve, params, 16, 2, 0.5)
 
 
 Script = Callable[[Job, int], Ending | None]
@@ -94,7 +109,15 @@ class FakePool:
         if scripted is not None:
             return scripted
         files = {"weights.safetensors": job.key.encode(), "trial.json": b"{}"} if job.keep else {}
-        return Ending(key, made_up_result(job.spec, job.test), files=files)
+        if job.snapshot:
+            files = {"snapshot": f"{job.spec.cell} at {job.spec.steps}".encode()}
+        result = made_up_result(job.spec, job.test)
+        start = int(job.carry_on["snapshot"].split()[-1]) if job.carry_on else 0
+        metrics = {name: made_up_latency(job.spec.cell) for name in job.limits}
+        over = [name for name, limit in job.limits.items() if metrics[name] > limit]
+        if over:
+            return Ending(key, None, "constraint", f"{over[0]} is {metrics[over[0]]:g}", metrics=metrics)
+        return Ending(key, replace(result, steps=job.spec.steps, start=start), files=files, metrics=metrics)
 
     def progress(self) -> Mapping[str, Progress]:
         """Half way, always."""
@@ -123,10 +146,11 @@ def first_event(config: SearchConfig) -> dict[str, Any]:
         "trivial_score": 1.0,
         "best_known": None,
         "data_digest": "0" * 64,
-        "recipe": Recipe(2, 1, 1, 0.1).to_dict(),
+        "recipe": Recipe(STEPS, 1, 1, 0.1).to_dict(),
         "params": 1000,
     }
     what = {"config": config.to_dict(), "task": task, "space": {"name": "toy"}, "baselines": baselines}
+    what["objectives"] = list(make_searcher(config.method, ToySpace(), config.options).objectives)
     return {"recell": "0.0", "digests": DIGEST_VERSION, "hash": "0" * 64, **what, "versions": {}}
 
 
@@ -160,7 +184,7 @@ def _drive(
     config = SearchConfig.from_dict(events[0]["config"])
     searcher = make_searcher(config.method, space, config.options)
     try:
-        return Campaign(journal, events, searcher, pool, clock=pool.clock).run(on_event)
+        return Campaign(journal, events, searcher, pool, clock=pool.clock, costs=made_up_costs).run(on_event)
     finally:
         journal.close()
 

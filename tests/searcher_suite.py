@@ -13,11 +13,15 @@ import numpy as np
 
 from grammar import Cell, parse
 from nas.searchers import Observation, Proposal, Searcher, make_searcher
+from nas.tasks import Recipe
 from search_spaces import Variation
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
     "evolution": {"samples": 4, "population": 10},
+    "nsga2": {"population": 6},
+    "halving": {"proposer": "evolution", "proposer.samples": 4, "proposer.population": 10},
+    "hyperband": {"rungs": 3},
 }
 """For each registered searcher the options that make it show its working within tens of trials."""
 
@@ -25,6 +29,9 @@ GATES = ("x", "h", "x, h")
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "silu")
 
 Score = Callable[[Cell], float | None]
+Entry = Observation | tuple[Proposal, int]
+"""What a searcher is told: what came of a trial, or that a proposal became one."""
+RECIPE = Recipe(steps=27, batch_size=1, sequence_length=1, lr=0.1)
 
 
 @dataclass(frozen=True)
@@ -97,30 +104,118 @@ def made_up_score(cell: Cell) -> float:
     return int(hashlib.sha256(cell.digest.encode()).hexdigest()[:8], 16) / 16**8
 
 
+def made_up_metrics(cell: Cell) -> dict[str, float]:
+    """What a campaign would know of a cell, made up of its digest."""
+    number = int(cell.digest[:8], 16)
+    return {"params": 1000.0 + number % 97, "flops": 2000.0 + number % 89, "latency_us": 1.0 + number % 7}
+
+
 def suite_searcher(name: str, space: ToySpace) -> Searcher:
-    """A registered searcher with the suite's options for it."""
-    return make_searcher(name, space, OPTIONS[name])
+    """A registered searcher with the suite's options for it, begun."""
+    searcher = make_searcher(name, space, OPTIONS[name])
+    searcher.begin(RECIPE.to_dict())
+    return searcher
+
+
+Way = tuple[str, int, str]
+"""A cell and how it is trained: what the record knows trials by."""
+
+
+def way(cell: Cell, steps: int | None, recipe: Mapping[str, Any] | None) -> Way:
+    """How a proposal is to be trained, or an observation was."""
+    return cell.digest, steps or RECIPE.steps, repr(sorted((recipe or {}).items()))
+
+
+def replay(searcher: Searcher, log: Sequence[Entry]) -> None:
+    """Repeat to a fresh searcher what another was told, as a campaign that is carried on does."""
+    for entry in log:
+        if isinstance(entry, Observation):
+            searcher.tell(entry)
+        else:
+            searcher.entered(*entry)
 
 
 def drive(
     searcher: Searcher, asks: int, seed: int = 0, score: Score = made_up_score
 ) -> tuple[list[Proposal], list[Observation]]:
     """Ask and tell in turn, as a campaign with one worker does, until `asks` or until nothing is proposed."""
-    proposals: list[Proposal] = []
-    observations: list[Observation] = []
-    trials: dict[str, Observation] = {}
-    for index in range(asks):
-        proposal = searcher.ask(np.random.default_rng([seed, index]))
-        if proposal is None:
-            break
-        digest = proposal.cell.digest
-        value = score(proposal.cell)
-        status = "diverged" if value is None else "ok"
-        number = trials[digest].trial if digest in trials else len(trials)
-        made = (proposal.operator, proposal.parents, digest in trials)
-        observation = Observation(proposal.cell, digest, value, status, number, *made)
-        trials.setdefault(digest, observation)
-        searcher.tell(observation)
-        proposals.append(proposal)
-        observations.append(observation)
-    return proposals, observations
+    log = Drive(searcher, seed, score=score)
+    log.go_on(asks)
+    return log.proposals, [entry for entry in log.entries if isinstance(entry, Observation)]
+
+
+class Drive:
+    """A campaign in small, with `workers` trials under way: what it did so far, and how it goes on."""
+
+    def __init__(
+        self, searcher: Searcher, seed: int = 0, workers: int = 1, score: Score = made_up_score
+    ) -> None:
+        self.searcher = searcher
+        self.seed = seed
+        self.workers = workers
+        self.score = score
+        self.asks = 0
+        self.proposals: list[Proposal] = []
+        self.entries: list[Entry] = []
+        self.trials: dict[Way, Observation] = {}
+        self.running: list[Observation] = []
+
+    def carried_on(self, searcher: Searcher) -> Drive:
+        """The same campaign after a kill, with a fresh searcher that was told all again."""
+        replay(searcher, self.entries)
+        other = Drive(searcher, self.seed, self.workers, self.score)
+        other.asks, other.proposals, other.entries = self.asks, list(self.proposals), list(self.entries)
+        other.trials, other.running = dict(self.trials), list(self.running)
+        return other
+
+    def go_on(self, events: int) -> bool:
+        """Ask, or end a trial if all workers are busy, so many times; False once nothing is left to do."""
+        for _ in range(events):
+            proposal = None
+            if len(self.running) < self.workers:
+                proposal = self.searcher.ask(np.random.default_rng([self.seed, self.asks]))
+            if proposal is not None:
+                self._enter(proposal)
+                if self.workers == 1:
+                    self._end()
+            elif self.running:
+                self._end()
+            else:
+                return False
+        return True
+
+    def _enter(self, proposal: Proposal) -> None:
+        self.asks += 1
+        self.proposals.append(proposal)
+        cell = proposal.cell
+        key = way(cell, proposal.steps, proposal.recipe)
+        known = self.trials.get(key)
+        value = self.score(cell)
+        observation = Observation(
+            cell,
+            cell.digest,
+            value,
+            "diverged" if value is None else "ok",
+            len(self.trials) if known is None else known.trial,
+            proposal.operator,
+            proposal.parents,
+            known is not None,
+            made_up_metrics(cell),
+            ((1, 2.0), (key[1], 1.0)),
+            key[1],
+            proposal.recipe,
+        )
+        if known is None:
+            self.trials[key] = observation
+            self._note((proposal, len(self.trials) - 1))
+            self.running.append(observation)
+        elif known not in self.running:
+            self._note(observation)
+
+    def _end(self) -> None:
+        if self.running:
+            self._note(self.running.pop(self.asks % len(self.running)))
+
+    def _note(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        replay(self.searcher, [entry])

@@ -142,6 +142,6 @@ def test_reading_needs_neither_torch_nor_ray_and_writes_nothing(tmp_path: Path) 
 def test_line_one_says_what_the_search_is(tmp_path: Path) -> None:
     run = begin(tmp_path / "run")
     first = read(tmp_path / "run").events[0]
-    assert (first["event"], first["schema"]) == ("config", 2)
+    assert (first["event"], first["schema"]) == ("config", 3)
     assert run.config == SMALL
     assert run.task["metric"] == "error rate"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from searcher_suite import OPTIONS, ToySpace, drive, suite_searcher
+from searcher_suite import OPTIONS, RECIPE, Drive, ToySpace, drive, replay, suite_searcher, way
 
 from nas.searchers import searcher_names
 
@@ -35,8 +35,8 @@ def test_proposals_are_members_and_name_their_parents(name: str) -> None:
 @EVERY
 def test_nothing_is_proposed_twice_when_every_answer_is_told(name: str) -> None:
     proposals, _ = drive(suite_searcher(name, SPACE), 30)
-    digests = [proposal.cell.digest for proposal in proposals]
-    assert len(set(digests)) == len(digests)
+    ways = [way(proposal.cell, proposal.steps, proposal.recipe) for proposal in proposals]
+    assert len(set(ways)) == len(ways)
 
 
 @EVERY
@@ -68,15 +68,43 @@ def test_same_proposals_in_another_process() -> None:
 @pytest.mark.parametrize("told", [0, 3, 12])
 def test_state_is_what_was_told(name: str, told: int) -> None:
     searcher = suite_searcher(name, SPACE)
-    _, observations = drive(searcher, told)
+    log = Drive(searcher)
+    log.go_on(told)
     for index in range(told, told + 5):
         searcher.ask(np.random.default_rng([0, index]))  # asking leaves no trace
     fresh = suite_searcher(name, SPACE)
-    for observation in observations:
-        fresh.tell(observation)
+    replay(fresh, log.entries)
     for index in range(told, told + 5):
         rngs = np.random.default_rng([0, index]), np.random.default_rng([0, index])
         assert searcher.ask(rngs[0]) == fresh.ask(rngs[1])
+
+
+@EVERY
+@pytest.mark.parametrize("workers", [1, 3])
+def test_killed_at_every_kth_event_it_ends_the_same(name: str, workers: int) -> None:
+    whole = Drive(suite_searcher(name, SPACE), seed=2, workers=workers)
+    whole.go_on(36)
+    for every in (1, 2, 5):
+        log = Drive(suite_searcher(name, SPACE), seed=2, workers=workers)
+        for _ in range(0, 36 - 36 % every, every):
+            log.go_on(every)
+            log = log.carried_on(suite_searcher(name, SPACE))
+        log.go_on(36 % every)
+        assert log.proposals == whole.proposals
+        assert log.entries == whole.entries
+
+
+@EVERY
+def test_the_steps_it_asks_for_are_the_recipes_or_less(name: str) -> None:
+    log = Drive(suite_searcher(name, SPACE), workers=2)
+    log.go_on(60)
+    entered = {entry[1]: entry[0] for entry in log.entries if isinstance(entry, tuple)}
+    for proposal in log.proposals:
+        assert 1 <= (proposal.steps or RECIPE.steps) <= RECIPE.steps
+        if proposal.continues is not None:
+            before = entered[proposal.continues]
+            assert (before.cell, before.recipe) == (proposal.cell, proposal.recipe)
+            assert (before.steps or RECIPE.steps) < (proposal.steps or RECIPE.steps)
 
 
 @EVERY

@@ -57,16 +57,18 @@ PUBLIC: dict[str, str] = {
         CellModule Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
-        Estimate Verdict report_html seconds_text verdict write_report
+        Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report
     """,
     "nas.searchers": """
-        Observation Proposal Searcher SpaceLike make_searcher searcher_names
+        MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
+        make_searcher searcher_names
     """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate load_trained match_width train trained_vocabulary
+        Recipe TrialResult TrialSpec evaluate load_trained match_width measure_latency static_metrics train
+        trained_vocabulary
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode

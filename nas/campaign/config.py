@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from nas.campaign.constraints import parse_constraint
 from nas.errors import RunError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -27,7 +28,8 @@ class SearchConfig:
     `trial_timeout` (seconds) and `trial_memory_gb` (resident set of the worker) abort a trial; None leaves the time to
     the whole budget and the memory to a share of the machine's. With `lint` "warn" the warnings about a cell
     (`grammar.lint`) are recorded with it; with "strict" a cell that has any is not trained. `options` go to the
-    searcher.
+    searcher. `constraints` (`params<=20000`, see `Constraint`) hold for every cell that is trained. `width` sets the
+    width of all models, so that they differ in their parameters, in place of `params`.
     """
 
     space: str = "gated"
@@ -42,6 +44,7 @@ class SearchConfig:
     gpus_per_trial: float | None = None
     seed: int = 0
     params: int | None = None
+    width: int | None = None
     heads: int = 1
     finalists: int = 3
     seeds: int = 3
@@ -50,10 +53,13 @@ class SearchConfig:
     trial_timeout: float | None = None
     trial_memory_gb: float | None = None
     lint: str = "warn"
+    constraints: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baselines", tuple(self.baselines))
+        limits = [parse_constraint(text) for text in self.constraints]
+        object.__setattr__(self, "constraints", tuple(map(str, limits)))
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         for name in ("space", "task", "size", "method"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
@@ -69,9 +75,13 @@ class SearchConfig:
     def _check_numbers(self) -> None:
         for name, least in (("workers", 1), ("heads", 1), ("seeds", 1), ("finalists", 0), ("seed", 0)):
             _check_whole(name, getattr(self, name), least)
-        for name in ("params", "max_trials"):
+        for name in ("params", "width", "max_trials"):
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), 1)
+        if self.params is not None and self.width is not None:
+            raise RunError(f"give params or width, not both; got params={self.params}, width={self.width}")
+        if self.width is not None and self.width % self.heads:
+            raise RunError(f"width must be a multiple of heads, got width={self.width}, heads={self.heads}")
         if self.seed >= SEED_LIMIT:
             raise RunError(f"seed must be below {SEED_LIMIT}, got {self.seed}")
         _check_positive("budget", self.budget, " seconds")
@@ -85,7 +95,8 @@ class SearchConfig:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {**values, "baselines": list(self.baselines), "options": dict(self.options)}
+        lists = {name: list(getattr(self, name)) for name in ("baselines", "constraints")}
+        return {**values, **lists, "options": dict(self.options)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -22,13 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from grammar import Cell, fingerprint, lint, parse
+from grammar import Cell, parse
+from nas.campaign.constraints import parse_constraint
+from nas.campaign.entries import OPEN, Contender, Retraining, TrialRecord
 from nas.campaign.journal import Event, Journal
 from nas.campaign.pool import Ending, Job, Pool
-from nas.campaign.record import OPEN, Contender, Retraining, Run, TrialRecord
+from nas.campaign.proposals import Costs, enter
+from nas.campaign.record import Run
+from nas.campaign.stores import WEIGHTS, Snapshots, store
 from nas.campaign.timing import MARGIN, least_need, training_fits, trial_fits
 from nas.errors import RunError
-from nas.searchers import Observation, Proposal, Searcher
+from nas.searchers import MEASURED, Observation, Proposal, Searcher
 from nas.training import Recipe, TrialResult, TrialSpec
 
 POLL = 0.25
@@ -41,11 +44,10 @@ DEATHS = 6
 """Workers that may die in a row, under any trials, before the campaign stops: it is not the cells then."""
 DUPLICATES = 50
 """Proposals known already, in a row, before the search ends."""
-REFUSALS = 200
-"""Proposals refused for their warnings, in a row, before the search ends."""
+REFUSALS = 500
+"""Proposals refused for warnings or constraints, in a row, before the search ends."""
 FAILURES = 30
 """Trials that may fail before the first one has a score; it is the settings then."""
-WEIGHTS = "weights"
 
 OnEvent = Callable[[Event, Run], None]
 
@@ -59,6 +61,8 @@ class Sitting:
     memory: int | None = None
     """Bytes of resident memory at which a worker is stopped, None for no cap."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    task: str | None = None
+    """The name of the task here, None for the one in the configuration."""
 
 
 class Campaign:
@@ -76,6 +80,7 @@ class Campaign:
         sitting: Sitting | None = None,
         *,
         read: Callable[[str], Cell] = parse,
+        costs: Costs = lambda cell, recipe: {},
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.journal = journal
@@ -84,12 +89,16 @@ class Campaign:
         self.sitting = sitting or Sitting()
         self.run_so_far = Run(journal.folder)
         self._read = read
+        self._costs = costs
+        self._snapshots = Snapshots(journal.folder)
         self._clock = clock
         self._started: dict[str, float] = {}
         self._deaths = 0
         self._watch: OnEvent = lambda event, run: None
         for event in events:
             self._take(event)
+        config = self.run_so_far.config
+        self._constraints = tuple(map(parse_constraint, config.constraints))
         self._base = self.run_so_far.active
         self._origin: float | None = None
         self._written = clock()
@@ -114,6 +123,7 @@ class Campaign:
             workers=self.pool.slots,
             data=self.sitting.data,
             versions=dict(self.sitting.versions),
+            task=self.sitting.task,
         )
         try:
             with _interrupts() as interrupted:
@@ -144,30 +154,49 @@ class Campaign:
         """Fold an event, and tell the searcher if it is the answer to a proposal."""
         run = self.run_so_far
         run.apply(event)
-        if event["event"] == "duplicate":
+        kind = event["event"]
+        if kind == "config":
+            self.searcher.begin(run.task["recipe"])
+        elif kind == "ask":
+            made = (event["operator"], tuple(event["parents"]))
+            how = (event.get("until"), event.get("continues"), event.get("recipe"))
+            self.searcher.entered(Proposal(self._read(event["text"]), *made, *how), event["trial"])
+        elif kind == "duplicate":
             known = run.trials[event["of"]]
             if known.status not in OPEN:
-                self._tell(event, (known.score, known.status, known.id), duplicate=True)
-        elif event["event"] == "refuse":
-            self._tell(event, (None, "refused", None))
-        elif event["event"] in ("finish", "fail"):
+                self._tell(event, known, duplicate=True)
+        elif kind == "refuse":
+            self._tell(event, None)
+        elif kind in ("finish", "fail"):
             trial = run.trials[event["trial"]]
             if trial.status not in OPEN:
-                self._tell(vars(trial), (trial.score, trial.status, trial.id))
+                self._tell(vars(trial), trial)
 
-    def _tell(
-        self,
-        asked: Mapping[str, Any],
-        outcome: tuple[float | None, str, int | None],
-        duplicate: bool = False,
-    ) -> None:
-        """Tell the searcher what came of the proposal that `asked` describes: (score, status, trial)."""
-        cell = self._read(asked["text"])
-        made = (asked["operator"], tuple(asked["parents"]), duplicate)
-        self.searcher.tell(Observation(cell, asked["digest"], *outcome, *made))
+    def _tell(self, asked: Mapping[str, Any], trial: TrialRecord | None, duplicate: bool = False) -> None:
+        """Tell the searcher what came of the proposal that `asked` describes: its trial, or none if refused."""
+        outcome: tuple[float | None, str, int | None] = (None, "refused", None)
+        if trial is not None:
+            status = "refused" if trial.status == "constraint" else trial.status
+            outcome = (trial.score, status, trial.id)
+        curve = () if trial is None else trial.curve
+        observation = Observation(
+            self._read(asked["text"]),
+            asked["digest"],
+            *outcome,
+            asked["operator"],
+            tuple(asked["parents"]),
+            duplicate,
+            metrics=dict(asked.get("metrics", {}) if trial is None else trial.metrics),
+            curve=tuple((step, loss) for step, loss in curve if loss is not None),
+            steps=asked.get("until") or self.run_so_far.full_steps,
+            recipe=asked.get("recipe"),
+        )
+        self.searcher.tell(observation)
 
     def _stop(self, reason: str, finished: bool, message: str = "") -> Run:
         self._log("stop", reason=reason, finished=finished, message=message)
+        if finished:
+            self._snapshots.clear()
         return self.run_so_far
 
     def _fill(self) -> bool:
@@ -199,7 +228,7 @@ class Campaign:
             return
         if run.config.max_trials is not None and len(run.trials) >= run.config.max_trials:
             self._log("search_end", reason="trials")
-        elif run.best is None and sum(trial.ended is not None for trial in run.trials) >= FAILURES:
+        elif run.best is None and sum(run.failures.values()) - run.failures.get("constraint", 0) >= FAILURES:
             self._log("search_end", reason="failures")
         elif not self._time_for_trial():
             self._log("search_end", reason="budget")
@@ -220,38 +249,10 @@ class Campaign:
                     reason = "duplicates" if tired else "refusals" if strict else "exhausted"
                     self._log("search_end", reason=reason)
                 return None
-            if self._enter(proposal):
+            event, fields = enter(run, proposal, self._costs, self._constraints)
+            self._log(event, **fields)
+            if event == "ask":
                 return run.trials[-1]
-
-    def _enter(self, proposal: Proposal) -> bool:
-        """Write down a proposal: whether it is a new trial, or the record or a warning answers it.
-
-        The fingerprint costs milliseconds more than the digest and is asked for only where that is not known.
-        """
-        run, cell = self.run_so_far, proposal.cell
-        fields: dict[str, Any] = {
-            "ask": run.asks,
-            "text": cell.one_line,
-            "digest": cell.digest,
-            "operator": proposal.operator,
-            "parents": list(proposal.parents),
-        }
-        known, by = run.trial_of(cell.digest), "digest"
-        refused = run.refusal_of(cell.digest)
-        if known is None and refused is None:
-            lints = tuple(dict.fromkeys(warning.name for warning in lint(cell.canonical())))
-            refused = lints if run.config.lint == "strict" and lints else None
-            if refused is None:
-                fields |= {"fingerprint": fingerprint(cell), "lints": list(lints)}
-                known, by = run.trial_like(fields["fingerprint"]), "fingerprint"
-        if known is not None:
-            self._log("duplicate", **fields, of=known.id, by=by)
-        elif refused is not None:
-            self._log("refuse", **fields, lints=list(refused))
-        else:
-            self._log("ask", **fields, trial=len(run.trials), canonical=cell.canonical().one_line)
-            return True
-        return False
 
     def _next_training(self) -> Job | None:
         """The next retraining of the final comparison, None if none can start now."""
@@ -259,7 +260,7 @@ class Campaign:
         if not run.config.finalists:
             return None
         if not run.chosen and not any(trial.status == "running" for trial in run.trials):
-            self._log("finalists", trials=[trial.id for trial in run.top(run.config.finalists)])
+            self._log("finalists", trials=[trial.id for trial in run.choice()])
         if not run.top(1):
             return None
         ready = [
@@ -273,7 +274,8 @@ class Campaign:
         if not ready:
             return None
         contender, training = ready[0]
-        return Job(training.key, self._spec(contender.canonical, training.seed), test=True, keep=True)
+        spec = self._spec(contender.canonical, training.seed, contender.recipe)
+        return Job(training.key, spec, test=True, keep=True)
 
     def _trainings_in_order(self) -> list[tuple[Contender, Retraining]]:
         """Seed by seed, the best finalist and the baselines first: what is cut short still compares.
@@ -286,21 +288,30 @@ class Campaign:
         return [(contender, contender.trainings[index]) for index in seeds for contender in order]
 
     def _trial_job(self, trial: TrialRecord) -> Job:
-        return Job(_key(trial), self._spec(trial.canonical, self.run_so_far.config.seed))
+        spec = self._spec(trial.canonical, self.run_so_far.config.seed, trial.recipe, trial.until)
+        limits = {c.metric: c.limit for c in self._constraints if c.metric in MEASURED}
+        limits = {name: math.inf for name in self.searcher.needs if name in MEASURED} | limits
+        limits = {name: limit for name, limit in limits.items() if name not in trial.metrics}
+        carried = self._snapshots.of(trial.continues)
+        return Job(_key(trial), spec, snapshot=trial.until is not None, carry_on=carried, limits=limits)
 
-    def _spec(self, canonical: str, seed: int) -> TrialSpec:
+    def _spec(
+        self, canonical: str, seed: int, changes: Mapping[str, Any] | None, until: int | None = None
+    ) -> TrialSpec:
         config, task = self.run_so_far.config, self.run_so_far.task
         return TrialSpec(
             canonical,
-            config.task,
-            Recipe.from_dict(task["recipe"]),
+            self.sitting.task or config.task,
+            Recipe.from_dict({**task["recipe"], **(changes or {})}),
             data=self.sitting.data,
             data_digest=task["data_digest"],
             size=config.size,
-            params=task["params"],
+            params=None if config.width is not None else task["params"],
+            width=config.width,
             heads=config.heads,
             seed=seed,
             device="cuda" if self.sitting.device == "cuda" else "cpu",
+            until=until,
         )
 
     def _start(self, job: Job) -> None:
@@ -328,12 +339,20 @@ class Campaign:
         result = ending.result
         if result is not None:
             fields |= _outcome(result) | {"wall": round(wall, 3)}
+        if ending.metrics:
+            fields["metrics"] = dict(ending.metrics)
+        if trial is not None and trial.continues is not None and ending.failure != "infrastructure":
+            self._snapshots.drop(trial.continues)
         if result is not None and result.status == "ok" and _finite(result.score):
             self._deaths = 0
             if trial is None:
-                weights = self._keep(ending)
+                weights = store(self.journal.folder, Path(WEIGHTS) / ending.key, ending.files)
                 fields |= {"test_score": result.test_score, "weights": weights}
+            elif trial.until is not None:
+                self._snapshots.keep(trial, ending.files)
             self._log(f"{prefix}finish", **fields)
+            if trial is not None and trial.until is not None:
+                self._snapshots.thin(self.run_so_far, trial.until)
         else:
             self._log(f"{prefix}fail", **fields | self._failure(ending, trial, wall))
             if self._deaths >= DEATHS:
@@ -362,25 +381,6 @@ class Campaign:
             "retry": retry,
             "wall": round(wall, 3),
         }
-
-    def _keep(self, ending: Ending) -> str | None:
-        """Store the trained model in the run folder, whole or not at all; its place relative to the run's."""
-        if not ending.files:
-            return None
-        place = Path(WEIGHTS) / ending.key
-        folder = self.journal.folder / place
-        beside = folder.with_name(f".{ending.key}")
-        for left in (folder, beside):  # a kill between the copy and its event leaves one behind
-            if left.exists():
-                shutil.rmtree(left)
-        beside.mkdir(parents=True)
-        for name, content in ending.files.items():
-            with (beside / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        beside.rename(folder)
-        return place.as_posix()
 
     def _enforce_caps(self) -> None:
         """Stop what is over its time or memory, and trials that would eat the time of the final comparison."""
@@ -424,7 +424,7 @@ def _finite(score: float | None) -> bool:
 
 def _outcome(result: TrialResult) -> dict[str, Any]:
     values = result.to_dict()
-    return {name: values[name] for name in ("score", "curve", "params", "width", "steps", "seconds")}
+    return {name: values[name] for name in ("score", "curve", "params", "width", "steps", "start", "seconds")}
 
 
 @contextlib.contextmanager

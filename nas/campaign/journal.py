@@ -21,9 +21,10 @@ from typing import Any, Self
 
 from nas.errors import RunError
 
-SCHEMA = 2
+SCHEMA = 3
 OLDEST = 1
-"""The first schema that is read. Schema 1 has no fingerprints and no warnings about cells; those are empty then."""
+"""The first schema that is read. Schema 1 has no fingerprints and no warnings about cells, schema 2 no metrics and no
+trainings that stop before the recipe's end; those are empty then."""
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
 

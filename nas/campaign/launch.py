@@ -15,14 +15,16 @@ import psutil
 from grammar import DIGEST_VERSION, Cell, parse, zoo
 from nas.campaign.cluster import check_address
 from nas.campaign.config import SearchConfig
+from nas.campaign.constraints import parse_constraint
 from nas.campaign.driver import Campaign, OnEvent, Sitting
 from nas.campaign.journal import Journal, check_free, check_writable
+from nas.campaign.proposals import Costs
 from nas.campaign.record import Run
 from nas.campaign.workers import RayPool
 from nas.errors import BuildError, RunError
 from nas.searchers import Searcher, make_searcher
 from nas.tasks import Task, absolute_name, load_task
-from nas.training import match_width
+from nas.training import match_width, static_metrics
 from search_spaces import Space, load_space, read_space
 
 MEMORY_SHARE = 0.8
@@ -53,23 +55,31 @@ def start(config: SearchConfig, out: str | Path, on_event: OnEvent | None = None
     baselines = _baselines(config)
     task = load_task(config.task, config.data, config.size)
     _check_params(config, task)
+    _check_objectives(config, task, searcher)
     check_writable(folder)
-    record = _first_event(config, task, space, baselines)
+    record = _first_event(config, task, space, baselines) | {"objectives": list(searcher.objectives)}
     sitting, pool = _workers(config, record["task"], config.data)
     with pool:
         journal, event = Journal.create(folder, record)
         try:
-            return Campaign(journal, [event], searcher, pool, sitting).run(on_event)
+            costs = _costs(config, task)
+            return Campaign(journal, [event], searcher, pool, sitting, costs=costs).run(on_event)
         finally:
             journal.close()
 
 
 def resume(
-    path: str | Path, on_event: OnEvent | None = None, *, data: str | None = None, **changes: Any
+    path: str | Path,
+    on_event: OnEvent | None = None,
+    *,
+    data: str | None = None,
+    task: str | None = None,
+    **changes: Any,
 ) -> Run:
     """Carry a run on to its end, or to an interrupt. A finished run is returned as it is.
 
-    `data` says where the data are now, if they moved; their digest must be that of the run's. `changes` may set what
+    `data` says where the data are now, if they moved; their digest must be that of the run's. `task` names the same
+    task where its own file (`file.py:Class`) moved; version and digest must be those of the run. `changes` may set what
     belongs to the machine: workers, address, device, gpus_per_trial, trial_memory_gb. Raises RunError if a live driver
     is at work on the run, if the journal is damaged, or if task or data differ.
     """
@@ -80,16 +90,19 @@ def resume(
     wrong = sorted(set(changes) - {"workers", "address", "device", "gpus_per_trial", "trial_memory_gb"})
     if wrong:
         raise RunError(f"{wrong[0]} belongs to the search and cannot change between sittings")
-    config = run.config.replace(**changes)
     journal, events = Journal.take_over(folder)
     try:
         run = Run(folder, events)
+        last = run.sittings[-1].get("task") if run.sittings else None
+        named = absolute_name(task) if task is not None else last or run.config.task
+        config = run.config.replace(**changes, task=named)
         place = _place_of_data(run, data)
-        _check_same(run, place)
+        found = _check_same(run, config.task, place)
         searcher = _searcher_again(run)
         sitting, pool = _workers(config, run.task, place)
         with pool:
-            return Campaign(journal, events, searcher, pool, sitting).run(on_event)
+            costs = _costs(config, found)
+            return Campaign(journal, events, searcher, pool, sitting, costs=costs).run(on_event)
     finally:
         journal.close()
 
@@ -107,9 +120,11 @@ def _place_of_data(run: Run, data: str | None) -> str | None:
     return last
 
 
-def _check_same(run: Run, place: str | None) -> None:
-    """Raise RunError unless task, data and digests here are those that the run was made with."""
-    task = load_task(run.config.task, place, run.config.size)
+def _check_same(run: Run, named: str, place: str | None) -> Task:
+    """The task. Raises RunError unless task, data and digests here are those that the run was made with."""
+    task = load_task(named, place, run.config.size)
+    if task.name != run.task["name"]:
+        raise RunError(f"{run.path} is of task {run.task['name']}, and {named} is {task.name}")
     if task.version != run.task["version"]:
         raise RunError(
             f"task {task.name} has version {task.version} here, and {run.path} was made with version "
@@ -126,6 +141,33 @@ def _check_same(run: Run, place: str | None) -> None:
             f"{run.path} has cell digests of version {run.first['digests']}, and this recell makes version "
             f"{DIGEST_VERSION}: it would not know the cells again; use recell {run.first['recell']}"
         )
+    return task
+
+
+def _costs(config: SearchConfig, task: Task) -> Costs:
+    """The metrics of a cell at the width that a trial gives it."""
+    params = None if config.width is not None else task.params if config.params is None else config.params
+    return lambda cell, recipe: static_metrics(
+        cell, task, recipe, params=params, width=config.width, heads=config.heads
+    )
+
+
+def _check_objectives(config: SearchConfig, task: Task, searcher: Searcher) -> None:
+    """Raise RunError for an aim at parameters where every model is given the same number of them."""
+    if config.width is not None:
+        return
+    params = task.params if config.params is None else config.params
+    if "params" in searcher.objectives:
+        raise RunError(
+            f"method {config.method} is to minimise params, and the width of every model is matched to {params:,} "
+            "parameters; give the width of all of them in place of that (--width)"
+        )
+    for each in map(parse_constraint, config.constraints):
+        if each.metric == "params" and each.limit < params:
+            raise RunError(
+                f"constraint {each}: the width of every model is matched to {params:,} parameters; ask for that many "
+                "(--params), or give the width of all models (--width)"
+            )
 
 
 def _first_event(config: SearchConfig, task: Task, space: Space, baselines: list[Any]) -> dict[str, Any]:
@@ -174,6 +216,8 @@ def _baselines(config: SearchConfig) -> list[dict[str, str]]:
 
 def _check_params(config: SearchConfig, task: Task) -> None:
     """Raise RunError if not even the smallest of cells fits the budget of parameters: no candidate would."""
+    if config.width is not None:
+        return
     params = task.params if config.params is None else config.params
     try:
         match_width(zoo("elman"), task, params, config.heads, task.recipe.num_layers)
@@ -196,7 +240,7 @@ def _workers(config: SearchConfig, task: Any, place: str | None) -> tuple[Sittin
         task={"name": config.task, "data": place, "size": config.size, "data_digest": task["data_digest"]},
         memory=memory,
     )
-    return Sitting(device, place, memory, _versions()), pool
+    return Sitting(device, place, memory, _versions(), config.task), pool
 
 
 def _device(config: SearchConfig, resources: dict[str, float] | None) -> tuple[str, float, int]:

@@ -11,12 +11,19 @@ from nas.training import TrialResult, TrialSpec
 
 @dataclass(frozen=True)
 class Job:
-    """A training for a worker to do. `test` reads the test split at the end; `keep` brings back the trained model."""
+    """A training for a worker to do. `test` reads the test split at the end; `keep` brings back the trained model.
+
+    `snapshot` brings back where the training stands at its end; `carry_on` are the files of such a snapshot. With
+    `limits` the metrics in it are measured first, and the cell is not trained if one is above its limit (inf: none).
+    """
 
     key: str
     spec: TrialSpec
     test: bool = False
     keep: bool = False
+    snapshot: bool = False
+    carry_on: Mapping[str, bytes] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,9 @@ class Ending:
     failure: str = ""
     message: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """The files of the trained model by name, if the job was to keep it and ended "ok"."""
+    """The files of the trained model, or of the snapshot, by name, if the job was to keep it and ended "ok"."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What was measured."""
 
 
 @dataclass(frozen=True)

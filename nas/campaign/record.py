@@ -5,18 +5,21 @@ The driver folds the same events as it writes them, so what it knows is what a r
 | event | says | fields beside line, t, active |
 |---|---|---|
 | config | the search, once, on line 1 | schema, recell, hash, config, task, space, baselines, versions |
-| sitting | a driver starts or carries on | pid, host, versions, device, workers, data |
-| ask | a new candidate | ask, trial, text, digest, fingerprint, canonical, lints, operator, parents |
+| sitting | a driver starts or carries on | pid, host, versions, device, workers, data, task |
+| ask | a new candidate | ask, trial, text, digest, fingerprint, canonical, lints, metrics, operator, parents |
 | duplicate | a candidate known by digest or fingerprint: no trial | ask, text, digest, of, by, operator, parents |
-| refuse | a candidate with warnings, where lint is strict: no trial | ask, text, digest, lints, operator, parents |
+| refuse | a candidate with warnings, where lint is strict, or one that violates a constraint: no trial | ask, text, \
+digest, lints or violates and metrics, operator, parents |
 | start | a trial goes to a worker | trial, attempt, seed |
-| finish | it was trained to the end | trial, score, curve, params, width, steps, seconds, wall |
+| finish | it was trained as far as asked | trial, score, curve, params, width, steps, start, seconds, wall, metrics |
 | fail | it was not | trial, class, message, attempt, retry, and what finish has as far as known |
 | tick | time passes | progress |
 | search_end | no new candidates from here | reason |
 | finalists | the cells to retrain | trials |
 | retrain_start, retrain_finish, retrain_fail | as above, from scratch | key, seed; test_score, weights |
 | stop | the sitting ends | reason, finished, message |
+
+`ask`, `duplicate` and `refuse` also have `until`, `continues` and `recipe` where the proposal has them.
 """
 
 from __future__ import annotations
@@ -24,115 +27,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nas.campaign import journal
 from nas.campaign.config import SearchConfig
+from nas.campaign.entries import OPEN, Contender, Retraining, TrialRecord, fail, fill, variant
 from nas.campaign.journal import Event
 from nas.errors import NasError, RunError
+from nas.searchers import front
 
-OPEN = ("pending", "running")
-"""Statuses of what is still to be done; any other but "ok" is a class of failure."""
-
-
-@dataclass
-class TrialRecord:
-    """One candidate: the cell as derived (`text`), what is trained (`canonical`), and what came of it.
-
-    `status` is "pending", "running", "ok", or the class of the failure: "invalid", "diverged", "hopeless", "oom",
-    "timeout", "infrastructure". `score` is on the validation split, lower is better. `seconds` were spent training,
-    `wall` on the trial as a whole; `ended` is when, in active seconds of the campaign. `attempts` counts workers that
-    died under it.
-    """
-
-    id: int
-    text: str
-    digest: str
-    canonical: str
-    operator: str
-    parents: tuple[str, ...]
-    status: str = "pending"
-    score: float | None = None
-    curve: tuple[tuple[int, float | None], ...] = ()
-    params: int = 0
-    width: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    wall: float = 0.0
-    ended: float | None = None
-    attempts: int = 0
-    message: str = ""
-    fingerprint: str = ""
-    """What the cell computes (`grammar.fingerprint`), the second key of the record; empty in journals of schema 1."""
-    lints: tuple[str, ...] = ()
-    """Names of the warnings about it (`grammar.LINTS`)."""
-
-
-@dataclass
-class Retraining:
-    """One training from scratch for the final comparison, of a finalist or a baseline, with one seed."""
-
-    key: str
-    seed: int
-    status: str = "pending"
-    score: float | None = None
-    test_score: float | None = None
-    curve: tuple[tuple[int, float | None], ...] = ()
-    params: int = 0
-    width: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    wall: float = 0.0
-    ended: float | None = None
-    attempts: int = 0
-    message: str = ""
-    weights: str | None = None
-    """Folder of the trained model, relative to the run's."""
-
-
-@dataclass
-class Contender:
-    """A cell in the final comparison, with a training per seed: a finalist (of the trial `trial`) or a baseline."""
-
-    kind: str
-    name: str
-    text: str
-    canonical: str
-    digest: str
-    trial: int | None
-    trainings: list[Retraining] = field(default_factory=list)
-
-    @property
-    def done(self) -> list[Retraining]:
-        """The trainings that ended with a score."""
-        return [training for training in self.trainings if training.status == "ok"]
-
-    @property
-    def begun(self) -> bool:
-        """Whether a training runs or has ended."""
-        return any(training.status != "pending" for training in self.trainings)
-
-    @property
-    def retrained(self) -> bool:
-        """Whether every seed was trained to the end."""
-        return bool(self.trainings) and len(self.done) == len(self.trainings)
-
-    @property
-    def score(self) -> float | None:
-        """Mean validation score over the seeds that were trained, None without any."""
-        return _mean([training.score for training in self.done])
-
-    @property
-    def test_score(self) -> float | None:
-        """Mean test score over the seeds that were trained, None without any."""
-        return _mean([training.test_score for training in self.done])
-
-    @property
-    def params(self) -> int:
-        """Trainable parameters, embedding and head included; 0 if it was never trained."""
-        return max((training.params for training in self.trainings), default=0)
+_PASSING = ("timeout", "infrastructure")
+"""Failures that say nothing about the cell."""
 
 
 class Run:
@@ -163,7 +69,8 @@ class Run:
         self.progress: dict[str, Any] = {}
         self._by_digest: dict[str, TrialRecord] = {}
         self._by_fingerprint: dict[str, TrialRecord] = {}
-        self._refused: dict[str, tuple[str, ...]] = {}
+        self._refused: dict[str, Mapping[str, Any]] = {}
+        self._superseded: set[int] = set()
         self._trainings: dict[str, Retraining] = {}
         for event in events:
             self.apply(event)
@@ -190,17 +97,21 @@ class Run:
         where = self.path / journal.JOURNAL
         return RunError(f"{where} is damaged at line {event.get('line')}: event {event['event']!r}: {why}")
 
-    def trial_of(self, digest: str) -> TrialRecord | None:
-        """The trial that answers for a canonical digest, None if none is known to."""
-        return self._by_digest.get(digest)
+    def trial_of(
+        self, digest: str, until: int | None = None, recipe: Mapping[str, Any] | None = None
+    ) -> TrialRecord | None:
+        """The trial that answers for a canonical digest trained this way, None if none is known to."""
+        return self._by_digest.get(variant(digest, until, recipe))
 
-    def trial_like(self, fingerprint: str) -> TrialRecord | None:
-        """The trial of a cell that computes the same (`grammar.fingerprint`), None if there is none."""
-        return self._by_fingerprint.get(fingerprint)
+    def trial_like(
+        self, fingerprint: str, until: int | None = None, recipe: Mapping[str, Any] | None = None
+    ) -> TrialRecord | None:
+        """The trial of a cell that computes the same (`grammar.fingerprint`) trained this way, None without one."""
+        return self._by_fingerprint.get(variant(fingerprint, until, recipe))
 
-    def refusal_of(self, digest: str) -> tuple[str, ...] | None:
-        """The warnings for which a canonical digest was refused, None if it was not."""
-        return self._refused.get(digest)
+    def refusal_of(self, digest: str, recipe: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
+        """Why a canonical digest was refused (`lints`, or `violates` and `metrics`), None if it was not."""
+        return self._refused.get(variant(digest, None, recipe))
 
     def training(self, key: str) -> Retraining:
         """The retraining with this key."""
@@ -213,13 +124,45 @@ class Run:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the lowest validation score in the search, None before the first."""
+        """The first of `top`, None before the first score."""
         return next(iter(self.top(1)), None)
 
+    @property
+    def full_steps(self) -> int:
+        """The steps of the task's recipe."""
+        return int(self.task["recipe"]["steps"])
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the search minimises: "loss", and metrics."""
+        return tuple(self.first.get("objectives", ("loss",)))
+
     def top(self, n: int | None = None) -> list[TrialRecord]:
-        """The `n` best trials (default: all with a score), the lowest validation score first."""
+        """The `n` best trials (default: all with a score), the lowest validation score first.
+
+        Where trials were trained for different numbers of steps, those that were trained furthest come first; one that
+        another carried on is left out.
+        """
         scored = [trial for trial in self.trials if trial.status == "ok" and trial.score is not None]
-        return sorted(scored, key=lambda trial: (trial.score, trial.id))[:n]
+        scored = [trial for trial in scored if trial.id not in self._superseded]
+        return sorted(scored, key=lambda trial: (-(trial.until or self.full_steps), trial.score, trial.id))[
+            :n
+        ]
+
+    def front(self) -> list[TrialRecord]:
+        """The trials that no other beats in all objectives, in the order of `top`; those trained furthest only."""
+        best = self.top()
+        alike = [trial for trial in best if trial.until == best[0].until]
+        known = [t for t in alike if all(name == "loss" or name in t.metrics for name in self.objectives)]
+        points = [
+            [t.score or 0.0 if name == "loss" else t.metrics[name] for name in self.objectives] for t in known
+        ]
+        return [known[i] for i in front(points)]
+
+    def choice(self) -> list[TrialRecord]:
+        """The trials to retrain: the first of `top`, of a search with several objectives the first of the front."""
+        found = self.front() if len(self.objectives) > 1 else self.top()
+        return found[: self.config.finalists]
 
     @property
     def contenders(self) -> list[Contender]:
@@ -335,10 +278,14 @@ class Run:
             tuple(event["parents"]),
             fingerprint=event.get("fingerprint", ""),
             lints=tuple(event.get("lints", ())),
+            until=event.get("until"),
+            continues=event.get("continues"),
+            recipe=event.get("recipe"),
+            metrics=event.get("metrics", {}),
         )
         self.trials.append(trial)
-        self._by_digest[trial.digest] = trial
-        self._by_fingerprint.setdefault(trial.fingerprint, trial)
+        self._by_digest[variant(trial.digest, trial.until, trial.recipe)] = trial
+        self._by_fingerprint.setdefault(variant(trial.fingerprint, trial.until, trial.recipe), trial)
         self.asks = event["ask"] + 1
         self.duplicates_in_a_row = self.refused_in_a_row = 0
 
@@ -347,25 +294,42 @@ class Run:
         self.duplicates += 1
         self.duplicates_in_a_row += 1
         self.alike += event.get("by") == "fingerprint"
-        self._by_digest[event["digest"]] = self.trials[event["of"]]
+        key = variant(event["digest"], event.get("until"), event.get("recipe"))
+        self._by_digest[key] = self.trials[event["of"]]
 
     def _on_refuse(self, event: Event) -> None:
         self.asks = event["ask"] + 1
         self.refused += 1
         self.refused_in_a_row += 1
-        self._refused[event["digest"]] = tuple(event["lints"])
+        why: dict[str, Any] = {
+            name: event[name] for name in ("lints", "violates", "metrics") if name in event
+        }
+        self._refused[variant(event["digest"], None, event.get("recipe"))] = why
 
     def _on_start(self, event: Event) -> None:
         self.trials[event["trial"]].status = "running"
         self.started = True
 
     def _on_finish(self, event: Event) -> None:
-        _fill(self.trials[event["trial"]], event, "ok")
+        trial = self.trials[event["trial"]]
+        fill(trial, event, "ok")
+        self._supersede(trial)
         self.duplicates_in_a_row = self.refused_in_a_row = 0
 
     def _on_fail(self, event: Event) -> None:
-        _fail(self.trials[event["trial"]], event)
-        self.duplicates_in_a_row = self.refused_in_a_row = 0
+        trial = self.trials[event["trial"]]
+        fail(trial, event)
+        self.duplicates_in_a_row = 0
+        if trial.status == "constraint":
+            self.refused_in_a_row += 1
+            return
+        if trial.status not in (*OPEN, *_PASSING):
+            self._supersede(trial)
+        self.refused_in_a_row = 0
+
+    def _supersede(self, trial: TrialRecord) -> None:
+        if trial.continues is not None:
+            self._superseded.add(trial.continues)
 
     def _on_tick(self, event: Event) -> None:
         self.progress = event["progress"]
@@ -382,7 +346,9 @@ class Run:
         for number in event["trials"]:
             trial = self.trials[number]
             cell = (trial.text, trial.canonical, trial.digest)
-            self.finalists.append(self._enter(Contender("finalist", f"#{number}", *cell, number)))
+            self.finalists.append(
+                self._enter(Contender("finalist", f"#{number}", *cell, number, recipe=trial.recipe))
+            )
 
     def _enter(self, contender: Contender) -> Contender:
         name = f"trial-{contender.trial}" if contender.trial is not None else contender.name
@@ -397,12 +363,12 @@ class Run:
 
     def _on_retrain_finish(self, event: Event) -> None:
         training = self._trainings[event["key"]]
-        _fill(training, event, "ok")
+        fill(training, event, "ok")
         training.test_score = event["test_score"]
         training.weights = event["weights"]
 
     def _on_retrain_fail(self, event: Event) -> None:
-        _fail(self._trainings[event["key"]], event)
+        fail(self._trainings[event["key"]], event)
 
     def _on_stop(self, event: Event) -> None:
         self.stopped = event
@@ -421,35 +387,6 @@ def retrain_seeds(config: SearchConfig) -> list[int]:
 def open_run(path: str | Path) -> Run:
     """Open a run folder for reading; nothing in it changes. Raises RunError if it is not a run or is damaged."""
     return Run.load(path)
-
-
-def _fill(record: TrialRecord | Retraining, event: Event, status: str) -> None:
-    record.status = status
-    record.score = event.get("score")
-    record.curve = tuple((int(step), loss) for step, loss in event.get("curve", ()))
-    record.params = event.get("params", 0)
-    record.width = event.get("width", 0)
-    record.steps = event.get("steps", 0)
-    record.seconds = event.get("seconds", 0.0)
-    record.wall = event.get("wall", 0.0)
-    record.ended = event["active"]
-    record.message = event.get("message", "")
-
-
-def _fail(record: TrialRecord | Retraining, event: Event) -> None:
-    if event["class"] == "infrastructure":
-        record.attempts = event["attempt"]
-    if event["retry"]:
-        record.status = "pending"
-        record.message = event["message"]
-    else:
-        _fill(record, event, event["class"])
-        record.score = None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _brief(trial: TrialRecord) -> dict[str, Any]:

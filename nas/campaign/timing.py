@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from nas.campaign.record import Contender, Run
+from nas.campaign.entries import Contender, TrialRecord
+from nas.campaign.record import Run
 
 SHARE = 1 / 3
 """Of the budget, at most kept for the final comparison as a whole."""
@@ -22,6 +23,25 @@ def trial_seconds(run: Run) -> float | None:
     return statistics.median(walls) if walls else None
 
 
+def full_seconds(run: Run) -> float | None:
+    """Wall time of a training of the whole recipe, as far as is known: that of those that were trained furthest."""
+    ended = [trial for trial in run.trials if trial.status == "ok"]
+    if not ended:
+        return trial_seconds(run)
+    most = max(_trained(run, trial) for trial in ended)
+    return statistics.median(_whole(run, trial) for trial in ended if _trained(run, trial) == most)
+
+
+def _trained(run: Run, trial: TrialRecord) -> int:
+    """Steps that were taken in a trial, without those before its snapshot."""
+    return (trial.until or run.full_steps) - trial.start
+
+
+def _whole(run: Run, trial: TrialRecord) -> float:
+    """Wall time of training a trial's cell from the first step to the recipe's last."""
+    return trial.wall * run.full_steps / max(1, _trained(run, trial))
+
+
 def makespan(seconds: Sequence[float], slots: int) -> float:
     """How long these jobs take, one after the other on whichever of the slots is free first."""
     busy = [0.0] * slots
@@ -32,18 +52,18 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
 
 def least_need(run: Run, slots: int) -> float:
     """Time to retrain the best cell and the baselines with one seed each, without margin; 0 while unknown."""
-    best, each = run.best, trial_seconds(run)
+    best, each = next(iter(run.choice()), None), full_seconds(run)
     if not run.config.finalists or best is None or each is None:
         return 0.0
-    return makespan([best.wall, *(each for _ in run.first["baselines"])], slots)
+    return makespan([_whole(run, best), *(each for _ in run.first["baselines"])], slots)
 
 
 def whole_need(run: Run, slots: int) -> float | None:
     """Time to retrain all that is planned if the search ended now, without margin; None while unknown."""
-    each = trial_seconds(run)
+    each = full_seconds(run)
     if each is None:
         return None
-    finalists = [trial.wall for trial in run.top(run.config.finalists)]
+    finalists = [_whole(run, trial) for trial in run.choice()]
     finalists += [each] * (run.config.finalists - len(finalists))
     once = [*finalists, *(each for _ in run.first["baselines"])]
     return makespan(once * run.config.seeds, slots)
@@ -75,7 +95,7 @@ def training_fits(run: Run, contender: Contender, active: float) -> bool:
     if walls:
         expected = statistics.mean(walls)
     elif contender.trial is not None:
-        expected = run.trials[contender.trial].wall
+        expected = _whole(run, run.trials[contender.trial])
     else:
-        expected = trial_seconds(run) or 0.0
+        expected = full_seconds(run) or 0.0
     return active + expected <= run.config.budget

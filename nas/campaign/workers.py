@@ -22,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from grammar import GrammarError
 from nas.campaign.pool import Ending, Job, Progress
-from nas.errors import RunError, TaskError, TrainingError
+from nas.errors import BuildError, RunError, TaskError, TrainingError
 from nas.training import TrialResult, TrialSpec
 
 TRAIN = "nas.training:train"
@@ -59,29 +60,41 @@ class Worker:
                 )
         return {"host": socket.gethostname(), "pid": os.getpid()}
 
-    def run(self, spec: dict[str, Any], test: bool, keep: bool) -> dict[str, Any]:
-        """Train; always returns: a result, or the class and message of the failure."""
+    def run(self, spec: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Train; always returns: a result, or the class and message of the failure. `wanted` are fields of a Job."""
         self._progress = (0, None)
+        metrics: dict[str, float] = {}
         try:
+            import torch
+
+            torch.set_num_threads(1)
+            whole = TrialSpec.from_dict(spec)
+            over = _measure(whole, wanted["limits"], metrics)
+            if over:
+                return {"failure": "constraint", "message": over, "metrics": metrics}
             with tempfile.TemporaryDirectory(prefix="recell-") as folder:
-                place = Path(folder) / "model"
-                result = self._run(spec, test, place if keep else None)
-                files = {p.name: p.read_bytes() for p in sorted(place.glob("*"))} if keep else {}
-            return {"result": result.to_dict(), "files": files}
+                place, before = Path(folder) / "made", Path(folder) / "before"
+                places = {"save_to": place} if wanted["keep"] else {}
+                if wanted["snapshot"]:
+                    places["snapshot_to"] = place
+                if wanted["carry_on"]:
+                    before.mkdir()
+                    for name, content in wanted["carry_on"].items():
+                        (before / name).write_bytes(content)
+                    places["carry_on"] = before
+                result = self._run(whole, wanted["test"], places)
+                files = {p.name: p.read_bytes() for p in sorted(place.glob("*"))}
+            return {"result": result.to_dict(), "files": files, "metrics": metrics}
         except Exception as error:
-            return {"failure": classify(error), "message": f"{type(error).__name__}: {error}"}
+            return {
+                "failure": classify(error),
+                "message": f"{type(error).__name__}: {error}",
+                "metrics": metrics,
+            }
 
-    def _run(self, spec: dict[str, Any], test: bool, place: Path | None) -> TrialResult:
-        import torch
-
-        torch.set_num_threads(1)
+    def _run(self, spec: TrialSpec, test: bool, places: Mapping[str, Path]) -> TrialResult:
         train = _load(self._train)
-        result = train(
-            TrialSpec.from_dict(spec),
-            test=test,
-            on_progress=self._on_progress,
-            save_to=place,
-        )
+        result = train(spec, test=test, on_progress=self._on_progress, **places)
         assert isinstance(result, TrialResult)
         return result
 
@@ -244,7 +257,8 @@ class RayPool:
         slot.jobs += 1
         slot.progress, slot.verdict = Progress(), None
         slot.since = time.monotonic()
-        slot.answer = slot.actor.run.remote(job.spec.to_dict(), job.test, job.keep)
+        wanted = {name: getattr(job, name) for name in ("test", "keep", "snapshot", "carry_on", "limits")}
+        slot.answer = slot.actor.run.remote(job.spec.to_dict(), wanted)
 
     def wait(self, seconds: float) -> list[Ending]:
         """The endings since the last call; waits up to `seconds` for the first one. Replaces workers that died."""
@@ -340,9 +354,10 @@ def _own_modules() -> Iterator[None]:
 
 
 def _ending(job: Job, answer: Mapping[str, Any]) -> Ending:
+    metrics = answer["metrics"]
     if "failure" in answer:
-        return Ending(job.key, None, answer["failure"], answer["message"])
-    return Ending(job.key, TrialResult.from_dict(answer["result"]), files=answer["files"])
+        return Ending(job.key, None, answer["failure"], answer["message"], metrics=metrics)
+    return Ending(job.key, TrialResult.from_dict(answer["result"]), files=answer["files"], metrics=metrics)
 
 
 def _cause(error: Exception) -> tuple[str, str]:
@@ -369,6 +384,20 @@ def classify(error: BaseException) -> str:
     if isinstance(error, OSError | TaskError | TrainingError) or "cuda error" in text:
         return "infrastructure"
     return "invalid"
+
+
+def _measure(spec: TrialSpec, limits: Mapping[str, float], metrics: dict[str, float]) -> str:
+    """Measure what has a limit, into `metrics`; what is above its limit in words, "" if nothing is."""
+    if not limits:
+        return ""
+    latency = _load("nas.training:measure_latency")
+    try:
+        metrics["latency_us"] = round(float(latency(spec)), 3)
+    except (BuildError, GrammarError):
+        return ""  # the training will say so
+    limit = limits["latency_us"]
+    found = metrics["latency_us"]
+    return f"latency_us<={limit:g} (is {found:g})" if found > limit else ""
 
 
 def _warm_up() -> None:

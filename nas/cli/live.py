@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from nas.campaign import Contender, Event, Run
+from nas.campaign import Contender, Event, Run, TrialRecord
 from nas.cli.console import console, score_text, table
 from nas.cli.look import failures_text
 from nas.reports import seconds_text
@@ -76,6 +76,8 @@ def event_line(event: Event, run: Run) -> str | None:
         best = run.best
         note = " (the best so far)" if best is trial else f" (best {score_text(best.score)})" if best else ""
         cost = f"{trial.params:,} parameters, {trial.wall:.1f} s"
+        if trial.until is not None or trial.continues is not None:
+            cost = f"{trial.steps} steps, {cost}"
         return f"#{trial.id} {score_text(trial.score)} {unit}{note}, {cost}: {trial.text}"
     if kind == "fail":
         again = ", tried again" if event["retry"] else ""
@@ -169,10 +171,10 @@ def _budget(run: Run, active: float) -> Table:
 
 
 def _running(run: Run) -> Table | None:
-    steps = int(run.task.get("recipe", {}).get("steps", 0))
     rows = []
     for key, at in run.progress.items():
         done, loss = at
+        steps = _steps(run, key)
         share = ProgressBar(total=max(1, steps), completed=min(done, max(1, steps)), width=24)
         rows.append(
             (_title(run, key), share, f"{done} of {steps}", "" if loss is None else f"loss {loss:.3f}")
@@ -188,10 +190,19 @@ def _running(run: Run) -> Table | None:
 
 
 def _title(run: Run, key: str) -> str:
+    trial = _trial(run, key)
+    return key if trial is None else f"#{trial.id} {trial.operator}"
+
+
+def _steps(run: Run, key: str) -> int:
+    """How many steps a job takes."""
+    trial = _trial(run, key)
+    return run.full_steps if trial is None or trial.until is None else trial.until
+
+
+def _trial(run: Run, key: str) -> TrialRecord | None:
     number = key.removeprefix("trial-")
-    if number.isdigit() and int(number) < len(run.trials):
-        return f"#{number} {run.trials[int(number)].operator}"
-    return key
+    return run.trials[int(number)] if number.isdigit() and int(number) < len(run.trials) else None
 
 
 def _last(run: Run) -> Table | None:

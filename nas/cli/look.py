@@ -52,7 +52,7 @@ def _show_status(found: dict[str, Any]) -> None:
         alike = f" ({found['alike']} by what they compute)" if found["alike"] else ""
         trials += f", {found['duplicates']} duplicates not trained{alike}"
     if found["refused"]:
-        trials += f", {found['refused']} refused for warnings"
+        trials += f", {found['refused']} refused for warnings or constraints"
     used = f"{seconds_text(found['active'])} of {seconds_text(found['budget'])} used"
     rows: list[tuple[str, object]] = [("trials", trials)]
     if found["retrain_planned"]:
@@ -90,20 +90,32 @@ def top(
 ) -> None:
     """List the best cells of a run, the lowest validation score of the search first.
 
-    `rank` is what `recell export --rank` takes: cells that were retrained come before those that were not.
+    Of a search with several objectives, the Pareto front comes first. Where trials were trained for different numbers
+    of steps, those that were trained furthest come first. `rank` is what `recell export --rank` takes: cells that were
+    retrained come before those that were not.
     """
     from nas.campaign import open_run
     from nas.exporters import ranking
 
     opened = open_run(run)
     ranks = {trial.id: rank for rank, trial in enumerate(ranking(opened), start=1)}
-    rows = [_row(opened, trial, ranks[trial.id]) for trial in opened.top(number)]
+    several = len(opened.objectives) > 1
+    front = opened.front() if several else []
+    on_front = {trial.id for trial in front}
+    order = [*front, *(trial for trial in opened.top() if trial.id not in on_front)]
+    rows = [
+        {**_row(opened, trial, ranks[trial.id]), "front": trial.id in on_front if several else None}
+        for trial in order[:number]
+    ]
     if json:
         show_json(rows)
     elif not rows:
         show("no trial has a score yet")
     else:
-        _show_top(rows, opened.task.get("metric", "score"))
+        _show_top(rows, opened)
+        if several:
+            count = f"{len(front)} of {len(order)} cells"
+            show("", f"front: the Pareto front of {', '.join(opened.objectives)}: {count}")
 
 
 def _row(run: Run, trial: TrialRecord, rank: int) -> dict[str, Any]:
@@ -121,12 +133,18 @@ def _row(run: Run, trial: TrialRecord, rank: int) -> dict[str, Any]:
         "retrained_score": contender.score if contender else None,
         "test_score": contender.test_score if contender else None,
         "operator": trial.operator,
+        "steps": trial.until or run.full_steps,
+        "recipe": dict(trial.recipe) if trial.recipe else None,
+        "metrics": dict(trial.metrics),
         "lints": list(trial.lints),
         "seconds": trial.seconds,
     }
 
 
-def _show_top(rows: list[dict[str, Any]], unit: str) -> None:
+def _show_top(rows: list[dict[str, Any]], run: Run) -> None:
+    from nas.reports import UNITS, objective_text
+
+    unit = run.task.get("metric", "score")
     if console().width < _TABLE_WIDTH:
         for r in rows:
             retrained = f", retrained {score_text(r['retrained_score'])}" if r["retrained_score"] else ""
@@ -135,7 +153,11 @@ def _show_top(rows: list[dict[str, Any]], unit: str) -> None:
             )
             show(f"   {r['cell']}")
         return
-    numbers = ["rank", "trial", unit, "retrained", "test", "seeds", "params"]
+    several = len(run.objectives) > 1
+    aims = [name for name in run.objectives if name not in ("loss", "params")]
+    stages = len({r["steps"] for r in rows}) > 1 or rows[0]["steps"] != run.full_steps
+    numbers = ["rank", "trial", unit, "retrained", "test", "seeds", "params", *(UNITS[a] for a in aims)]
+    numbers += ["steps"] if stages else []
     lines = [
         (
             r["rank"],
@@ -145,11 +167,14 @@ def _show_top(rows: list[dict[str, Any]], unit: str) -> None:
             score_text(r["test_score"]),
             r["seeds"],
             f"{r['params']:,}",
+            *(objective_text(name, r["metrics"].get(name)) for name in aims),
+            *([r["steps"]] if stages else []),
+            *(["*" if r["front"] else ""] if several else []),
             r["cell"],
         )
         for r in rows
     ]
-    show(table([*numbers, "cell"], lines, numbers))
+    show(table([*numbers, *(["front"] if several else []), "cell"], lines, numbers))
 
 
 def spaces(

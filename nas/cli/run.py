@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from nas.cli.console import show
 from nas.cli.group import INTERRUPTED
 from nas.cli.look import RunArgument
 from nas.cli.produce import Quiet
-from nas.cli.values import count, seconds
+from nas.cli.values import count, options, seconds
 
 if TYPE_CHECKING:
     from nas.campaign import Run
@@ -63,6 +63,9 @@ def search(
             help="Parameters of every model, as 200k: widths are matched to it. (default: the task's)",
         ),
     ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Of every model, in place of --params: parameters differ then.")
+    ] = None,
     heads: Annotated[int, typer.Option(min=1, help="N: widths are multiples of it.")] = 1,
     finalists: Annotated[
         int, typer.Option(min=0, help="Best cells to retrain beside the LSTM and the GRU; 0: none.")
@@ -79,6 +82,18 @@ def search(
         typer.Option(
             metavar="GB", help="Stop a trial whose worker uses more. (default: a share of the machine's)"
         ),
+    ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC<=N",
+            help="Of params, flops, state_bytes, gemm_depth or latency_us; what violates it is not trained. "
+            "May be given several times.",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("-O", "--option", metavar="NAME=VALUE", help="Of the method; see docs/searchers.md."),
     ] = None,
     lint: Annotated[
         str,
@@ -115,6 +130,9 @@ def search(
         trial_timeout=None if trial_timeout is None else seconds("--trial-timeout", trial_timeout),
         trial_memory_gb=trial_memory,
         lint=lint,
+        width=width,
+        constraints=tuple(constraint or ()),
+        options=options("--option", option or ()),
     )
 
     def work(view: View) -> Run:
@@ -128,6 +146,9 @@ def search(
 def resume(
     run: RunArgument,
     data: Data = None,
+    task: Annotated[
+        str | None, typer.Option(help="Where a task of your own is now, as file.py:Class, if it moved.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trials at the same time, if not as before.")
     ] = None,
@@ -144,12 +165,12 @@ def resume(
             show(f"{run} is finished: nothing is left to do")
         return
     given = {"workers": workers, "address": address, "gpus_per_trial": gpus_per_trial, "device": device}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
     def work(view: View) -> Run:
         from nas.campaign import resume as carry_on
 
-        return carry_on(run, view.on_event, data=data, **changes)
+        return carry_on(run, view.on_event, data=data, task=task, **changes)
 
     _follow(work, run, quiet)
 

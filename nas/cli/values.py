@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,30 @@ def count(option: str, text: str) -> int:
     if value < 1 or value != int(value):
         raise UsageError(f"{option} must be a whole number such as 200000, 200k or 1.5M; received {text!r}")
     return int(value)
+
+
+def options(option: str, texts: Sequence[str]) -> dict[str, int | float | bool | str]:
+    """Options by name out of `name=value`: whole numbers, numbers, true, false, or text. Raises UsageError."""
+    found: dict[str, int | float | bool | str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise UsageError(f"{option} must be of the form name=value; received {text!r}")
+        if name.strip() in found:
+            raise UsageError(f"{option} {name.strip()} is given twice")
+        found[name.strip()] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> int | float | bool | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def read_cell(text: str) -> Cell:

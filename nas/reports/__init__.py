@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from nas._lazy import attach
 
 if TYPE_CHECKING:
+    from nas.reports.front import UNITS as UNITS
+    from nas.reports.front import objective_text as objective_text
     from nas.reports.judge import Estimate as Estimate
+    from nas.reports.judge import FinalTest as FinalTest
     from nas.reports.judge import Verdict as Verdict
     from nas.reports.judge import verdict as verdict
     from nas.reports.page import report_html as report_html
@@ -18,7 +21,10 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "Estimate": "nas.reports.judge",
+        "FinalTest": "nas.reports.judge",
+        "UNITS": "nas.reports.front",
         "Verdict": "nas.reports.judge",
+        "objective_text": "nas.reports.front",
         "report_html": "nas.reports.page",
         "seconds_text": "nas.reports.page",
         "verdict": "nas.reports.judge",

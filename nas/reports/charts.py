@@ -30,7 +30,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Series on common axes. `top` cuts the y axis there: what is above is drawn on the upper edge."""
+    """Series on common axes. `top` cuts the y axis there: what is above is marked on the upper edge."""
 
     x_label: str
     y_label: str
@@ -94,11 +94,17 @@ def _line(series: Series, frame: _Frame) -> str:
 
 def _dots(series: Series, frame: _Frame) -> list[str]:
     notes = series.notes or [series.name] * len(series.points)
-    return [
-        f'<circle class="dot {series.colour}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="4">'
-        f"<title>{escape(note)}</title></circle>"
-        for (x, y), note in zip(series.points, notes, strict=True)
-    ]
+    return [_dot(series, frame, point, note) for point, note in zip(series.points, notes, strict=True)]
+
+
+def _dot(series: Series, frame: _Frame, point: Point, note: str) -> str:
+    """A circle; a triangle that points up for what lies above the axis."""
+    x, y = frame.x(point[0]), frame.y(point[1])
+    if point[1] > frame.high:
+        shape = f'<path class="dot beyond {series.colour}" d="M{x - 5:.1f} {y + 9:.1f} h10 l-5 -9 z">'
+        return f"{shape}<title>{escape(note)} (above the chart)</title></path>"
+    shape = f'<circle class="dot {series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
+    return f"{shape}<title>{escape(note)}</title></circle>"
 
 
 def thinned(points: Sequence[Point]) -> Sequence[Point]:

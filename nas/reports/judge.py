@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.campaign import Contender, Run
+from nas.reports.significance import holm, paired_p
+
+LEVEL = 0.05
+"""The chance that is taken of calling one finalist better when none is."""
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the next lower entry.
 _T95 = (
@@ -40,22 +44,38 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class FinalTest:
+    """A finalist against the best baseline: two-sided paired t-test over the seeds, on test data.
+
+    `corrected` is `p` after Holm's correction for the number of finalists that were tested.
+    """
+
+    name: str
+    rival: str
+    difference: Estimate
+    p: float
+    corrected: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What may be said of a run.
 
-    `kind` is "better", "ahead" (but within chance), "worse", "alone" (no baseline was trained), "not retrained" or
-    "nothing" (no trial ended with a score). `headline` is one sentence, `caveats` are what a reader must know with it.
-    `difference` is the winner's test score minus that of the best baseline, seed by seed.
+    `kind` is "better" (the paired test against the best baseline, corrected for the number of finalists, has p at most
+    0.05), "ahead" (but within chance), "worse", "alone" (no baseline was trained), "not retrained" or "nothing" (no
+    trial ended with a score). `headline` is one sentence, `caveats` are what a reader must know with it. `difference`
+    is the winner's test score minus that of the best baseline, seed by seed; `tests` are those of all finalists.
     """
 
     kind: str
     headline: str
     caveats: tuple[str, ...] = ()
     difference: Estimate | None = None
+    tests: tuple[FinalTest, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {**asdict(self), "caveats": list(self.caveats)}
+        return {**asdict(self), "caveats": list(self.caveats), "tests": [asdict(test) for test in self.tests]}
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
@@ -77,9 +97,31 @@ def scores(contender: Contender, split: str = "test") -> list[float]:
 
 def paired_difference(a: Contender, b: Contender) -> Estimate | None:
     """Test score of `a` minus that of `b` over the seeds that both were trained with."""
+    return estimate(_paired(a, b))
+
+
+def _paired(a: Contender, b: Contender) -> list[float]:
     of_b = {t.seed: t.test_score for t in b.done}
     pairs = [(t.test_score, of_b.get(t.seed)) for t in a.done]
-    return estimate([p - q for p, q in pairs if p is not None and q is not None])
+    return [p - q for p, q in pairs if p is not None and q is not None]
+
+
+def final_tests(run: Run) -> tuple[FinalTest, ...]:
+    """The test of each finalist that has two seeds or more in common with the best baseline."""
+    rival = best_baseline(run)
+    if rival is None:
+        return ()
+    found = []
+    for finalist in run.finalists:
+        differences = _paired(finalist, rival)
+        difference, p = estimate(differences), paired_p(differences)
+        if difference is not None and p is not None:
+            found.append((finalist.name, difference, p))
+    corrected = holm([p for _, _, p in found])
+    return tuple(
+        FinalTest(name, rival.name, difference, p, c)
+        for (name, difference, p), c in zip(found, corrected, strict=True)
+    )
 
 
 def best_baseline(run: Run) -> Contender | None:
@@ -104,21 +146,43 @@ def verdict(run: Run) -> Verdict:
             "alone", f"{found[0].upper()}{found[1:]}; no known cell was trained to compare.", _caveats(run)
         )
     known = ", ".join(f"{b.name} {b.test_score:.4f}" for b in run.baselines if b.test_score is not None)
-    difference = paired_difference(winner, rival)
-    kind = _kind(winner, rival, difference)
+    difference, tests = paired_difference(winner, rival), final_tests(run)
+    kind = _kind(winner, rival, tests)
     opening = {
         "better": f"Better than {rival.name}",
         "ahead": f"Ahead of {rival.name}, but perhaps by chance",
         "worse": f"Not better than {rival.name}",
     }[kind]
-    return Verdict(kind, f"{opening}: {found}; {known}.", _caveats(run, difference), difference)
+    headline = f"{opening}: {found}; {known}."
+    return Verdict(kind, headline, (*_tests(tests, winner), *_caveats(run, difference)), difference, tests)
 
 
-def _kind(winner: Contender, rival: Contender, difference: Estimate | None) -> str:
+def _kind(winner: Contender, rival: Contender, tests: Sequence[FinalTest]) -> str:
     if (winner.test_score or 0.0) >= (rival.test_score or 0.0):
         return "worse"
-    sure = difference is not None and difference.half is not None and difference.mean + difference.half < 0
+    sure = any(t.name == winner.name and t.difference.mean < 0 and t.corrected <= LEVEL for t in tests)
     return "better" if sure else "ahead"
+
+
+def _tests(tests: Sequence[FinalTest], winner: Contender) -> tuple[str, ...]:
+    """How the winner's difference was tested, in words."""
+    for test in tests:
+        if test.name == winner.name:
+            several = (
+                f", {p_text(test.corrected)} after Holm's correction for {len(tests)} finalists"
+                if len(tests) > 1
+                else ""
+            )
+            seeds = f"{test.difference.count} seeds"
+            return (
+                f"Paired t-test of {test.name} against {test.rival} over {seeds}: {p_text(test.p)}{several}.",
+            )
+    return ()
+
+
+def p_text(p: float) -> str:
+    """A p for people: p = 0.031, p < 0.001."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
 
 
 def _not_retrained(run: Run) -> tuple[str, ...]:
@@ -139,6 +203,11 @@ def _caveats(run: Run, difference: Estimate | None = None) -> tuple[str, ...]:
     if missing:
         found.append(
             f"Not trained with every seed, for want of budget or because it failed: {', '.join(missing)}."
+        )
+    own = [c.name for c in run.finalists if c.recipe]
+    if own:
+        found.append(
+            f"With a recipe of their own, found by the search, unlike the known cells: {', '.join(own)}."
         )
     sizes = [c.params for c in run.contenders if c.params]
     if sizes and max(sizes) > 1.05 * min(sizes):

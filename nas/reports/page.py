@@ -16,7 +16,8 @@ from nas.campaign import Contender, Run, TrialRecord
 from nas.errors import RunError
 from nas.reports.charts import Chart, Series, chart_svg
 from nas.reports.diagram import diagram
-from nas.reports.judge import best_baseline, estimate, paired_difference, scores, verdict
+from nas.reports.front import front_charts, front_table
+from nas.reports.judge import best_baseline, estimate, final_tests, p_text, paired_difference, scores, verdict
 from nas.reports.svg import diagram_svg
 
 REPORT = "report.html"
@@ -69,6 +70,7 @@ def report_html(run: Run) -> str:
         charts=[(name, Markup(svg), legend) for name, svg, legend in _charts(run) if svg],
         best=best,
         drawing=Markup(_drawing(best["cell"])) if best else None,
+        front=front_table(run),
         top=[_trial_row(run, trial) for trial in run.top(_SHOWN)],
         failures=run.failures,
         facts=list(_facts(run)),
@@ -103,7 +105,7 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     if run.duplicates:
         yield f"{run.duplicates}", "duplicates not trained again"
     if run.refused:
-        yield f"{run.refused}", "refused for warnings"
+        yield f"{run.refused}", "refused for warnings or constraints"
     yield seconds_text(run.active), f"of {seconds_text(run.config.budget)} used"
     if ended:
         yield seconds_text(statistics.median(t.wall for t in ended)), "median trial"
@@ -113,7 +115,7 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
 
 def _comparison(run: Run) -> list[dict[str, Any]]:
     """A row per contender, the best test score first; those without a score last."""
-    rival = best_baseline(run)
+    rival, tests = best_baseline(run), {test.name: test for test in final_tests(run)}
     rows = []
     for contender in run.contenders:
         difference = None if rival is None or contender is rival else paired_difference(contender, rival)
@@ -123,6 +125,7 @@ def _comparison(run: Run) -> list[dict[str, Any]]:
                 "valid": estimate(scores(contender, "valid")),
                 "test": estimate(scores(contender)),
                 "difference": difference,
+                "p": p_text(tests[contender.name].corrected) if contender.name in tests else "",
                 "rival": rival is contender,
                 "failed": [t for t in contender.trainings if t.status not in ("ok", "pending", "running")],
             }
@@ -150,6 +153,9 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     config, task, versions = run.config, run.task, run.first.get("versions", {})
     recipe = task.get("recipe", {})
     yield "space, method", f"{config.space}, {config.method}" + _options(dict(config.options))
+    yield "objectives", ", ".join(run.objectives)
+    if config.constraints:
+        yield "constraints (what violates one is not trained)", ", ".join(config.constraints)
     yield "cells with warnings", "not trained" if config.lint == "strict" else "trained like any other"
     yield "task", f"{task.get('name', config.task)} version {task.get('version', '?')}, size {config.size}"
     yield "data", config.data or "the task's own"
@@ -159,11 +165,17 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "an answer that ignores the input", f"{task['trivial_score']:.4f}"
     if task.get("best_known"):
         yield "best published (on its own data)", str(task["best_known"])
-    yield "recipe, the same for all", ", ".join(f"{name} {value}" for name, value in recipe.items())
-    yield (
-        "parameters of every model",
-        f"{task.get('params', 0):,} (embedding and head included), heads {config.heads}",
-    )
+    own = any(trial.recipe for trial in run.trials)
+    shared = "recipe, unless the search changed it" if own else "recipe, the same for all"
+    yield shared, ", ".join(f"{name} {value}" for name, value in recipe.items())
+    untils = sorted({trial.until for trial in run.trials if trial.until is not None})
+    if untils:
+        yield "steps of trials that were not trained to the end", ", ".join(map(str, untils))
+    if config.width is not None:
+        yield "width of every model", f"{config.width}, heads {config.heads}; parameters differ"
+    else:
+        params = f"{task.get('params', 0):,} (embedding and head included), heads {config.heads}"
+        yield "parameters of every model", params
     yield "seed of the search", str(config.seed)
     yield "seeds of the final comparison", ", ".join(_seeds(run)) or "none"
     yield (
@@ -222,6 +234,7 @@ def _charts(run: Run) -> Iterator[tuple[str, str, _Legend]]:
             Series("best so far", _best(points), "found", "steps"),
         ]
         yield title, chart_svg(Chart(label, f"validation {unit}", series, levels, top), title), legend
+    yield from front_charts(run, top)
     yield _sizes_chart(run, ended, unit, top)
     yield _curves_chart(run, unit)
 

@@ -1,15 +1,16 @@
 """What a searcher is: `ask` for a cell, `tell` what came of it. It knows nothing of Ray, torch or files.
 
-A searcher's state is what it was told, in that order, and nothing else: a campaign that is carried on makes a new one
-and tells it everything again. All randomness of `ask` comes from the generator passed in, which the campaign derives
-from its seed and the number of the ask. So the same tells and the same generator give the same proposal.
+A searcher's state is what it was told, in that order, and nothing else: a campaign that is carried on makes a new one,
+begins it and tells it everything again. All randomness of `ask` comes from the generator passed in, which the campaign
+derives from its seed and the number of the ask. So the same tells and the same generator give the same proposal.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -31,11 +32,22 @@ class SpaceLike(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A cell to try, the operator that made it ("sample", "insert", ...) and the digests of what it was made from."""
+    """A cell to try, the operator that made it ("sample", "insert", ...) and the digests of what it was made from.
+
+    `steps` is how far to train it, None for the recipe's `steps`; the learning rate follows the whole recipe's
+    schedule all the same, so that less is the beginning of more. `continues` is the number of a trial of the same cell
+    and recipe that was trained less far: its checkpoint is carried on, with the result of a training straight through.
+    `recipe` holds changes to the task's recipe by field ("lr", "weight_decay", ...).
+
+    A cell is a duplicate only of a trial with the same `recipe` that was trained exactly as far.
+    """
 
     cell: Cell
     operator: str
     parents: tuple[str, ...] = ()
+    steps: int | None = None
+    continues: int | None = None
+    recipe: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,11 @@ class Observation:
     better, or None if there is none; `status` is "ok" or the class of the failure ("invalid", "diverged", "hopeless",
     "oom", "timeout", "infrastructure"). `trial` is the number of the trial. A `duplicate` computes what an earlier
     trial computes and was not trained: score, status and trial are those of the earlier one. A cell that was refused
-    for its warnings (`--lint strict`) was not trained either: its status is "refused" and its trial None.
+    for its warnings (`--lint strict`) or because it violates a constraint was not trained either: its status is
+    "refused" and its trial None (the number of the trial if the constraint is on what is measured).
+
+    `metrics` are those of `METRICS` that the campaign knows. `curve` holds (step, training loss), `steps` is how far
+    it was trained (or was to be, if it failed), `recipe` what the proposal changed in the recipe.
     """
 
     cell: Cell
@@ -57,6 +73,15 @@ class Observation:
     operator: str = "sample"
     parents: tuple[str, ...] = ()
     duplicate: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    curve: tuple[tuple[int, float], ...] = ()
+    steps: int | None = None
+    recipe: Mapping[str, Any] | None = field(default=None, hash=False)
+
+
+def whole(value: object) -> bool:
+    """Whether an option is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class Searcher(ABC):
@@ -66,15 +91,34 @@ class Searcher(ABC):
     """
 
     name: ClassVar[str] = ""
+    needs: tuple[str, ...] = ()
+    """Metrics that cost a measurement ("latency_us") and are to be in every observation."""
+    objectives: tuple[str, ...] = ("loss",)
+    """Those of `OBJECTIVES` that it minimises: what is shown of its runs is the Pareto front of them."""
 
     def __init__(self, space: SpaceLike) -> None:
         self.space = space
+        self.recipe: Mapping[str, Any] = {}
+
+    def begin(self, recipe: Mapping[str, Any]) -> None:
+        """Learn the task's training recipe ("steps", "lr", ...), once, before the first `ask` or `tell`.
+
+        Without a campaign around it, as in a replay of a table, a searcher may not be begun: `recipe` is then empty.
+        """
+        self.recipe = dict(recipe)
 
     @abstractmethod
     def ask(self, rng: np.random.Generator) -> Proposal | None:
         """The next cell to try, or None if there is nothing to propose until another trial ends, or ever.
 
         Changes nothing: what was asked and not yet told does not count.
+        """
+
+    def entered(self, proposal: Proposal, trial: int) -> None:  # noqa: B027 (most have no use for it)
+        """Take note that a proposal has become a trial, which will be told of when it ends.
+
+        For searchers that may not ask for the same thing twice meanwhile, or that want to know what is under way. It
+        is part of what was told: a campaign that is carried on repeats it, in the same order.
         """
 
     @abstractmethod

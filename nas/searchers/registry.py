@@ -18,6 +18,9 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
     {
         "random": "nas.searchers.random_search:RandomSearch",
         "evolution": "nas.searchers.evolution:Evolution",
+        "nsga2": "nas.searchers.nsga2:NSGA2",
+        "halving": "nas.searchers.halving:Halving",
+        "hyperband": "nas.searchers.halving:Hyperband",
     }
 )
 

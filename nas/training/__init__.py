@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nas.training.loop import evaluate as evaluate
     from nas.training.loop import learning_rate as learning_rate
     from nas.training.loop import train as train
+    from nas.training.metrics import measure_latency as measure_latency
+    from nas.training.metrics import static_metrics as static_metrics
     from nas.training.spec import TrialResult as TrialResult
     from nas.training.spec import TrialSpec as TrialSpec
     from nas.training.width import match_width as match_width
@@ -27,6 +29,8 @@ __getattr__, __dir__, __all__ = attach(
         "learning_rate": "nas.training.loop",
         "load_trained": "nas.training.checkpoint",
         "match_width": "nas.training.width",
+        "measure_latency": "nas.training.metrics",
+        "static_metrics": "nas.training.metrics",
         "train": "nas.training.loop",
         "trained_vocabulary": "nas.training.checkpoint",
     },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from safetensors.torch import load, save
@@ -14,6 +13,7 @@ from grammar import parse
 from nas.errors import TrainingError
 from nas.nn import Stack
 from nas.tasks import Task
+from nas.training.files import write_whole
 from nas.training.spec import TrialResult, TrialSpec
 
 SCHEMA = 1
@@ -38,8 +38,8 @@ def save_trained(folder: Path, model: nn.Module, spec: TrialSpec, task: Task, re
         "vocabulary": task.vocabulary,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    _write(folder / WEIGHTS, weights)
-    _write(folder / RECORD, json.dumps(record, indent=1).encode())
+    write_whole(folder / WEIGHTS, weights)
+    write_whole(folder / RECORD, json.dumps(record, indent=1).encode())
 
 
 def load_trained(folder: Path) -> tuple[Stack, TrialSpec, TrialResult]:
@@ -89,13 +89,3 @@ def build_model(spec: TrialSpec, width: int, *, inputs: int, outputs: int, embed
         backend=spec.backend,
         policy=spec.policy,
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write through to the disk under another name, then rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

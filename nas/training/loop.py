@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grammar import GrammarError, parse
 from nas.errors import BuildError, TaskError, TrainingError, TrialAborted
-from nas.nn import Stack, State, TreeModule, detach_state
-from nas.tasks import Recipe, Split, Task, load_task
+from nas.nn import Stack, TreeModule, detach_state
+from nas.tasks import Batch, Recipe, Split, Task, load_task
 from nas.training.checkpoint import build_model, save_trained
+from nas.training.snapshot import SNAPSHOT, Standing, load_snapshot, save_snapshot
 from nas.training.spec import Status, TrialResult, TrialSpec
 from nas.training.width import match_width, trainable
 
@@ -37,6 +38,8 @@ def train(
     on_progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     save_to: Path | None = None,
+    carry_on: Path | None = None,
+    snapshot_to: Path | None = None,
 ) -> TrialResult:
     """Train one cell as `spec` says and score it on the validation split, and on the test split if `test`.
 
@@ -44,8 +47,12 @@ def train(
     `should_stop()` is true the trial ends with TrialAborted; nothing else depends on a clock. A trial that ends "ok"
     is written to the folder `save_to` (see `load_trained`). The global random state is left as it was found.
 
+    `snapshot_to` is a folder for a snapshot of the training after its last step, `carry_on` one that has a snapshot of
+    the same trial at an earlier step: the result is that of the training straight through, to the last bit on a CPU.
+
     A cell that cannot be built with its width or budget gives a result with status "invalid". Raises TaskError for
-    the task and its data, TrainingError if the data are not those of the spec or there is no such device.
+    the task and its data, TrainingError if the data are not those of the spec, there is no such device, or the snapshot
+    is not one of this trial.
     """
     started = time.perf_counter()
     task, device = _task(spec), _device(spec)
@@ -65,7 +72,11 @@ def train(
         if task.causal and _sees_ahead(model, task):
             message = f"cell {cell.name} sees steps ahead, and task {task.name} asks for what comes next"
             return TrialResult("invalid", message=message, seconds=time.perf_counter() - started)
-        status, message, curve = _fit(model, task, spec.seed, on_progress, should_stop)
+        fit = _Fit(model, task, spec, carry_on)
+        start = fit.at.step
+        status, message, curve = fit.run(on_progress, should_stop)
+        if snapshot_to is not None and status == "ok":
+            save_snapshot(snapshot_to / SNAPSHOT, spec, model, fit.optimiser, fit.at)
         score = test_score = None
         if status == "ok":
             score = evaluate(model, task, "valid")
@@ -82,64 +93,82 @@ def train(
         steps=curve[-1][0],
         seconds=time.perf_counter() - started,
         message=message,
+        start=start,
     )
     if save_to is not None and status == "ok":
         save_trained(save_to, model, spec, task, result)
     return result
 
 
-def _fit(
-    model: nn.Module,
-    task: Task,
-    seed: int,
-    on_progress: Progress | None,
-    should_stop: Callable[[], bool] | None,
-) -> tuple[Status, str, Curve]:
-    """Take the recipe's steps, unless the loss says that there is no point. Returns status, message and curve."""
-    recipe, device = task.recipe, _device_of(model)
-    optimiser = _optimiser(model, recipe)
-    batches = task.train_batches(np.random.default_rng(seed))
-    every = max(1, recipe.steps // CURVE_POINTS)
-    curve: list[tuple[int, float]] = []
-    total, count = torch.zeros((), device=device), 0
-    state: State | None = None
-    carried = _carries(model)
-    model.train()
-    for step in range(1, recipe.steps + 1):
-        if should_stop is not None and should_stop():
-            raise TrialAborted(f"stopped after {step - 1} of {recipe.steps} steps")
+class _Fit:
+    """The steps of a trial: from the first one, or from a snapshot, to the last one."""
+
+    def __init__(self, model: nn.Module, task: Task, spec: TrialSpec, carry_on: Path | None) -> None:
+        self.model, self.task, self.spec = model, task, spec
+        self.optimiser = _optimiser(model, task.recipe)
+        self.at = Standing(0, [], torch.zeros((), device=_device_of(model)), 0, None)
+        if carry_on is not None:
+            self.at = load_snapshot(carry_on / SNAPSHOT, spec, model, self.optimiser)
+
+    def run(
+        self, on_progress: Progress | None, should_stop: Callable[[], bool] | None
+    ) -> tuple[Status, str, Curve]:
+        """Take the steps, unless the loss says that there is no point. Returns status, message and curve."""
+        task, at, last = self.task, self.at, self.spec.steps
+        batches = task.train_batches(np.random.default_rng(self.spec.seed))
+        for passed in range(at.step):
+            self._next(batches, passed + 1)
+        every = max(1, task.recipe.steps // CURVE_POINTS)
+        carried = _carries(self.model)
+        self.model.train()
+        for step in range(at.step + 1, last + 1):
+            if should_stop is not None and should_stop():
+                raise TrialAborted(f"stopped after {step - 1} of {last} steps")
+            loss, answers = self._step(self._next(batches, step), step, carried)
+            at.step, at.total, at.count = step, at.total + loss, at.count + answers
+            if step % every and step < last:
+                continue
+            mean = float(at.total) / at.count
+            curve = (*at.curve, (step, mean))
+            if step % every == 0 or step == task.recipe.steps:  # else a longer trial has no entry here
+                at.total, at.count, at.curve = torch.zeros_like(at.total), 0, list(curve)
+            if on_progress is not None:
+                on_progress(step, mean)
+            if not math.isfinite(mean):
+                return "diverged", f"training loss is {mean} by step {step}", curve
+            if self._hopeless(step, mean):
+                trivial = f"the trivial answer has {task.trivial_loss:.4g}"
+                return "hopeless", f"training loss is {mean:.4g} at step {step}, {trivial}", curve
+        return "ok", "", tuple(at.curve) if not at.count else (*at.curve, (last, float(at.total) / at.count))
+
+    def _next(self, batches: Iterator[Batch], step: int) -> Batch:
         batch = next(batches, None)
         if batch is None:
-            raise TaskError(f"task {task.name} ran out of training batches at step {step}: they must not end")
-        batch = batch.to(device)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, recipe)
-        with _precision(device):
-            before = detach_state(state) if carried and state is not None and not batch.fresh else None
-            logits, state = model(**batch.inputs(), state=before)
-            loss, answers = task.loss(logits, batch)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss / answers)
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimiser.step()
-
-        total, count = total + loss.detach(), count + answers
-        if step % every and step < recipe.steps:
-            continue
-        mean = float(total) / count
-        total, count = torch.zeros_like(total), 0
-        curve.append((step, mean))
-        if on_progress is not None:
-            on_progress(step, mean)
-        if not math.isfinite(mean):
-            return "diverged", f"training loss is {mean} by step {step}", tuple(curve)
-        late = step >= max(HOPELESS_AFTER * recipe.steps, HOPELESS_LEAST_STEPS)
-        if late and mean > HOPELESS_ABOVE * task.trivial_loss:
-            reason = (
-                f"training loss is {mean:.4g} at step {step}, the trivial answer has {task.trivial_loss:.4g}"
+            raise TaskError(
+                f"task {self.task.name} ran out of training batches at step {step}: they must not end"
             )
-            return "hopeless", reason, tuple(curve)
-    return "ok", "", tuple(curve)
+        return batch
+
+    def _step(self, batch: Batch, step: int, carried: bool) -> tuple[Tensor, int]:
+        """One step of the optimiser; the sum of the losses, detached, and the number of answers."""
+        at, recipe, device = self.at, self.task.recipe, _device_of(self.model)
+        batch = batch.to(device)
+        rate = learning_rate(step, recipe)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with _precision(device):
+            before = detach_state(at.state) if carried and at.state is not None and not batch.fresh else None
+            logits, at.state = self.model(**batch.inputs(), state=before)
+            loss, answers = self.task.loss(logits, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss / answers)
+        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimiser.step()
+        return loss.detach(), answers
+
+    def _hopeless(self, step: int, mean: float) -> bool:
+        late = step >= max(HOPELESS_AFTER * self.task.recipe.steps, HOPELESS_LEAST_STEPS)
+        return late and mean > HOPELESS_ABOVE * self.task.trivial_loss
 
 
 def evaluate(model: nn.Module, task: Task, split: Split) -> float:

@@ -22,7 +22,8 @@ class TrialSpec:
     `cell` is the text that is trained. `params` is the budget of trainable parameters that the width is matched to;
     `width` sets the width itself; with neither, the budget is the task's default. `data_digest` is that of the data
     the trial is meant for ("" trusts what is found). `device` is "cpu" or "cuda". `policy` is that of a tree cell
-    (None: "given", the parse that the task has).
+    (None: "given", the parse that the task has). `until` is the step to stop after, None for the recipe's last: the
+    learning rate is that of the whole recipe at each step, so that a shorter trial is the beginning of a longer one.
     """
 
     cell: str
@@ -38,20 +39,25 @@ class TrialSpec:
     device: Device = "cpu"
     backend: str = "auto"
     policy: str | None = None
+    until: int | None = None
 
     def __post_init__(self) -> None:
         if self.params is not None and self.width is not None:
             raise TrainingError(
                 f"trial: give params or width, not both; got params={self.params}, width={self.width}"
             )
-        for name, least in (("params", 1), ("width", 1), ("heads", 1), ("seed", 0)):
+        for name, least in (("params", 1), ("width", 1), ("heads", 1), ("seed", 0), ("until", 1)):
             value = getattr(self, name)
-            if value is None and name in ("params", "width"):
+            if value is None and name in ("params", "width", "until"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise TrainingError(
                     f"trial: {name} must be a whole number of at least {least}, got {value!r}"
                 )
+        if self.until is not None and self.until > self.recipe.steps:
+            raise TrainingError(
+                f"trial: until must be at most the recipe's {self.recipe.steps} steps, got {self.until}"
+            )
         if self.width is not None and self.width % self.heads:
             raise TrainingError(
                 f"trial: width must be a multiple of heads, got width={self.width}, heads={self.heads}"
@@ -62,6 +68,11 @@ class TrialSpec:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return dataclasses.asdict(self)
+
+    @property
+    def steps(self) -> int:
+        """How many steps are taken."""
+        return self.recipe.steps if self.until is None else self.until
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialSpec:
@@ -84,7 +95,8 @@ class TrialResult:
     - "hopeless": after a third of the steps the loss was still above that of the trivial answer.
 
     `curve` holds (step, mean training loss per answer since the entry before it); `params` is the exact number of
-    trainable parameters; `seconds` of wall-clock time are for information and the only field that varies.
+    trainable parameters. For information only: `seconds` of wall-clock time, and `start`, the step that a snapshot was
+    carried on from (0 without one); neither has a part in what came of it.
     """
 
     status: Status
@@ -96,6 +108,7 @@ class TrialResult:
     steps: int = 0
     seconds: float = 0.0
     message: str = ""
+    start: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a loss that is not finite becomes None."""
