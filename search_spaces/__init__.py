@@ -14,4 +14,5 @@ from search_spaces.relaxing import Relaxed as Relaxed
 from search_spaces.rules import Limits as Limits
 from search_spaces.sketch_space import SketchSpace as SketchSpace
 from search_spaces.space import Space as Space
+from search_spaces.unrolling import unroll as unroll
 from search_spaces.varied import Variation as Variation

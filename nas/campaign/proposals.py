@@ -26,6 +26,11 @@ def enter(
     SearchError for a proposal that makes no sense: the searcher is wrong then.
     """
     cell = proposal.cell
+    if proposal.supernet is not None:
+        about = {"text": cell.one_line, "digest": cell.digest, "canonical": cell.canonical().one_line}
+        made = {"operator": proposal.operator, "parents": list(proposal.parents)}
+        more = {"supernet": dict(proposal.supernet), "trial": len(run.trials)}
+        return "ask", {"ask": run.asks, **about, **made, **more}
     until, recipe = _training(run, proposal)
     source = _continued(run, proposal, until, recipe)
     how = {"until": until, "continues": proposal.continues, "recipe": recipe}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nas.supernet.selection import Scored as Scored
     from nas.supernet.training import SupernetResult as SupernetResult
     from nas.supernet.training import train_supernet as train_supernet
+    from nas.supernet.training import train_trial as train_trial
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -25,5 +26,6 @@ __getattr__, __dir__, __all__ = attach(
         "SupernetOptions": "nas.supernet.options",
         "SupernetResult": "nas.supernet.training",
         "train_supernet": "nas.supernet.training",
+        "train_trial": "nas.supernet.training",
     },
 )

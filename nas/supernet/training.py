@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from nas.supernet.selection import Scored, candidates, perturbed
 from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
 from nas.tasks import Task, load_task
 from nas.training import TrialResult, TrialSpec, learning_rate, match_width
-from search_spaces import Relaxed, SpaceError
+from search_spaces import Relaxed, SpaceError, read_space
 
 CURVE_POINTS = 40
 _STREAMS = 7
@@ -44,6 +45,35 @@ class SupernetResult:
     found: tuple[Scored, ...] = ()
     probabilities: tuple[tuple[float, ...], ...] = ()
     spent: float | None = None
+
+
+def train_trial(
+    spec: TrialSpec,
+    *,
+    test: bool = False,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrialResult:
+    """Train the supernet that `spec.supernet` describes, as a trial of a campaign, with what it gave as `found`.
+
+    It has "sketch" (a text), "options" (fields of SupernetOptions) and "space" (a text, or None): only members of the
+    space are handed over. `spec.cell` is not looked at, and the test split never.
+    """
+    assert spec.supernet is not None
+    text = spec.supernet.get("space")
+    space = None if text is None else read_space(text)
+    result = train_supernet(
+        spec.replace(cell=spec.supernet["sketch"]),
+        SupernetOptions.from_dict(spec.supernet["options"]),
+        accept=lambda cell: space is None or cell in space,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    found = tuple(
+        {name: value for name, value in dataclasses.asdict(s).items() if value is not None}
+        for s in result.found
+    )
+    return dataclasses.replace(result.trial, found=found)
 
 
 def train_supernet(
@@ -106,7 +136,8 @@ class _Search:
         typical = relaxed.derived(relaxed.template.complete({}, np.random.default_rng(0)))
         self.width = spec.width or match_width(typical, task, budget, spec.heads, recipe.num_layers)[0]
         sizes = Sizes.of(self.width, self.width, spec.heads)
-        check_memory(relaxed, sizes, recipe, options.memory_gb)
+        mixed = options.method in ("darts", "darts2")
+        check_memory(relaxed, sizes, recipe, options.memory_gb, None if mixed else typical)
         self.net = Supernet(
             relaxed,
             task.inputs,
@@ -116,7 +147,7 @@ class _Search:
             heads=spec.heads,
             dropout=recipe.dropout,
             embed=task.embed,
-            backend=options.backend,
+            backend=options.backend if mixed or options.selection == "perturbation" else "reference",
             policy=spec.policy,
         ).to(device)
         wanted = options.cost_weight > 0 or options.cost_limit is not None
