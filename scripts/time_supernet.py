@@ -1,4 +1,4 @@
-"""How much longer the mixture of a space of sketches takes, forward and backward, than a cell of it on the same backend.
+"""How much longer the mixture of a space of sketches takes, forward and backward, than a cell of it, on one backend.
 
     python scripts/time_supernet.py                              # darts_rnn, H=300, B=64, T=35: the sizes of DARTS
     python scripts/time_supernet.py --backend reference --repeats 5
@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def main() -> None:
         args.json.write_text(json.dumps(rows, indent=1))
 
 
-def time_backend(args: argparse.Namespace, backend: str) -> list[dict[str, object]]:
+def time_backend(args: argparse.Namespace, backend: str) -> list[dict[str, Any]]:
     """The rows of one backend: the discrete cell and both mixtures."""
     space = load_space(args.space)
     assert isinstance(space, SketchSpace), f"{args.space} is no space of sketches"

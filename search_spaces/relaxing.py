@@ -150,7 +150,10 @@ class Relaxed:
         _refuse_fresh(sketch.statements, sketch.name)
         places = Places(sketch.statements)
         self._taken = {
-            str(node.attr("share")) for e in places.equations.values() for node in e.expr.walk() if node.attr("share")
+            str(node.attr("share"))
+            for e in places.equations.values()
+            for node in e.expr.walk()
+            if node.attr("share")
         }
         exprs = {p: self._label(e.expr, e) for p, e in places.equations.items()}
         return _sketch_of(sketch, rebuilt(sketch.statements, exprs))

@@ -1,4 +1,4 @@
-"""A space of rules as sketches: its derivations down to a bounded depth, with one choice for each place and nonterminal.
+"""A space of rules as sketches: its derivations to a bounded depth, with one choice for each place and nonterminal.
 
 A place is a path of holes from the root of an equation, whatever the productions on the way: what `tanh(vec)` and
 `relu(vec)` apply to is one place, so the two share all that stands below, weights included, as the operations of a
@@ -11,8 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
-from grammar import Expr, GrammarError, Let, Out, Sketch, State, Statement, X, choice, parse_sketch, ref
-from grammar import show_state, show_statement
+from grammar import (
+    Expr,
+    GrammarError,
+    Let,
+    Out,
+    Sketch,
+    State,
+    Statement,
+    X,
+    choice,
+    parse_sketch,
+    ref,
+    show_state,
+    show_statement,
+)
 from search_spaces.derivation import OUT
 from search_spaces.errors import SpaceError
 from search_spaces.grammar_space import GrammarSpace
@@ -41,7 +54,9 @@ def unroll(space: GrammarSpace, depth: int = 3) -> tuple[Sketch, ...]:
     counts = product(*(range(line.least, line.most + 1) for line in rules.states))
     most = rules.limits.states
     wanted = [n for n in counts if sum(n) and (most is None or sum(n) <= most)]
-    made = [_Unrolled(space.name, rules, n, depth).sketch() for n in sorted(wanted, key=lambda n: (-sum(n), n))]
+    made = [
+        _Unrolled(space.name, rules, n, depth).sketch() for n in sorted(wanted, key=lambda n: (-sum(n), n))
+    ]
     found = tuple(sketch for sketch in made if sketch is not None)
     if not found:
         raise SpaceError(f"space {space.name} has no derivation of depth {depth} without helper names")
@@ -114,7 +129,9 @@ class _Unrolled:
     def _need(self, production: Production, least: dict[str, float]) -> float:
         if any(h.rule is None and not self._names(h.tag) for h in production.holes):
             return float("inf")
-        return max([production.depth, *(h.depth + least[h.rule] for h in production.holes if h.rule is not None)])
+        return max(
+            [production.depth, *(h.depth + least[h.rule] for h in production.holes if h.rule is not None)]
+        )
 
     # -- expressions ----------------------------------------------------------------------------
 
@@ -138,7 +155,9 @@ class _Unrolled:
         for production in rule.productions:
             if self._need(production, self.least) > level:
                 continue
-            holes = [list(self._hole((*place, i), h, level - h.depth)) for i, h in enumerate(production.holes)]
+            holes = [
+                list(self._hole((*place, i), h, level - h.depth)) for i, h in enumerate(production.holes)
+            ]
             for values in product(*holes):
                 weight = production.weight
                 for _, share in values:
@@ -146,9 +165,7 @@ class _Unrolled:
                 filled = [value if len(value) != 1 else value[0] for value, _ in values]
                 yield tuple(e for item in production.items for e in fill(item, filled)), weight
 
-    def _hole(
-        self, place: tuple[int, ...], hole: Hole, level: int
-    ) -> Iterator[tuple[_Operands, float]]:
+    def _hole(self, place: tuple[int, ...], hole: Hole, level: int) -> Iterator[tuple[_Operands, float]]:
         """What fills a hole: one expression, or one of several lists of operands, with their probabilities."""
         if hole.rule is None:
             names = self._names(hole.tag)
@@ -179,4 +196,3 @@ class _Unrolled:
                 f"space {self.name} unrolled to depth {self.depth} has more than {MOST_OPTIONS:,} options; "
                 "use a smaller depth"
             )
-

@@ -428,7 +428,16 @@ def _finite(score: float | None) -> bool:
 
 def _outcome(result: TrialResult) -> dict[str, Any]:
     values = result.to_dict()
-    names = ("score", "curve", "params", "width", "steps", "start", "seconds", *(("found",) if result.found else ()))
+    names = (
+        "score",
+        "curve",
+        "params",
+        "width",
+        "steps",
+        "start",
+        "seconds",
+        *(("found",) if result.found else ()),
+    )
     return {name: values[name] for name in names}
 
 

@@ -55,7 +55,7 @@ class TrialRecord:
     start: int = 0
     """The step from which it was trained: that of a snapshot, 0 without one."""
     supernet: Mapping[str, Any] | None = None
-    """Where it is no cell that is trained but a supernet: its sketch, seed and options. Its status ends as "supernet"."""
+    """Where it is no cell that is trained but a supernet: its sketch, seed and options. It ends as "supernet"."""
     found: tuple[Mapping[str, Any], ...] = ()
     """The cells that a supernet gave, as `nas.training.TrialResult` has them."""
 

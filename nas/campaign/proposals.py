@@ -27,10 +27,16 @@ def enter(
     """
     cell = proposal.cell
     if proposal.supernet is not None:
-        about = {"text": cell.one_line, "digest": cell.digest, "canonical": cell.canonical().one_line}
-        made = {"operator": proposal.operator, "parents": list(proposal.parents)}
-        more = {"supernet": dict(proposal.supernet), "trial": len(run.trials)}
-        return "ask", {"ask": run.asks, **about, **made, **more}
+        return "ask", {
+            "ask": run.asks,
+            "text": cell.one_line,
+            "digest": cell.digest,
+            "canonical": cell.canonical().one_line,
+            "operator": proposal.operator,
+            "parents": list(proposal.parents),
+            "supernet": dict(proposal.supernet),
+            "trial": len(run.trials),
+        }
     until, recipe = _training(run, proposal)
     source = _continued(run, proposal, until, recipe)
     how = {"until": until, "continues": proposal.continues, "recipe": recipe}

@@ -29,8 +29,8 @@ class OneShot(Searcher):
     is proposed in its order, the selected cell first. A space of several sketches takes them in turn; a space of rules
     is unrolled (`depth`, see `search_spaces.unroll`). Once supernets give nothing new the space is sampled.
 
-    The other options are those of `nas.supernet.SupernetOptions`; for a space of rules, whose mixture is large, `method`
-    is "uniform" by default.
+    The other options are those of `nas.supernet.SupernetOptions`; for a space of rules, whose mixture is large,
+    `method` is "uniform" by default.
     """
 
     name = "oneshot"

@@ -61,7 +61,9 @@ class Architecture(nn.Module):
         """
         soft, drawn = [], {}
         for hole, z in enumerate(self.logits):
-            noise = torch.tensor(-np.log(-np.log(rng.uniform(_TINY, 1.0, len(z)))), dtype=z.dtype, device=z.device)
+            noise = torch.tensor(
+                -np.log(-np.log(rng.uniform(_TINY, 1.0, len(z)))), dtype=z.dtype, device=z.device
+            )
             soft.append(F.softmax((F.log_softmax(z, -1) + noise) / temperature, -1))
             drawn[hole] = int(soft[-1].argmax())
         picks = self.relaxed.template.complete(drawn, rng)
@@ -70,7 +72,7 @@ class Architecture(nn.Module):
             hard = torch.zeros_like(p)
             if hole in picks:
                 hard[picks[hole]] = 1.0
-                hard = hard + p - p.detach()
+                hard = hard + (p - p.detach())  # exactly 0 is added
             gates.append(hard)
         return picks, gates
 
@@ -92,7 +94,7 @@ class Architecture(nn.Module):
         return sum(float(F.log_softmax(self.logits[i].detach(), -1)[k]) for i, k in picks.items())
 
     def fix(self, hole: int, option: int) -> None:
-        """Make an option of a hole certain, until `restore`; `project` leaves it so. It must be one that `affords` allows."""
+        """Make an option of a hole certain, until `restore`, also for `project`; it is one that `affords` allows."""
         self._fixed[hole] = option
         with torch.no_grad():
             self.logits[hole].fill_(-30.0)
@@ -172,11 +174,12 @@ class Architecture(nn.Module):
         return found
 
     def _cheap(self, rng: np.random.Generator) -> dict[int, int]:
-        assert self.cost is not None and self.limit is not None
+        assert self.cost is not None
+        assert self.limit is not None
         best: dict[int, int] | None = None
         complete = self.relaxed.template.complete
         for start in range(4):
-            first = {i: 0 for i in range(len(self.logits))} if start == 0 else {}
+            first = dict.fromkeys(range(len(self.logits)), 0) if start == 0 else {}
             found = self.cost.cheapest(complete(first, rng), lambda picks: complete(picks, rng))
             if best is None or self.cost.of(found) < self.cost.of(best):
                 best = found
@@ -191,9 +194,7 @@ class Architecture(nn.Module):
         return whole
 
     def _one_hot(self, picks: Picks) -> list[Tensor]:
-        return [
-            F.one_hot(torch.tensor(picks[i]), len(z)).to(z.dtype) for i, z in enumerate(self.logits)
-        ]
+        return [F.one_hot(torch.tensor(picks[i]), len(z)).to(z.dtype) for i, z in enumerate(self.logits)]
 
     def _towards(self, now: Sequence[Tensor], share: float) -> list[Tensor]:
         assert self.cheap is not None

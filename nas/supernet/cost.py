@@ -47,7 +47,9 @@ class Cost:
         key = tuple(sorted(picks.items()))
         if key not in self._known:
             facts = analyse(self.relaxed.derived(picks))
-            self._known[key] = float(self.sizes.at(facts.parameters if self.kind == "params" else facts.flops))
+            self._known[key] = float(
+                self.sizes.at(facts.parameters if self.kind == "params" else facts.flops)
+            )
         return self._known[key]
 
     def expected(self, probabilities: Sequence[Tensor]) -> Tensor:
@@ -105,7 +107,9 @@ class Cost:
                 (sum(self._size(spec) for spec in graph.weights[weight].specs), tuple(used))
                 for weight, used in nodes.items()
             ]
-            learned = [s.type.width * (2 if s.type.is_complex else 1) for s in graph.states if s.init == "learned"]
+            learned = [
+                s.type.width * (2 if s.type.is_complex else 1) for s in graph.states if s.init == "learned"
+            ]
             return prices + [(float(self.sizes.at(width)), (graph.out,)) for width in learned]
         moving: set[int] = set()
         prices = []

@@ -44,7 +44,7 @@ def check_memory(
         raise BuildError(
             f"the supernet of {relaxed.sketch.name} would take about {need / 1e9:.1f} GB at width {sizes.hidden_size}, "
             f"batches of {recipe.batch_size} and {recipe.sequence_length} steps: more than memory_gb={limit_gb:g}. "
-            "Use a smaller budget of parameters or batch, a smaller depth, lift=no, a method that runs one path at a time "
+            "Use fewer parameters or a smaller batch, a smaller depth, lift=no, a method that runs one path at a time "
             "(gdas, uniform), or more memory_gb"
         )
     return need

@@ -69,7 +69,7 @@ class Supernet(nn.Module):
         tree: Tensor | None = None,
         arrays: Arrays | None = None,
     ) -> tuple[Tensor, State]:
-        """The mixture. `arrays` stand in for parameters of `stack` by name, for gradients through a step of training."""
+        """The mixture. `arrays` stand in for parameters of `stack` by name, for gradients through a training step."""
         self._check(gates)
         given = {**(arrays or {}), **self._gates(self.stack, gates)}
         return self._call(self.stack, given, x, lengths, state, tree)
@@ -83,10 +83,12 @@ class Supernet(nn.Module):
         tree: Tensor | None = None,
         gates: Gates | None = None,
     ) -> tuple[Tensor, State]:
-        """The cell with these options. With `gates` each chosen option is multiplied by its gate, so that it gets a gradient."""
+        """The cell with these options. With `gates` each chosen option is multiplied by its gate, for its gradient."""
         shell = self.path(picks, gated=gates is not None)
         own = self.arrays()
-        given = {name: own[name] for name, _ in (*shell.named_parameters(), *shell.named_buffers()) if name in own}
+        given = {
+            name: own[name] for name, _ in (*shell.named_parameters(), *shell.named_buffers()) if name in own
+        }
         if gates is not None:
             self._check(gates)
             given |= self._gates(shell, gates)
@@ -138,7 +140,9 @@ class Supernet(nn.Module):
     def _gates(self, stack: Stack, gates: Gates) -> dict[str, Tensor]:
         """The gates as arrays of a stack: one number for all heads, the same in every layer."""
         found = {}
-        names = {f"{name}.w": (i, k) for i, hole in enumerate(self.relaxed.gates) for k, name in enumerate(hole)}
+        names = {
+            f"{name}.w": (i, k) for i, hole in enumerate(self.relaxed.gates) for k, name in enumerate(hole)
+        }
         for name, _ in stack.named_buffers():
             at = names.get(".".join(name.split(".")[-2:]))
             if at is not None:
@@ -153,7 +157,7 @@ class Supernet(nn.Module):
     @staticmethod
     def _own_name(name: str, roles: Mapping[str, str]) -> str:
         """The name in the mixture's stack of an array of a derived cell's stack."""
-        head, dot, array = name.rpartition(".")
+        head, _, array = name.rpartition(".")
         before, _, site = head.rpartition(".")
         role = roles.get(f"{site}.{array}")
         return name if role is None or not before.startswith("cell.") else f"{before}.{role}"

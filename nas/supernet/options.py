@@ -67,7 +67,13 @@ class SupernetOptions:
         _one_of("cost", self.cost, COSTS)
         if self.select is not None:
             _one_of("select", self.select, SELECTIONS)
-        for name, least in (("candidates", 0), ("keep", 0), ("score_batches", 1), ("tune_steps", 0), ("depth", 1)):
+        for name, least in (
+            ("candidates", 0),
+            ("keep", 0),
+            ("score_batches", 1),
+            ("tune_steps", 0),
+            ("depth", 1),
+        ):
             _whole(name, getattr(self, name), least)
         if self.steps is not None:
             _whole("steps", self.steps, 1)

@@ -1,4 +1,4 @@
-"""Cells out of a trained supernet: scored with the shared weights, or chosen by what the supernet loses without them."""
+"""Cells out of a trained supernet: scored with the shared weights, or chosen by what it loses without their options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas.supernet.options import SupernetOptions
 from nas.tasks import Task
 
 _MOST_DRAWS = 20
-"""Times the number of candidates that are drawn before there are fewer: a sketch may have few cells, or few that fit."""
+"""Times the number of candidates that are drawn at most: a sketch may have few cells, or few that are accepted."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,16 @@ class Scored:
 def score_path(net: Supernet, task: Task, picks: Picks, batches: int) -> float:
     """The score of a path with the shared weights on the first validation batches; lower is better."""
     names = net.state_names(picks)
-    return _score(net, task, batches, lambda inputs, state: net.run(picks, **inputs, state=state), bool(names))
+    return _score(
+        net, task, batches, lambda inputs, state: net.run(picks, **inputs, state=state), bool(names)
+    )
 
 
 def score_mixture(net: Supernet, task: Task, gates: Sequence[Tensor], batches: int) -> float:
     """The mean loss of the mixture there, for an error rate too: perturbations want what is smooth."""
-    return _score(net, task, batches, lambda inputs, state: net.mix(gates, **inputs, state=state), True, smooth=True)
+    return _score(
+        net, task, batches, lambda inputs, state: net.mix(gates, **inputs, state=state), True, smooth=True
+    )
 
 
 def _score(
@@ -125,6 +129,8 @@ def perturbed(
             without[option] = 0.0
             gates = [*now[:hole], without / without.sum().clamp(min=1e-12), *now[hole + 1 :]]
             losses.append(score_mixture(net, task, gates, options.score_batches))
-        order = sorted(range(len(losses)), key=lambda k: (-losses[k] if np.isfinite(losses[k]) else -np.inf, k))
+        order = sorted(
+            range(len(losses)), key=lambda k: (-losses[k] if np.isfinite(losses[k]) else -np.inf, k)
+        )
         architecture.fix(hole, next(k for k in order if architecture.affords(hole, k)))
         tune(options.tune_steps)

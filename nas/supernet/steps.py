@@ -47,7 +47,12 @@ class Stream:
 
 
 def mixture_loss(
-    net: Supernet, task: Task, gates: Gates, batch: Batch, state: State | None = None, arrays: Arrays | None = None
+    net: Supernet,
+    task: Task,
+    gates: Gates,
+    batch: Batch,
+    state: State | None = None,
+    arrays: Arrays | None = None,
 ) -> tuple[Tensor, State]:
     """Mean loss [] of the mixture on a batch, and the final state."""
     logits, after = net.mix(gates, **batch.inputs(), state=state, arrays=arrays)  # type: ignore[arg-type]
@@ -56,7 +61,12 @@ def mixture_loss(
 
 
 def path_loss(
-    net: Supernet, task: Task, picks: Picks, batch: Batch, state: State | None = None, gates: Gates | None = None
+    net: Supernet,
+    task: Task,
+    picks: Picks,
+    batch: Batch,
+    state: State | None = None,
+    gates: Gates | None = None,
 ) -> tuple[Tensor, State]:
     """The same of one path."""
     logits, after = net.run(picks, **batch.inputs(), state=state, gates=gates)  # type: ignore[arg-type]
@@ -66,8 +76,15 @@ def path_loss(
 
 def first_order(loss: Tensor, logits: Sequence[Tensor]) -> list[Tensor]:
     """The gradient of a loss by the logits, the weights taken as they are."""
-    found = torch.autograd.grad(loss, list(logits), allow_unused=True)
-    return [torch.zeros_like(z) if g is None else g for g, z in zip(found, logits, strict=True)]
+    return gradients(loss, logits)
+
+
+def gradients(loss: Tensor, inputs: Sequence[Tensor], keep: bool = False) -> list[Tensor]:
+    """The gradient of a loss by each input, 0 where it does not depend on it; `keep` leaves the graph for another."""
+    found = torch.autograd.grad(
+        loss, list(inputs), allow_unused=True, materialize_grads=True, retain_graph=keep
+    )
+    return list(found)
 
 
 def second_order(
@@ -92,13 +109,11 @@ def second_order(
 
     def by_logits(arrays: Arrays) -> list[Tensor]:
         loss = mixture_loss(net, task, gates, train[0], train[1], arrays)[0]
-        found = torch.autograd.grad(loss, list(logits), allow_unused=True, retain_graph=True)
-        return [torch.zeros_like(z) if g is None else g for g, z in zip(found, logits, strict=True)]
+        return gradients(loss, logits, keep=True)
 
     fixed = [g.detach() for g in gates]
     loss = mixture_loss(net, task, fixed, *train)[0]
-    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    step = [torch.zeros_like(p) if g is None else g for g, p in zip(found, weights.values(), strict=True)]
+    step = gradients(loss, list(weights.values()))
     norm = torch.sqrt(sum((g.square().sum() for g in step), torch.zeros(())))
     share = 1.0 if clip is None else float(torch.clamp(clip / (norm + 1e-6), max=1.0))
     ahead = {
@@ -106,9 +121,7 @@ def second_order(
         for (name, p), g in zip(own.items(), step, strict=True)
     }
     loss = mixture_loss(net, task, gates, valid[0], valid[1], ahead)[0]
-    inputs = [*logits, *ahead.values()]
-    grads = torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=True)
-    whole = [torch.zeros_like(t) if g is None else g for g, t in zip(grads, inputs, strict=True)]
+    whole = gradients(loss, [*logits, *ahead.values()], keep=True)
     direct, along = whole[: len(logits)], whole[len(logits) :]
     radius = RADIUS / float(torch.sqrt(sum((v.square().sum() for v in along), torch.zeros(())) + 1e-24))
     there = by_logits({n: p + radius * v for (n, p), v in zip(own.items(), along, strict=True)})

@@ -152,7 +152,9 @@ class _Search:
         ).to(device)
         wanted = options.cost_weight > 0 or options.cost_limit is not None
         self.cost = Cost(relaxed, sizes, options.cost) if wanted else None
-        self.typical = self.cost.of(relaxed.template.complete({}, np.random.default_rng(0))) if self.cost else 1.0
+        self.typical = (
+            self.cost.of(relaxed.template.complete({}, np.random.default_rng(0))) if self.cost else 1.0
+        )
         self.architecture = Architecture(relaxed, self.rng, self.cost, options.cost_limit).to(device)
         self.steps = options.steps or recipe.steps
         self.rate = options.lr or recipe.lr
@@ -172,9 +174,7 @@ class _Search:
 
     # -- training -------------------------------------------------------------------------------
 
-    def train(
-        self, on_progress: Progress | None, should_stop: Callable[[], bool] | None
-    ) -> tuple[str, str]:
+    def train(self, on_progress: Progress | None, should_stop: Callable[[], bool] | None) -> tuple[str, str]:
         """Take all steps. Returns status and message."""
         every = max(1, self.steps // CURVE_POINTS)
         total = 0.0
@@ -221,7 +221,9 @@ class _Search:
         else:
             uniform = self.options.method == "uniform"
             if uniform:
-                picks = self.architecture.sample(self.rng, uniform=self.cost is None or self.options.cost_limit is None)
+                picks = self.architecture.sample(
+                    self.rng, uniform=self.cost is None or self.options.cost_limit is None
+                )
             else:
                 picks = self.architecture.gumbel(self.rng, self._temperature(step))[0]
             names = self.net.state_names(picks)
@@ -272,9 +274,7 @@ class _Search:
         if self.options.selection != "sampled":
             chosen = self.architecture.likeliest(self.rng)
         self.architecture.restore(before)  # the others are drawn from what was learned
-        return candidates(
-            self.net, self.architecture, self.task, self.options, self.rng, chosen, self.accept
-        )
+        return candidates(self.net, self.architecture, self.task, self.options, self.rng, chosen, self.accept)
 
     def _tune(self, steps: int) -> None:
         """Steps of the shared weights in the mixture as it is now."""
@@ -289,4 +289,3 @@ class _Search:
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.net.stack.parameters(), self.schedule.clip)
             self.weights.step()
-
