@@ -17,7 +17,7 @@ SEEDS = 1 << 31
 DRY = 2
 """Supernets in a row that gave nothing new, after which the space is sampled."""
 FAILED = 3
-"""Supernets in a row that failed, after which there are no more."""
+"""Supernets in a row that failed, after which the space is sampled too."""
 TRIES = 200
 
 
@@ -27,7 +27,7 @@ class OneShot(Searcher):
     While no cell waits to be proposed, a supernet over a sketch of the space is: at most `supernets` of them (None: as
     many as the budget has room for), each with a seed of its own, so that two workers begin with two. What each gives
     is proposed in its order, the selected cell first. A space of several sketches takes them in turn; a space of rules
-    is unrolled (`depth`, see `search_spaces.unroll`). Once supernets give nothing new the space is sampled.
+    is unrolled (`depth`, see `search_spaces.unroll`). Once supernets fail or give nothing new the space is sampled.
 
     The other options are those of `nas.supernet.SupernetOptions`; for a space of rules, whose mixture is large,
     `method` is "uniform" by default.
@@ -58,8 +58,6 @@ class OneShot(Searcher):
         for digest, proposal in self._found.items():
             if digest not in self._known:
                 return proposal
-        if self._failed >= FAILED and not self._found:
-            return None
         if self._dry >= DRY or self._failed >= FAILED:
             return self._sample(rng)
         if self.supernets is not None and self._entered >= self.supernets:
