@@ -16,7 +16,7 @@ from grammar.printer import show_tree
 from grammar.syntax import State, Statement
 from grammar.types import SEQ
 
-DIGEST_VERSION = 2  # raised when the canonical form of any cell changes; golden digests guard it
+DIGEST_VERSION = 3  # raised when the canonical form of any cell changes; golden digests guard it
 
 
 class _Text:

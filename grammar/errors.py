@@ -74,7 +74,10 @@ class CellBuildError(GrammarError):
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'tanh'?` for the nearest of `known`, or an empty string."""
-    near = difflib.get_close_matches(name, sorted(set(known)), n=2, cutoff=0.6)
+    names = {n.casefold(): n for n in sorted(set(known), reverse=True)}
+    near = [names[n] for n in difflib.get_close_matches(name.casefold(), sorted(names), n=2, cutoff=0.6)]
+    if near and near[0].casefold() == name.casefold():
+        del near[1:]
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 

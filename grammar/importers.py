@@ -235,8 +235,10 @@ class _DartsReader:
         if len(graph.states) != 1 or graph.out != graph.next[0] or graph.states[0].init != 0.0:
             raise ImportFormatError("a DARTS cell has one state from 0, and emits its new value")
         root = graph.nodes[graph.out]
-        concat = self._addends(root.args[0] if root.op == "div" else graph.out)
-        if root.op == "div" and graph.nodes[root.args[1]].attr("value") != float(len(concat)):
+        # a simplified mean is a sum times a number
+        parts = sorted(root.args, key=lambda a: graph.nodes[a].op == "num") if root.op == "mul" else []
+        concat = self._addends(parts[0] if parts else graph.out)
+        if parts and graph.nodes[parts[1]].attr("value") != 1 / len(concat):
             raise ImportFormatError(f"the output is the mean of {len(concat)} nodes")
         for index in sorted(graph.reachable([graph.out])):
             if graph.nodes[index].op == "lerp":

@@ -9,221 +9,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import networkx as nx
 import numpy as np
 
+from grammar import lints_flow
 from grammar.analysis import Component, analyse
 from grammar.cell import Cell
-from grammar.graph import Graph, Node
+from grammar.graph import Node
 from grammar.intervals import UNIT
+from grammar.lint_facts import Facts
+from grammar.lint_facts import Lint as Lint
 from grammar.ops import OPS
-from grammar.printer import show_expr
 from grammar.ranges import Ranges
-from grammar.simplify import simplify
-from grammar.syntax import Expr, X, num, ref
-
-_SHOWN_DEPTH = 3  # operations of an expression that a message shows
-
-
-@dataclass(frozen=True, slots=True)
-class Lint:
-    """One warning: `name` is its kind, `where` the state or the expression (simplified), as text.
-
-    `message` explains it in a sentence or two; `repair` is what to write instead.
-    """
-
-    name: str
-    where: str
-    message: str
-    repair: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.where}: {self.message} {self.repair}"
-
 
 LINTS: Mapping[str, str] = {
     "unused-input": "x never reaches the output",
     "unused-state": "a state never reaches the output",
+    "unused-child": "one of the children of a tree never reaches the output",
     "no-memory": "no state depends on its own past",
     "constant-state": "a state keeps its initial value",
+    "stopped-gradient": "no gradient reaches the past, or any weight",
     "must-explode": "an affine state is multiplied by more than 1 in each step",
     "unbounded-coefficient": "nothing bounds what an affine state is multiplied by",
+    "self-product": "a state is multiplied by itself",
     "gate-out-of-range": "the gate of a blend is never between 0 and 1",
+    "loose-gate": "the gate of a blend can be below 0 or above 1",
     "unbounded-exp": "exp of a value that can be arbitrarily large reaches a state or the output",
     "zero-division": "a denominator can be 0",
     "outside-domain": "log or sqrt of a value that can be negative",
 }
 
 
-def _constants(graph: Graph) -> tuple[bool, ...]:
-    """For each node, whether it depends on weights and numbers alone, and on no time."""
-    fixed: list[bool] = []
-    for node in graph.nodes:
-        timeless = node.op == "num" or (node.op in OPS and node.op not in ("posemb", "top", "shift", "conv"))
-        fixed.append(timeless and all(fixed[a] for a in node.args))
-    return tuple(fixed)
-
-
 def lint(cell: Cell) -> tuple[Lint, ...]:
     """The warnings for a cell in the order of `LINTS`; none is an error, and none means no guarantee."""
-    facts = _Facts(cell)
+    facts = Facts(cell)
     found = [
-        *_unused(facts),
-        *_memory(facts),
+        *lints_flow.unused(facts),
+        *lints_flow.children(facts),
+        *lints_flow.memory(facts),
+        *lints_flow.gradients(facts),
         *_coefficients(facts),
+        *lints_flow.products(facts),
         *_gates(facts),
         *_exponentials(facts),
         *_domains(facts),
     ]
     order = list(LINTS)
     return tuple(sorted(dict.fromkeys(found), key=lambda found: order.index(found.name)))
-
-
-class _Facts:
-    """The simplified graph of a cell, where its values lie, and what of it the output can see."""
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.graph = simplify(cell.graph)
-        self.ranges = Ranges(self.graph)
-        graph = self.graph
-        self.position = {s.name: i for i, s in enumerate(graph.states)}
-        self.constants = _constants(graph)
-        self.reads = self._reads()
-        self.live, self.live_states = self._seen()
-        self.unchanged = frozenset(s.name for s in graph.states if self._keeps(s.name))
-
-    def _keeps(self, name: str) -> bool:
-        """Whether a state of a time cell has its initial value in every step."""
-        if self.cell.kind == "time" and self.ranges.states[name].is_point:
-            return True
-        node = Node("state", (), (("name", name),), self.graph.states[self.position[name]].type)
-        index = self.ranges.index(node) if self.cell.kind == "time" else None
-        return index is not None and self.ranges.same(index, self.graph.next[self.position[name]])
-
-    def roots(self, name: str) -> list[int]:
-        """The nodes that give a state its values."""
-        graph = self.graph
-        made = [graph.next[self.position[name]]]
-        made += [graph.leaf[self.position[name]]] if graph.leaf else []
-        if graph.region and name in graph.region.states:
-            made += [graph.region.until, graph.region.next[graph.region.states.index(name)]]
-        return made
-
-    def _reads(self) -> list[frozenset[str]]:
-        """For each node, the states whose earlier values it depends on; what is one number sees none."""
-        found: list[frozenset[str]] = []
-        for index, node in enumerate(self.graph.nodes):
-            own: frozenset[str] = frozenset().union(*(found[a] for a in node.args))
-            if node.op in ("state", "child", "carry", "final"):
-                own = frozenset((_state_name(self.graph, index),))
-                region = self.graph.region
-                if node.op == "final" and region:
-                    earlier = [i for i in (region.until, *region.next) if i < index]
-                    own = own.union(*(found[i] for i in earlier))
-            found.append(frozenset() if self.ranges[index].is_point else own)
-        return found
-
-    def _seen(self) -> tuple[frozenset[int], frozenset[str]]:
-        """The nodes and the states that the output can see, through values that are not one number."""
-        seen: set[int] = set()
-        states: set[str] = set()
-        stack = [self.graph.out]
-        while stack:
-            index = stack.pop()
-            if index in seen or self.ranges[index].is_point:
-                continue
-            seen.add(index)
-            node = self.graph.nodes[index]
-            stack.extend(node.args)
-            if node.op in ("state", "child", "carry", "final"):
-                name = _state_name(self.graph, index)
-                states.add(name)
-                stack.extend(self.roots(name))
-        return frozenset(seen), frozenset(states)
-
-    def show(self, index: int) -> str:
-        """A node as text, its inner parts as `..`."""
-        return show_expr(_expression(self.graph, index, _SHOWN_DEPTH))
-
-
-def _state_name(graph: Graph, index: int) -> str:
-    node = graph.nodes[index]
-    return str(node.attr("state" if node.op == "child" else "name"))
-
-
-def _expression(graph: Graph, index: int, depth: int) -> Expr:
-    node = graph.nodes[index]
-    if node.op == "x":
-        return X
-    if node.op == "num":
-        return num(float(node.attr("value")))  # type: ignore[arg-type]
-    if node.op in ("state", "carry", "final"):
-        return ref(f"{node.attr('name')}{chr(39) if node.op == 'final' else ''}")
-    if node.op == "child":
-        return Expr("child", (), node.attrs)
-    if not depth and node.args:
-        return ref("..")
-    attrs = dict(node.attrs)
-    if node.op in ("lin", "param") and node.type.kind not in ("vec", "seq"):
-        attrs |= {"type": node.type.kind} | ({"size": node.type.size} if node.type.kind == "mem" else {})
-    args = tuple(_expression(graph, a, depth - 1) for a in node.args)
-    return Expr(node.op, args, tuple(sorted(attrs.items())))
-
-
-# ---- what is read, what is remembered ---------------------------------------------------------
-
-
-def _unused(facts: _Facts) -> Iterator[Lint]:
-    graph = facts.graph
-    begins = any(s.init == "x" and s.name in facts.live_states for s in graph.states)
-    if not begins and not any(graph.nodes[i].op == "x" for i in facts.live):
-        yield Lint(
-            "unused-input",
-            "x",
-            "no value of the input reaches the output, at any later step: the cell gives the same for all inputs.",
-            "Let a state or the output read it, as in `lin(x, h)`.",
-        )
-    read = facts.live_states if facts.cell.kind != "depth" else facts.position.keys()
-    for state in facts.cell.states:
-        if state.name not in read and state.name not in facts.unchanged:
-            yield Lint(
-                "unused-state",
-                state.name,
-                f"the previous value {state.name} is not read on the way to the output, so the state stores "
-                "nothing that matters.",
-                f"Read {state.name} in an equation that reaches `out`, or make {state.name}' a plain name.",
-            )
-
-
-def _memory(facts: _Facts) -> Iterator[Lint]:
-    for name in sorted(facts.unchanged, key=facts.position.__getitem__):
-        yield Lint(
-            "constant-state",
-            name,
-            "whatever is fed in and learned, the state keeps its initial value, so it stores nothing.",
-            "Add what it should remember, as in `lerp(z, h, lin(x))`, or write `param()` if a constant is meant.",
-        )
-    if facts.cell.kind == "depth" or (facts.unchanged and facts.unchanged == facts.position.keys()):
-        return
-    changing = facts.live_states - facts.unchanged
-    flow: nx.DiGraph[str] = nx.DiGraph()
-    flow.add_nodes_from(changing)
-    for name in changing:
-        sources = facts.reads[facts.graph.next[facts.position[name]]]
-        flow.add_edges_from((source, name) for source in sources & changing)
-    if any(len(c) > 1 or flow.has_edge(n, n) for c in nx.strongly_connected_components(flow) for n in c):
-        return
-    states = ", ".join(s.name for s in facts.cell.states) or "no state"
-    if facts.cell.kind == "tree":
-        message = "no state of a node depends on the same state of its children: the leaves are forgotten."
-        repair = "Let a state read its children's, as in `h' = tanh(lin(l.h, r.h))`."
-    else:
-        message = "no state depends on its own past, directly or through others: the cell is feed-forward."
-        repair = "Let a state read its own previous value, as in `h' = tanh(lin(x, h))`."
-    yield Lint("no-memory", states, message, repair)
 
 
 # ---- affine states ----------------------------------------------------------------------------
@@ -236,7 +69,7 @@ class _NotLinearError(Exception):
 class _Slopes:
     """What a node is multiplied by, as further nodes: the derivative of an elementwise affine function."""
 
-    def __init__(self, facts: _Facts, states: tuple[str, ...]) -> None:
+    def __init__(self, facts: Facts, states: tuple[str, ...]) -> None:
         self.facts = facts
         self.ranges = facts.ranges
         self.carriers = frozenset(states)
@@ -305,7 +138,7 @@ class _Slopes:
         }
 
 
-def _coefficients(facts: _Facts) -> Iterator[Lint]:
+def _coefficients(facts: Facts) -> Iterator[Lint]:
     if facts.cell.kind != "time":
         return
     for component in analyse(facts.cell).components:
@@ -320,7 +153,7 @@ def _coefficients(facts: _Facts) -> Iterator[Lint]:
             continue
 
 
-def _component(facts: _Facts, component: Component) -> Iterator[Lint]:
+def _component(facts: Facts, component: Component) -> Iterator[Lint]:
     slopes = _Slopes(facts, component.states)
     found = {s: slopes.of(facts.graph.next[facts.position[s]]) for s in component.states}
     ranges = facts.ranges
@@ -382,7 +215,7 @@ def _explodes(ranges: Ranges, states: tuple[str, ...], found: dict[str, dict[str
     return bool(np.abs(np.linalg.eigvals(matrix)).max() > 1 + 1e-9)
 
 
-def _gates(facts: _Facts) -> Iterator[Lint]:
+def _gates(facts: Facts) -> Iterator[Lint]:
     for index in sorted(facts.live):
         node = facts.graph.nodes[index]
         if node.op != "lerp" or not facts.reads[index]:
@@ -398,12 +231,20 @@ def _gates(facts: _Facts) -> Iterator[Lint]:
                 "of its values.",
                 "Make the gate with `sigmoid(..)`.",
             )
+        elif not gate.within(UNIT):
+            yield Lint(
+                "loose-gate",
+                facts.show(index),
+                f"the gate {facts.show(node.args[0])} lies in {gate}: where it leaves {UNIT}, the blend overshoots one "
+                "of its values, and a state that is blended so can grow.",
+                "Make the gate with `sigmoid(..)`, or write the two factors if no blend is meant.",
+            )
 
 
 # ---- values that overflow or have no value ----------------------------------------------------
 
 
-def _exponentials(facts: _Facts) -> Iterator[Lint]:
+def _exponentials(facts: Facts) -> Iterator[Lint]:
     graph = facts.graph
     for index in sorted(facts.live):
         node = graph.nodes[index]
@@ -420,7 +261,7 @@ def _exponentials(facts: _Facts) -> Iterator[Lint]:
             )
 
 
-def _overflows(facts: _Facts, start: int) -> bool:
+def _overflows(facts: Facts, start: int) -> bool:
     """Whether infinity at a node, or what becomes of it, can arrive at a state or the output."""
     graph = facts.graph
     infinite, undefined = {start}, set[int]()
@@ -435,7 +276,7 @@ def _overflows(facts: _Facts, start: int) -> bool:
     return bool(roots & (infinite | undefined))
 
 
-def _is_undefined(facts: _Facts, node: Node, infinite: list[int]) -> bool:
+def _is_undefined(facts: Facts, node: Node, infinite: list[int]) -> bool:
     """Whether infinite operands can make a result that is not a number: inf - inf, inf / inf, 0 inf."""
     if not infinite:
         return False
@@ -449,7 +290,7 @@ def _is_undefined(facts: _Facts, node: Node, infinite: list[int]) -> bool:
     return OPS[node.op].mixes != "elementwise" or node.op in ("sin", "cos", "cis", "lerp")
 
 
-def _takes_in(facts: _Facts, index: int, infinite: list[int]) -> bool:
+def _takes_in(facts: Facts, index: int, infinite: list[int]) -> bool:
     """Whether a node is finite though an operand is infinite, as tanh(inf) and 1 / inf are."""
     node = facts.graph.nodes[index]
     if node.op == "div":
@@ -458,7 +299,7 @@ def _takes_in(facts: _Facts, index: int, infinite: list[int]) -> bool:
     return saturates and facts.ranges[index].size.high < math.inf
 
 
-def _domains(facts: _Facts) -> Iterator[Lint]:
+def _domains(facts: Facts) -> Iterator[Lint]:
     for index in sorted(facts.live):
         node = facts.graph.nodes[index]
         if node.op == "div":

@@ -13,7 +13,7 @@ from grammar.mentions import mentioned_states
 from grammar.ops import OPS, RuleError, WeightSpec
 from grammar.parser import KEYWORDS, CellTree
 from grammar.printer import show_expr, show_init
-from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement
+from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights
 from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
 MAX_NODES = 20_000  # after unrolling
@@ -45,6 +45,7 @@ class _Lowering:
     def __init__(self, tree: CellTree, holes: bool) -> None:
         self.tree = tree
         self.holes = holes
+        self.links: dict[str, tuple[float, ...]] = {}  # of choices by name: the weights of their options
         self.nodes: list[Node] = []
         self.known: dict[Node, int] = {}
         self.weights: dict[_Path | str, int] = {}  # by place, or by the label of `share=`
@@ -421,6 +422,12 @@ class _Lowering:
         if len({*types}) > 1:
             raise CellTypeError(
                 f"the options of a choice have one type; received {', '.join(map(str, types))}", expr.span
+            )
+        link = str(expr.attr("link", ""))
+        if link and self.links.setdefault(link, choice_weights(expr)) != choice_weights(expr):
+            raise CellTypeError(
+                f"choices of one name have as many options, equally weighted; those of {link!r} differ",
+                expr.span,
             )
         return self._add(Node("choice", args, (), types[0]))
 

@@ -79,17 +79,17 @@ class _Newlines:
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         inner: list[bool] = []  # for each open bracket, whether newlines inside it are dropped
-        previous = ""
+        before = previous = ""
         for token in stream:
             if token.type == "_NL" and ((inner and inner[-1]) or previous in self._goes_on):
                 continue
             if token.type in self._open:
-                inner.append(token.type == "_LPAR" or previous == "_CHOICE")
+                inner.append(token.type == "_LPAR" or "_CHOICE" in (previous, before))
                 if len(inner) > MAX_DEPTH:
                     raise CellSyntaxError(f"brackets may be nested at most {MAX_DEPTH} deep", _span(token))
             elif token.type in self._close and inner:
                 inner.pop()
-            previous = token.type
+            before, previous = previous, token.type
             yield token
 
 
@@ -214,13 +214,19 @@ class _Builder(Transformer[Token, CellTree]):
     def choice(self, *parts: Expr | Token) -> Expr:
         options: list[Expr] = []
         weights: list[float] = []
+        link = ""
         for part in parts:
             if isinstance(part, Expr):
                 options.append(part)
                 weights.append(1.0)
-            else:
+            elif options:
                 weights[-1] = _weight(part)
-        made = choice(options, weights)
+            else:
+                link = str(part)
+                first = part
+        if link and any(n.op == "choice" and n.attr("link") == link for o in options for n in o.walk()):
+            raise CellSyntaxError(f"a choice is not inside of one of its own name; {link!r} is", _span(first))
+        made = choice(options, weights, link)
         return _make("choice", made.args, made.attrs, options[0].span)
 
     def call(self, name: Token, *rest: Any) -> Expr:

@@ -132,7 +132,8 @@ def _atom(expr: Expr) -> str:
     if expr.op == "choice":
         given = zip(expr.args, choice_weights(expr), strict=True)
         options = (_expr(a, 0) + (f" [{show_number(w)}]" if w != 1 else "") for a, w in given)
-        return f"choice{{ {' | '.join(options)} }}"
+        link = f" {expr.attr('link')} " if expr.attr("link") else ""
+        return f"choice{link}{{ {' | '.join(options)} }}"
     attrs = dict(expr.attrs)
     kind, size = attrs.pop("type", None), attrs.pop("size", None)
     typed = "" if kind is None else f":mem({size})" if kind == "mem" else f":{kind}"

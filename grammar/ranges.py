@@ -145,7 +145,17 @@ class Ranges:
         form = self._forms[index]
         if node.op in ("add", "sub", "neg") and len(form.terms) <= _LARGEST_FORM:
             return Range.real(meet(found.re, self._bounds(form)))
+        if node.op == "mul":
+            return Range.real(meet(self._repeated(node), found.re))
         return Range.real(meet(found.re, self._share(node))) if node.op == "div" else found
+
+    def _repeated(self, node: Node) -> Interval:
+        """What is known of a * a and of a * sigmoid(a), which simplified graphs have for `square` and `silu`."""
+        for a, b in (node.args, node.args[::-1]):
+            op = "square" if a == b else "silu"
+            if a == b or (self.nodes[b].op == "sigmoid" and self.nodes[b].args == (a,)):
+                return range_of(Node(op, (a,), (), node.type), [self._found[a]], None).re
+        return REALS
 
     def _final(self, name: str) -> Range:
         """After `depth .. until(p)`: a mean of the rounds' values where p is not negative."""

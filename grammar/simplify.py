@@ -1,10 +1,21 @@
 """Graph to smaller equal graph: dead code, constants, and identities that hold for every value.
 
-No rule here needs the range of a value, and none changes which weights the function has.
+No rule here needs the range of a value. Weights go only with values that the result does not depend on.
+
+Of several ways to write a value one is kept. `square(a)` and `silu(a)` become products, `max(a, 0)` becomes `relu(a)`.
+A value has one number as a factor: `a / 4 * 2` is `a * 0.5`, `-(2 * a)` is `-2 * a`. Terms are subtracted rather than
+negative: `a + -2 * b` is `a - 2 * b`, `-a - b` is `-(a + b)`. Numbers that are added one after another are one if
+their signs agree, so that nothing cancels which rounding would keep: `a + 1 + 2` is `a + 3`, `a + 1 - 1` stays.
+
+Numbers are combined in float64, and a divisor becomes its reciprocal there: what two texts mean may differ by rounding
+(relative 2^-52 a step), and `a * 0.1 * 3`, where 0.1 * 3 is not the float64 0.3, is not `a * 0.3`. The order in which
+factors that are not numbers are multiplied, or terms added, is kept.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -59,6 +70,28 @@ class _Builder:
         node = self.nodes[index]
         return node.args if node.op == op else None
 
+    def scaled(self, index: int) -> tuple[float, int] | None:
+        """`c, a` where the node is c * a with a number c."""
+        args = self.match(index, "mul")
+        for number, other in _both_orders(args):
+            value = self.value(number)
+            if value is not None:
+                return value, other
+        return None
+
+    def flipped(self, index: int) -> int | None:
+        """`a` where the node is -a: negated, a number below 0, or a product with one."""
+        value = self.value(index)
+        if value is not None:
+            return self.number(-value) if value < 0 else None
+        negated = self.match(index, "neg")
+        if negated:
+            return negated[0]
+        scaled = self.scaled(index)
+        if scaled is None or scaled[0] >= 0:
+            return None
+        return self.make("mul", (self.number(-scaled[0]), scaled[1]), self.nodes[index].type)
+
     def one_minus(self, index: int) -> int | None:
         """`a` where the node is 1 - a."""
         args = self.match(index, "sub")
@@ -85,13 +118,36 @@ def _add(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
     for this, other in (args, args[::-1]):
         if b.value(other) == 0.0:
             return _same_type(b, this, type_)
-        negated = b.match(other, "neg")
-        if negated:
-            return b.make("sub", (this, negated[0]), type_)
         difference = _moves_from(b, this, other)
         if difference:
             return b.make("lerp", difference, type_)
-    return _mixture(b, args, type_)
+    mixture = _mixture(b, args, type_)
+    if mixture is not None:
+        return mixture
+    first, second = map(b.flipped, args)
+    if first is not None and second is not None:
+        return b.make("neg", (b.make("add", (first, second), type_),), type_)
+    if first is not None:
+        return b.make("sub", (args[1], first), type_)
+    if second is not None:
+        return b.make("sub", (args[0], second), type_)
+    for this, other in (args, args[::-1]):
+        total = _further(b, "add", this, other)
+        if total:
+            return b.make("add", total, type_)
+    return None
+
+
+def _further(b: _Builder, op: str, start: int, step: int) -> tuple[int, int] | None:
+    """(a + 1) + 2 is a + 3, and so with `sub`; the numbers are positive."""
+    second = b.value(step)
+    for a, number in _both_orders(b.match(start, op)):
+        first = b.value(number)
+        if first is not None and second is not None and math.isfinite(first + second):
+            return a, b.number(first + second)
+        if op == "sub":
+            break
+    return None
 
 
 def _moves_from(b: _Builder, start: int, step: int) -> tuple[int, int, int] | None:
@@ -126,13 +182,18 @@ def _sub(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
         return _same_type(b, left, type_)
     if b.value(left) == 0.0:
         return b.make("neg", (right,), type_)
-    negated = b.match(right, "neg")
-    if negated:
-        return b.make("add", (left, negated[0]), type_)
     inner = b.one_minus(right)
     if b.value(left) == 1.0 and inner is not None:
         return _same_type(b, inner, type_)
-    return None
+    first, second = b.flipped(left), b.flipped(right)
+    if first is not None and second is not None:
+        return b.make("sub", (second, first), type_)
+    if first is not None:
+        return b.make("neg", (b.make("add", (first, right), type_),), type_)
+    if second is not None:
+        return b.make("add", (left, second), type_)
+    total = _further(b, "sub", left, right)
+    return b.make("sub", total, type_) if total else None
 
 
 def _mul(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
@@ -141,18 +202,46 @@ def _mul(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
             return _same_type(b, this, type_)
         if b.value(other) == -1.0 and b.nodes[this].type == type_:
             return b.make("neg", (this,), type_)
+        scaled = _scaled(b, b.value(other), this, type_)
+        if scaled is not None:
+            return scaled
+    if args[0] == args[1]:
+        positive = b.flipped(args[0])
+        return b.make("mul", (positive, positive), type_) if positive is not None else None
     return None
 
 
+def _scaled(b: _Builder, factor: float | None, index: int, type_: Type) -> int | None:
+    """A number times a negated value or one that has a number as factor already."""
+    if factor is None:
+        return None
+    negated, scaled = b.match(index, "neg"), b.scaled(index)
+    if negated:
+        return b.make("mul", (b.number(-factor), negated[0]), type_)
+    if scaled and _keeps(factor * scaled[0], factor, scaled[0]):
+        return b.make("mul", (b.number(factor * scaled[0]), scaled[1]), type_)
+    return None
+
+
+def _keeps(product: float, *factors: float) -> bool:
+    """Whether a product of numbers has not left the range of float64."""
+    return math.isfinite(product) and (0.0 in factors or abs(product) >= sys.float_info.min)
+
+
 def _div(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
-    return _same_type(b, args[0], type_) if b.value(args[1]) == 1.0 else None
+    divisor = b.value(args[1])
+    if not divisor or not _keeps(1.0 / divisor):
+        return None
+    return b.make("mul", (args[0], b.number(1.0 / divisor)), type_)
 
 
 def _neg(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
     twice = b.match(args[0], "neg")
     if twice:
         return twice[0]
-    difference = b.match(args[0], "sub")
+    difference, scaled = b.match(args[0], "sub"), b.scaled(args[0])
+    if scaled:
+        return b.make("mul", (b.number(-scaled[0]), scaled[1]), type_)
     return b.make("sub", difference[::-1], type_) if difference else None
 
 
@@ -160,8 +249,41 @@ def _lerp(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
     gate, a, other = args
     if a == other:
         return _same_type(b, a, type_)
+    if b.value(gate) in (0.0, 1.0):
+        return _same_type(b, other if b.value(gate) else a, type_)
     inner = b.one_minus(gate)
     return b.make("lerp", (inner, other, a), type_) if inner is not None else None
+
+
+def _max(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    for this, other in (args, args[::-1]):
+        if b.value(other) == 0.0:
+            return b.make("relu", (this,), type_)
+    return _equal(b, args, type_)
+
+
+def _square(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    return b.make("mul", (args[0], args[0]), type_)
+
+
+def _silu(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    return b.make("mul", (args[0], b.make("sigmoid", args, type_)), type_)
+
+
+def _even(op: str) -> Callable[[_Builder, tuple[int, ...], Type], int | None]:
+    """op(-a) is op(a)."""
+
+    def rule(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+        positive = b.flipped(args[0])
+        return b.make(op, (positive,), type_) if positive is not None else None
+
+    return rule
+
+
+def _abs(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
+    if b.nodes[args[0]].op in ("abs", "relu", "exp") and not b.nodes[args[0]].type.is_complex:
+        return args[0]
+    return _even("abs")(b, args, type_)
 
 
 def _equal(b: _Builder, args: tuple[int, ...], type_: Type) -> int | None:
@@ -189,10 +311,13 @@ _RULES: dict[str, Callable[[_Builder, tuple[int, ...], Type], int | None]] = {
     "div": _div,
     "neg": _neg,
     "lerp": _lerp,
-    "max": _equal,
+    "max": _max,
     "min": _equal,
     "relu": _idempotent("relu"),
-    "abs": _idempotent("abs"),
+    "abs": _abs,
+    "cos": _even("cos"),
+    "square": _square,
+    "silu": _silu,
     "stopgrad": _idempotent("stopgrad"),
     "tokey": _undo("toval"),
     "toval": _undo("tokey"),

@@ -115,10 +115,15 @@ def num(value: float) -> Expr:
     return Expr("num", (), (("value", float(value)),))
 
 
-def choice(options: Sequence[Expr], weights: Sequence[float] = ()) -> Expr:
-    """A hole of a sketch: one of `options`. `weights` say how likely each is; all 1 if left out."""
-    plain = all(w == 1 for w in weights)
-    return Expr("choice", tuple(options), () if plain else (("weights", tuple(map(float, weights))),))
+def choice(options: Sequence[Expr], weights: Sequence[float] = (), link: str = "") -> Expr:
+    """A hole of a sketch: one of `options`. `weights` say how likely each is; all 1 if left out.
+
+    All holes of one `link` are filled with the option of the same number.
+    """
+    attrs: list[tuple[str, Value]] = [("link", link)] if link else []
+    if any(w != 1 for w in weights):
+        attrs.append(("weights", tuple(map(float, weights))))
+    return Expr("choice", tuple(options), tuple(attrs))
 
 
 def choice_weights(expr: Expr) -> tuple[float, ...]:

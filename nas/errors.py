@@ -23,6 +23,10 @@ class TrainingError(NasError):
     """A training run was asked for something impossible: a bad recipe, budget, device or checkpoint."""
 
 
+class SnapshotError(TrainingError):
+    """A snapshot of a training that cannot be carried on: it is damaged, or of another trial."""
+
+
 class TrialAborted(TrainingError):
     """Whoever started a trial asked it to stop before its last step: it has no result."""
 

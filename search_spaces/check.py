@@ -24,12 +24,13 @@ from search_spaces.rules import (
     Rule,
     Rules,
     StateRule,
+    count,
     hole,
     nesting,
     operations,
 )
 
-MAX = {"size": 100, "least_size": 100, "depth": 60, "states": 16}  # of each limit
+MAX = {"size": 100, "least_size": 100, "depth": 60, "states": 16, "least_states": 16}  # of each limit
 MAX_OPERANDS = 6  # in one production of a list
 
 
@@ -83,7 +84,7 @@ class _Check:
             self.file.name.name,
             doc(self.text),
             self.text,
-            self._limits(),
+            self._limits(states),
             self._known(self.file.claims, zoo_names(), "cell of the zoo"),
             self._known(self.file.require, ("x", "states", NEW), "requirement"),
             states,
@@ -207,15 +208,15 @@ class _Check:
             if self.tags.setdefault(tag, kind) != kind:
                 self.tags[tag] = None
 
-    def _limits(self) -> Limits:
+    def _limits(self, states: Sequence[StateRule]) -> Limits:
         given: dict[str, int] = {}
+        at = self.file.name.span
         for named, relation in self.file.limits:
-            key = "least_size" if (named.name, relation) == ("size", ">=") else named.name
-            if key not in ("size", "least_size", "depth", "states") or (
-                relation == ">=" and key != "least_size"
-            ):
+            key = f"least_{named.name}" if relation == ">=" else named.name
+            if key not in MAX:
                 raise SpaceFileError(
-                    f"limits are size <= n, size >= n, depth <= n and states <= n; received {named.name} {relation}"
+                    "limits are size <= n, size >= n, depth <= n, states <= n and states >= n; "
+                    f"received {named.name} {relation}"
                     f"{suggest(named.name, ('size', 'depth', 'states'))}",
                     named.span,
                 )
@@ -225,11 +226,22 @@ class _Check:
                     named.span,
                 )
             given[key] = int(named.number)
+            if named.name == "states":
+                at = named.span
         if "size" not in given:
             raise SpaceFileError(
                 "a space bounds its cells: `limits size <= n` is missing", self.file.name.span
             )
-        return Limits(**given)
+        limits = Limits(**given)
+        if not any(map(limits.holds, range(sum(s.least for s in states), sum(s.most for s in states) + 1))):
+            bounds = [f"at least {limits.least_states}"] * ("least_states" in given)
+            bounds += [f"at most {limits.states}"] * ("states" in given)
+            lines = count(sum(s.least for s in states), sum(s.most for s in states))
+            raise SpaceFileError(
+                f"the `state` lines give {lines} states, the limits {' and '.join(bounds)}: no cell has both",
+                at,
+            )
+        return limits
 
     def _known(self, names: Sequence[Named], known: Sequence[str], what: str) -> tuple[str, ...]:
         for n in names:

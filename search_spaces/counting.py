@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.rules import Rules
+from search_spaces.rules import Production, Rules
 
 Series = NDArray[Any]
 Signature = tuple[int, ...]
@@ -108,7 +108,10 @@ class Counter:
 
     def visible(self, tag: str, names: Signature) -> int:
         """How many names of a class there are."""
-        return sum(names[i] for i in self._with[tag])
+        seen = 0
+        for i in self._with[tag]:
+            seen += names[i]
+        return seen
 
     def holding(self, tag: str) -> tuple[int, ...]:
         """The groups whose names are of a class."""
@@ -124,13 +127,36 @@ class Counter:
         key = self.place(rule, depth, names, full)
         made = self._value.get(key)
         if made is None:
-            made = self.zeros()
-            for number, p in enumerate(self.rules.rules[rule].productions):
+            made, found = self.zeros(), False
+            for p, factor in zip(self.rules.rules[rule].productions, self._factors[rule], strict=True):
                 if p.depth <= depth and p.ops < self.length:
-                    inner = self.holes(rule, number, 0, depth, names, full)
-                    made[p.ops :] += self.factor(rule, number) * inner[: self.length - p.ops]
-            self._value[key] = made
+                    inner = self._filled(p, factor, depth, names, full)
+                    if inner is not None:
+                        made[p.ops :] += inner[: self.length - p.ops]
+                        found = True
+            self._value[key] = made = made if found else self.zero
         return made
+
+    def _filled(
+        self, p: Production, factor: float | int, depth: int, names: Signature, full: Signature
+    ) -> Series | None:
+        """The sum over all ways to fill the holes of a production, times a factor; None for 0.
+
+        It is `holes` from the first on; those sums are kept, which only drawing needs, and are many.
+        """
+        for h in p.holes:
+            if h.rule is None:
+                factor *= self.name(h.tag, names, full)
+                if not factor:
+                    return None
+        made: Series | None = None
+        for h in p.holes:
+            if h.rule is not None:
+                inside = self.value(h.rule, depth - h.depth, names, full)
+                if inside is self.zero:
+                    return None
+                made = inside if made is None else self.times(inside, made)
+        return factor * (self.one if made is None else made)
 
     def factor(self, rule: str, number: int) -> float | int:
         """What one production weighs: its probability, or 1."""

@@ -17,7 +17,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.fitting import fit
 from search_spaces.likelihood import Likelihood
 from search_spaces.membership import derive
-from search_spaces.printer import show_rules
+from search_spaces.printer import declarations, heading, show_rules
 from search_spaces.reaching import Reach
 from search_spaces.rules import NEW, Limits, Rules
 from search_spaces.sampling import Sampler
@@ -177,7 +177,7 @@ class GrammarSpace(Space):
         return self._member(cell).size(self.rules)
 
     def _derive(self, cell: Cell) -> Derivation | str:
-        found = self._derived.get(cell)
+        found = self._derived.get(self._one(cell))
         if found is None:
             found = self._derived[cell] = derive(self.rules, cell)
         return found
@@ -208,17 +208,14 @@ class GrammarSpace(Space):
         yield from (f"  {line}" for line in self.doc.splitlines())
         least = f"{limits.least_size} to " if limits.least_size else "at most "
         yield f"  {least}{limits.size} operations, nested at most {limits.nesting} deep"
+        if limits.least_states:
+            yield f"  at least {limits.least_states} of the states below"
         if self.claims:
             yield f"  zoo cells it claims: {', '.join(self.claims)}"
         if rules.require:
             yield f"  always: {'; '.join(REQUIRED[r] for r in rules.require)}"
-        if rules.trees:
-            yield f"  children -> {' | '.join(map(str, rules.forms))}"
-        yield from (f"  {s}" for s in rules.states)
-        if rules.let.most:
-            yield f"  {rules.let}"
+        yield from (f"  {line}" for line in declarations(rules))
         for rule in rules.rules.values():
-            kind = "operands" if rule.type is None else str(rule.type)
-            yield f"  {rule.name}: {kind}"
+            yield f"  {heading(rule)}"
             for p in sorted(rule.productions, key=lambda p: -p.weight):
                 yield f"    {100 * p.weight / rule.total:5.1f} %  {p.text}"

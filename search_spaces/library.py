@@ -6,10 +6,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from grammar import Sketch, suggest
-from search_spaces.errors import SpaceError, UnknownSpaceError
+from grammar import Sketch, suggest, zoo
+from search_spaces.errors import SpaceError, SpaceFileError, UnknownSpaceError
 from search_spaces.grammar_space import GrammarSpace
-from search_spaces.sketch_file import has_sketches, read_sketches, sketch_space
+from search_spaces.sketch_file import claim_span, has_sketches, read_sketches, sketch_space
 from search_spaces.space import Space
 
 SUFFIX = ".space"
@@ -61,8 +61,17 @@ def load_space(source: str | Sketch) -> Space:
 
 
 def read_space(text: str, source: str = "<text>") -> Space:
-    """The space that a text describes; `source` names it in errors. Raises SpaceFileError with its place."""
-    return read_sketches(text, source) if has_sketches(text) else GrammarSpace(text, source)
+    """The space that a text describes; `source` names it in errors.
+
+    The cells of the zoo that it claims must be members. Raises SpaceFileError with its place.
+    """
+    space = read_sketches(text, source) if has_sketches(text) else GrammarSpace(text, source)
+    for claim in space.claims:
+        why = space.why_not(zoo(claim))
+        if why is not None:
+            problem = f"`claims {claim}`: this cell of the zoo is no member: {why}"
+            raise SpaceFileError(problem, claim_span(text, claim)).locate(text, source)
+    return space
 
 
 @cache

@@ -146,8 +146,11 @@ class _Match:
         elif ours.expr.op == "choice":
             site = ("site", site_of(ours.expr))
             for number in range(len(ours.expr.args)):
+                if bound.get(site, number) != number:
+                    continue
                 for found in self._one(ours.operand(number), theirs, bound):
-                    yield {**found, site: number}
+                    if found.get(site, number) == number:
+                        yield {**found, site: number}
         elif ours.expr.op == theirs.expr.op:
             settled = self._same(ours, theirs, bound)
             if settled is not None:

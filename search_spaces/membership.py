@@ -213,9 +213,11 @@ def _wrong_states(rules: Rules, text: _Text) -> str | None:
     for r, n in zip(rules.states, numbers, strict=True):
         if not r.least <= n <= r.most:
             return f"a cell has {count(r.least, r.most)} states of type {r.type}; received {n}"
-    most = rules.limits.states
-    if most is not None and len(text.states) > most:
-        return f"a cell has at most {most} states; received {len(text.states)}"
+    limits, received = rules.limits, len(text.states)
+    if not limits.holds(received):
+        few = received < limits.least_states
+        bound = f"at least {limits.least_states}" if few else f"at most {limits.states}"
+        return f"a cell has {bound} states; received {received}"
     return None
 
 

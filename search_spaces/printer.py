@@ -23,13 +23,18 @@ def _lines(rules: Rules) -> Iterator[str]:
         yield f"  claims {', '.join(rules.claims)}"
     if rules.require:
         yield f"  require {', '.join(rules.require)}"
-    if rules.trees:
-        yield f"  children -> {' | '.join(map(str, rules.forms))}"
-    yield from (f"  {line}" for line in rules.states)
-    if rules.let.rules:
-        yield f"  {rules.let}"
+    yield from (f"  {line}" for line in declarations(rules))
     yield from (f"  {_rule(rule)}" for rule in rules.rules.values())
     yield "}"
+
+
+def declarations(rules: Rules) -> Iterator[str]:
+    """The lines about children, states and lets."""
+    if rules.trees:
+        yield f"children -> {' | '.join(map(str, rules.forms))}"
+    yield from map(str, rules.states)
+    if rules.let.rules:
+        yield str(rules.let)
 
 
 def _limits(limits: Limits) -> Iterator[str]:
@@ -40,11 +45,18 @@ def _limits(limits: Limits) -> Iterator[str]:
         yield f"depth <= {limits.depth}"
     if limits.states is not None:
         yield f"states <= {limits.states}"
+    if limits.least_states:
+        yield f"states >= {limits.least_states}"
 
 
 def _rule(rule: Rule) -> str:
-    kind = "" if rule.name == "out" else ": operands" if rule.type is None else f": {rule.type}"
-    return f"{rule.name}{kind} -> " + " | ".join(f"{p.text}{show_weight(p.weight)}" for p in rule.productions)
+    head = rule.name if rule.name == "out" else heading(rule)
+    return f"{head} -> " + " | ".join(f"{p.text}{show_weight(p.weight)}" for p in rule.productions)
+
+
+def heading(rule: Rule) -> str:
+    """A nonterminal and its type, as in `gate: vec`."""
+    return f"{rule.name}: {'operands' if rule.type is None else rule.type}"
 
 
 def rounded(weight: float) -> float:

@@ -147,6 +147,11 @@ class Limits:
     least_size: int = 0
     depth: int = 30
     states: int | None = None
+    least_states: int = 0
+
+    def holds(self, states: int) -> bool:
+        """Whether a member may have so many states."""
+        return self.least_states <= states and (self.states is None or states <= self.states)
 
     @property
     def nesting(self) -> int:

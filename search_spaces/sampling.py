@@ -396,9 +396,8 @@ class Sampler:
 
 
 def _plans(rules: Rules) -> list[Plan]:
-    most = rules.limits.states
     counts = product(*(range(s.least, s.most + 1) for s in rules.states))
-    kept = [c for c in counts if most is None or sum(c) <= most]
+    kept = [c for c in counts if rules.limits.holds(sum(c))]
     lets = range(rules.let.least, rules.let.most + 1)
     return [Plan(c, n, form) for form in range(len(rules.forms)) for c in kept for n in lets]
 

@@ -90,6 +90,12 @@ def _only_sketches(file: SpaceFile) -> None:
             )
 
 
+def claim_span(text: str, name: str) -> Span | None:
+    """Where a space file claims a cell of the zoo."""
+    found = re.search(rf"(?<![$.\w])claims\s+(?:\w+\s*,\s*)*({name})\b", _bare(text))
+    return found and Span.at(text, found.start(1))
+
+
 def _bare(text: str) -> str:
     """The text with blanks in place of comments."""
     return _COMMENT.sub(lambda m: " " * len(m[0]), text)

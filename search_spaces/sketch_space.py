@@ -166,7 +166,7 @@ class SketchSpace(Space):
         return _size(self.templates[number].cell(dict(picks)))
 
     def _readings(self, cell: Cell) -> list[Reading] | str:
-        known = self._derived.get(cell)
+        known = self._derived.get(self._one(cell))
         if known is None:
             found: list[Reading] = []
             why = ""

@@ -66,8 +66,11 @@ class Space(ABC):
         """A member. The same generator state gives the same cell, in any process.
 
         by="weights": by the probabilities of the file. by="size": a size drawn uniformly, then one of its derivations
-        drawn uniformly (they are counted exactly). `size` asks for that many operations. Raises NoCellError where
-        there is no such cell.
+        drawn uniformly (they are counted exactly).
+
+        `size` asks for cells of so many operations and leaves the way of drawing as it is: by weights, likely cells of
+        that size come more often; `size=k, by="size"` gives each of its derivations equally often. Raises NoCellError
+        where there is no such cell.
         """
         if by not in WAYS:
             raise SpaceError(f"cells are drawn by {' or '.join(map(repr, WAYS))}; received {by!r}")
@@ -127,6 +130,14 @@ class Space(ABC):
     @abstractmethod
     def size(self, cell: Cell) -> int:
         """The number of operations of a member. Raises NotAMemberError."""
+
+    def _one(self, cell: object) -> Cell:
+        """What is given, if it is a cell."""
+        if isinstance(cell, Cell):
+            return cell
+        hint = ": grammar.parse makes one of a text" if isinstance(cell, str) else ""
+        shown = repr(cell) if len(repr(cell)) <= 60 else f"{repr(cell)[:60]}..."
+        raise SpaceError(f"a space is asked about a Cell{hint}; received {shown}")
 
     def _refuse(self, cell: Cell, why: str) -> NotAMemberError:
         return NotAMemberError(f"not a member of space {self.name}: {why}; received {cell.one_line}")

@@ -39,6 +39,7 @@ class Template:
     def __init__(self, sketch: Sketch) -> None:
         self.sketch = sketch
         self.sites: list[Site] = []
+        self.links: dict[str, int] = {}  # of holes that are filled alike: their one number
         places = Places(sketch.statements)
         numbered = {
             p: self._numbered(e.expr, e.name or ("out" if len(p) == 1 else "until"))
@@ -48,6 +49,7 @@ class Template:
         self.places = Places(self.statements)
         self.order = self.places.users_first()
         self.bits = {e.path: 1 << i for i, e in enumerate(e for e in self.order if e.let)}
+        self.linked = self._linked()
         # The check of the sketch covers every option, but for a `sum` in which some have a child and some have none.
         self.sound = not any(
             node.op == "sum" and any(n.op == "choice" for n in node.walk())
@@ -57,14 +59,27 @@ class Template:
 
     def _numbered(self, expr: Expr, name: str) -> Expr:
         if expr.op == "choice":
-            number = len(self.sites)
-            self.sites.append(Site(name, (), choice_weights(expr)))
+            link = str(expr.attr("link", ""))
+            number = self.links.get(link, len(self.sites))
+            if number == len(self.sites):
+                self.sites.append(Site(link or name, (), choice_weights(expr)))
+                if link:
+                    self.links[link] = number
             options = tuple(self._numbered(a, name) for a in expr.args)
-            self.sites[number] = Site(name, options, choice_weights(expr))
+            self.sites[number] = Site(link or name, options, choice_weights(expr))
             return Expr("choice", options, (("site", number),), expr.span)
         if not any(node.op == "choice" for node in expr.walk()):
             return expr
         return Expr(expr.op, tuple(self._numbered(a, name) for a in expr.args), expr.attrs, expr.span)
+
+    def _linked(self) -> dict[int, tuple[int, ...]]:
+        """For each set of holes that are filled alike, a bit for each option, above those of the lets."""
+        found: dict[int, tuple[int, ...]] = {}
+        at = len(self.bits)
+        for number in self.links.values():
+            found[number] = tuple(1 << at + i for i in range(len(self.sites[number].options)))
+            at += len(found[number])
+        return found
 
     # -- cells ----------------------------------------------------------------------------------
 
@@ -86,7 +101,8 @@ class Template:
     ) -> Iterator[Expr]:
         if expr.op == "choice":
             number = site_of(expr)
-            made[number] = picks[number] if number in picks else pick(rng, self.sites[number].weights)
+            if number not in made:
+                made[number] = picks[number] if number in picks else pick(rng, self.sites[number].weights)
             yield from self._reached(expr.args[made[number]], picks, made, rng)
         else:
             yield expr
@@ -128,7 +144,9 @@ class Template:
         def inside(expr: Expr) -> Expr:
             args = tuple(map(inside, expr.args))
             if expr.op == "choice":
-                return choice(args, weights[site_of(expr)])
+                number = site_of(expr)
+                link = next((name for name, n in self.links.items() if n == number), "")
+                return choice(args, weights[number], link)
             return Expr(expr.op, args, expr.attrs) if args else expr
 
         return rebuilt(self.statements, {p: inside(e.expr) for p, e in self.places.equations.items()})
@@ -140,11 +158,22 @@ class Template:
 
 
 class Tables:
-    """Sums over the cells of one template by size: counts, or with `weighted` probabilities."""
+    """Sums over the cells of one template by size: counts, or with `weighted` probabilities.
+
+    Holes that are filled alike are kept apart by their option: it is part of the mask, beside the lets that are used.
+    """
 
     def __init__(self, template: Template, weighted: bool) -> None:
         self.template = template
         self.weighted = weighted
+        self._fields = tuple(map(sum, template.linked.values()))
+        self._any_link = sum(self._fields)
+        # What an option weighs is counted at each hole of its name, and is to be counted once.
+        self._again: dict[int, float | int] = {}
+        for number, bits in template.linked.items():
+            weights = template.sites[number].weights
+            for bit, w in zip(bits, weights, strict=True):
+                self._again[bit] = sum(weights) / w if weighted else 1
         self.length = 1 + sum(_largest(e.expr) for e in template.order)
         self._known: dict[
             tuple[int, int, Path], Table
@@ -168,10 +197,22 @@ class Tables:
                 made[0] = 1
             else:
                 for (mask, size), n in self._table(order[index].expr, order[index].scope).items():
-                    rest = self._from(index + 1, self._left(index, needed | mask))
-                    made[size:] += n * rest[: self.length - size]
+                    both, again = self._both(needed, mask)
+                    if again:
+                        rest = self._from(index + 1, self._left(index, both))
+                        made[size:] += again * n * rest[: self.length - size]
             self._series[key] = made
         return self._series[key]
+
+    def _both(self, a: Mask, b: Mask) -> tuple[Mask, float | int]:
+        """The union, and what corrects the product of the weights; 0 where holes of one name differ."""
+        again: float | int = 1
+        if a & self._any_link and b & self._any_link:
+            for field in self._fields:
+                mine, yours = a & field, b & field
+                if mine and yours:
+                    again *= self._again[mine] if mine == yours else 0
+        return a | b, again
 
     def _left(self, index: int, needed: Mask) -> Mask:
         """What is needed of the equations after `index`."""
@@ -183,8 +224,9 @@ class Tables:
             return self._known[key]
         made: Table = {}
         if expr.op == "choice":
-            for a, factor in zip(expr.args, self._factors(expr), strict=True):
-                for at, n in self._table(a, scope).items():
+            for a, factor, bit in zip(expr.args, self._factors(expr), self._bits(expr), strict=True):
+                for (mask, size), n in self._table(a, scope).items():
+                    at = (mask | bit, size)
                     made[at] = made.get(at, 0) + factor * n
         else:
             used = self.template.places.let(expr, scope)
@@ -202,10 +244,16 @@ class Tables:
             made: Table = {}
             for (m, size), n in self._table(expr.args[start], scope).items():
                 for (k, more), ways in self._together(expr, start + 1, scope).items():
-                    at = (m | k, size + more)
-                    made[at] = made.get(at, 0) + n * ways
+                    both, again = self._both(m, k)
+                    if again:
+                        at = (both, size + more)
+                        made[at] = made.get(at, 0) + again * n * ways
             self._known[key] = made
         return self._known[key]
+
+    def _bits(self, expr: Expr) -> tuple[int, ...]:
+        """What each option of a choice adds to a mask."""
+        return self.template.linked.get(site_of(expr), (0,) * len(expr.args))
 
     def _factors(self, expr: Expr) -> tuple[float | int, ...]:
         weights = self.template.sites[site_of(expr)].weights
@@ -223,8 +271,9 @@ class Tables:
             ways = list(self._table(e.expr, e.scope).items())
             shares = []
             for (mask, n), w in ways:
-                rest = self._from(index + 1, self._left(index, needed | mask))
-                shares.append(w * rest[size - n] if n <= size else 0)
+                both, again = self._both(needed, mask)
+                rest = self._from(index + 1, self._left(index, both)) if again and n <= size else None
+                shares.append(0 if rest is None else again * w * rest[size - n])
             at = ways[pick(rng, shares)][0]
             self._inside(rng, e.expr, e.scope, at, made)
             needed = self._left(index, needed | at[0])
@@ -236,13 +285,12 @@ class Tables:
     ) -> None:
         """Options for the holes of an expression that uses certain lets and has so many operations."""
         if expr.op == "choice":
-            factors = self._factors(expr)
-            number = pick(
-                rng,
-                [f * self._table(a, scope).get(at, 0) for f, a in zip(factors, expr.args, strict=True)],
-            )
-            made[site_of(expr)] = number
-            self._inside(rng, expr.args[number], scope, at, made)
+            bits, shares = self._bits(expr), []
+            for a, factor, bit in zip(expr.args, self._factors(expr), bits, strict=True):
+                inside = self._table(a, scope).get((at[0] & ~bit, at[1]), 0)
+                shares.append(factor * inside if at[0] & bit == bit else 0)
+            number = made[site_of(expr)] = pick(rng, shares)
+            self._inside(rng, expr.args[number], scope, (at[0] & ~bits[number], at[1]), made)
         elif expr.args:
             self._several(rng, expr, 0, scope, (at[0], at[1] - (expr.op in OPS)), made)
 
@@ -253,7 +301,7 @@ class Tables:
         if start == len(expr.args):
             return
         ways = [
-            ((m, n), (k, more), w * v)
+            ((m, n), (k, more), w * v * self._both(m, k)[1])
             for (m, n), w in self._table(expr.args[start], scope).items()
             for (k, more), v in self._together(expr, start + 1, scope).items()
             if (m | k, n + more) == at

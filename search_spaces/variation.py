@@ -235,8 +235,7 @@ class Varier:
     def add_state(self, made: Derivation, rng: np.random.Generator) -> Derivation | None:
         """One more state, read in one place."""
         lines = [r for r in self.rules.states if sum(map(r.fits, made.states)) < r.most]
-        limit = self.rules.limits.states
-        if not lines or (limit is not None and len(made.states) >= limit):
+        if not lines or not self.rules.limits.holds(len(made.states) + 1):
             return None
         line = _any(rng, lines)
         name = next(n for n in (*STATE_NAMES, *(f"s{i}" for i in range(99))) if n not in self._taken(made))
@@ -273,7 +272,7 @@ class Varier:
         """One state less; what read it reads something else."""
         lines = [r for r in self.rules.states if sum(map(r.fits, made.states)) > r.least]
         droppable = [s for s in made.states if any(r.fits(s) for r in lines)]
-        if not droppable or len(made.states) == 1:
+        if not droppable or len(made.states) == 1 or not self.rules.limits.holds(len(made.states) - 1):
             return None
         state = _any(rng, droppable)
         kept = tuple(e for e in made.equations if e.kind in ("let", OUT) or state_of(e.name) != state.name)

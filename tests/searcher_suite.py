@@ -49,7 +49,9 @@ class ToySpace:
     @property
     def sketches(self) -> tuple[Sketch, ...]:
         """The space as a sketch, for searchers that want one."""
-        shift = f"choice{{ {' | '.join(str(1 + n) for n in range(self.shifts))} }}" if self.shifts > 1 else "1"
+        shift = (
+            f"choice{{ {' | '.join(str(1 + n) for n in range(self.shifts))} }}" if self.shifts > 1 else "1"
+        )
         gate = " | ".join(f"sigmoid(lin({seen}))" for seen in GATES)
         value = " | ".join(f"{act}(lin(x, h) + {shift})" for act in ACTIVATIONS)
         text = f"z = choice{{ {gate} }}; h' = lerp(z, h, choice{{ {value} }})"
@@ -140,7 +142,9 @@ def made_up_found(space: ToySpace, supernet: Mapping[str, Any]) -> tuple[dict[st
     """Cells that a supernet could have given, by its seed alone."""
     rng = np.random.default_rng(supernet["seed"])
     cells = [space.sample(rng) for _ in range(3)]
-    return tuple({"cell": cell.one_line, "digest": cell.digest, "score": made_up_score(cell)} for cell in cells)
+    return tuple(
+        {"cell": cell.one_line, "digest": cell.digest, "score": made_up_score(cell)} for cell in cells
+    )
 
 
 def replay(searcher: Searcher, log: Sequence[Entry]) -> None:

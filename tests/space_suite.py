@@ -46,6 +46,16 @@ SELF = """space self {
   gate: vec -> sigmoid(lin(x)) | $gate | 0.5 * gate
 }
 """
+# No state of either line is a must, one of any is.
+SOME = """space some {
+  limits size <= 5, states >= 1, states <= 2
+  require x
+  state{0..1} slow: vec -> step
+  state{0..2} fast: vec = 1 -> step
+  out -> step
+  step: vec -> tanh(step) | $slow | $fast [2] | lin(x)
+}
+"""
 # Over trees: two children or any number, values at leaves that see those before them.
 TREES = """space trees {
   limits size <= 6
@@ -84,6 +94,8 @@ def check_member(space: Space, cell: Cell) -> None:
     assert space.limits.least_size <= size <= space.limits.size
     assert max(map(nesting, exprs)) <= space.limits.depth
     assert unused_let(cell) is None
+    assert cell.states, "a recurrent cell has a state"
+    assert space.limits.holds(len(cell.states))
     nodes, states = graph.live()
     if isinstance(space, GrammarSpace) and "states" in space.rules.require:
         assert states == {s.name for s in cell.states}, f"a state does not reach the output\n{text}"
@@ -104,7 +116,8 @@ def _derivations(space: GrammarSpace) -> Iterator[tuple[Derivation, float]]:
     rules = space.rules
     counts = product(*(range(s.least, s.most + 1) for s in rules.states))
     for numbers, form in product(counts, rules.forms):
-        if rules.limits.states is not None and sum(numbers) > rules.limits.states:
+        most = rules.limits.states
+        if sum(numbers) < rules.limits.least_states or (most is not None and sum(numbers) > most):
             continue
         lines = [line for line, n in zip(rules.states, numbers, strict=True) for _ in range(n)]
         names = state_names(len(lines))

@@ -110,7 +110,9 @@ def _compound(inner: st.SearchStrategy[Expr], holes: bool) -> st.SearchStrategy[
     if not holes:
         return calls
     weighted = st.tuples(inner, st.sampled_from((1.0, 2.0, 0.25)))
-    choices = st.lists(weighted, min_size=1, max_size=3).map(lambda given: choice(*zip(*given, strict=True)))
+    choices = st.lists(weighted, min_size=1, max_size=3).map(
+        lambda given: choice([option for option, _ in given], [weight for _, weight in given])
+    )
     return st.one_of(calls, calls, choices)
 
 

@@ -11,7 +11,14 @@ import typer
 from source_tree import ROOT, TOP_LEVEL, relative
 
 NOUNS = "Cell Sketch Op Space Program Backend CellModule Task Predictor Searcher".split()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/security.md", "docs/listops.md", "docs/spaces.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/security.md",
+    "docs/listops.md",
+    "docs/spaces.md",
+    "docs/importers.md",
+)
 
 
 def test_file_map_is_what_is_on_disk() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from source_tree import ROOT
 
 from grammar import (
     Cell,
@@ -157,3 +159,9 @@ def test_darts_accepts_keys_and_names_faults() -> None:
         from_darts(3)
     with pytest.raises(ImportFormatError, match="a DARTS cell has one state"):
         to_darts(zoo("lstm"))
+
+
+def test_the_document_about_importers_says_what_is_so() -> None:
+    text = (ROOT / "docs" / "importers.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(compile(example, "docs/importers.md", "exec"), {})

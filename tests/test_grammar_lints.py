@@ -52,10 +52,22 @@ FIRES = [
     ("h' = lin(x) * h + lin(x)", ["unbounded-coefficient"]),
     ("h' = relu(x) * h + lin(x)", ["unbounded-coefficient"]),
     ("h' = diag(h) + lin(x)", ["unbounded-coefficient"]),
-    ("h' = lerp(lin(x), h, lin(x))", ["unbounded-coefficient"]),
-    ("h' = h + softplus(lin(x)) * (lin(x) - h)", ["unbounded-coefficient"]),
+    ("h' = lerp(lin(x), h, lin(x))", ["unbounded-coefficient", "loose-gate"]),
+    ("h' = h + softplus(lin(x)) * (lin(x) - h)", ["unbounded-coefficient", "loose-gate"]),
     ("h' = lerp(1.5 + tanh(lin(x, h)) / 4, h, tanh(lin(x, h)))", ["gate-out-of-range"]),
     ("h' = lerp(-sigmoid(lin(x, h)), h, tanh(lin(x, h)))", ["gate-out-of-range"]),
+    ("h' = lerp(tanh(lin(x, h)), h, tanh(lin(x, h)))", ["loose-gate"]),
+    ("h' = lerp(2 * sigmoid(lin(x)), h, lin(x, h))", ["loose-gate"]),
+    ("h' = h * h + lin(x)", ["self-product"]),
+    ("h' = square(h) + lin(x)", ["self-product"]),
+    ("h' = relu(h) * lin(h) + lin(x)", ["self-product"]),
+    ("h' = h * (1 + 0.5 * lin(x, h)) + lin(x)", ["self-product"]),
+    ("h' = tanh(lin(x, stopgrad(h)))", ["stopped-gradient"]),
+    ("h' = stopgrad(tanh(lin(x, h)))", ["stopped-gradient"]),
+    ("g = stopgrad(h); h' = lerp(sigmoid(lin(x, g)), g, tanh(lin(x)))", ["stopped-gradient"]),
+    # x is read, but the state is 0 for ever, since it begins at 0 and is only multiplied
+    ("h' = sigmoid(lin(x, h)) * tanh(h)", ["unused-input", "constant-state"]),
+    ("h' = relu(h * lin(x)) / (1 + square(x))", ["unused-input", "constant-state"]),
     ("h' = tanh(lin(h)) + exp(lin(x))", ["unbounded-exp"]),
     ("h' = lin(x, exp(abs(h)))", ["unbounded-exp"]),
     ("u = exp(lin(x, h)); v = exp(lin(x, h)); h' = tanh(u / (u + v))", ["unbounded-exp"]),
@@ -88,6 +100,12 @@ QUIET = [
     "h' = 3 * tanh(lin(x, h))",  # dense: the weights decide
     "h' = 2 * h - 2 * tanh(lin(x, h))",
     "h' = shift(h) + lin(x)",
+    "h' = tanh(h * h) + lin(x)",
+    "h' = rmsnorm(h * h) + lin(x)",
+    "h' = tanh(lin(x, h)) * lin(x, h)",  # one factor is bounded
+    "h' = h * softplus(h) / (1 + abs(h)) + lin(x)",
+    "h' = lerp(sigmoid(lin(x)), stopgrad(h), tanh(lin(x, h)))",  # one way is open
+    "h' = lerp(0.5 + 0.5 * tanh(lin(x)), h, lin(x))",
     "u = exp(lin(x)); h' = tanh(lin(x, h))",  # dead code hurts nobody
 ]
 
@@ -120,6 +138,22 @@ def test_states_that_do_nothing() -> None:
     assert _names(parse("cell a { out lin(x) }")) == ["no-memory"]
 
 
+def test_states_multiply_themselves_through_others() -> None:
+    both = _cell("h' = h * c; c' = h + lin(x)", "h: vec = 1, c: vec = 1")
+    assert [(f.name, f.where) for f in lint(both)] == [("self-product", "h")]
+    outside = _cell("h' = tanh(lin(x, h, readt(c, h))); c' = c + outer(tokey(h), h)", "h: vec, c: mat")
+    assert "self-product" not in _names(outside)
+
+
+def test_a_state_that_can_only_be_zero_is_found_through_others() -> None:
+    found = lint(_cell("h' = c * lin(x); c' = relu(h) * sigmoid(lin(x)); ", "h: vec, c: vec", "h' + c'"))
+    assert [(f.name, f.where) for f in found] == [
+        ("unused-input", "x"),
+        ("constant-state", "h"),
+        ("constant-state", "c"),
+    ]
+
+
 def test_coupled_states_explode_together() -> None:
     body = "h' = c + lin(x); c' = {} * h"
     states = "h: vec, c: vec"
@@ -146,6 +180,12 @@ def test_trees_and_depth() -> None:
     assert _names(parse(tree.format("tanh(lin(l.h, r.h))"))) == []
     assert "unused-input" in _names(parse(tree.format("tanh(param())")))
     assert "no-memory" in _names(parse(tree.format("tanh(param())")))
+    assert _names(parse(tree.format("tanh(lin(l.h))"))) == ["unused-child"]
+    assert _names(parse(tree.format("tanh(lin(l.h + 0 * r.h))"))) == ["unused-child"]
+    assert _names(parse(tree.format("l.h * r.h"))) == ["self-product"]
+    assert _names(parse(tree.format("tanh(l.h * r.h)"))) == []
+    any_number = "cell a(*k) { state h: vec; leaf { h' = lin(x) }; h' = tanh(lin(sum(k.h))); out h' }"
+    assert _names(parse(any_number)) == []
     depth = "cell a {{ state h: seq{}; depth 3 {{ h' = lnorm(h + attn(h)) }}; out h' }}"
     assert _names(parse(depth.format(" = x"))) == []
     assert _names(parse(depth.format(""))) == ["unused-input"]
@@ -161,7 +201,7 @@ def test_a_lint_names_the_place_and_the_repair() -> None:
 
 
 def test_every_kind_of_lint_is_exercised() -> None:
-    assert {*LINTS} == {name for _, names in FIRES for name in names} | {"constant-state"}
+    assert {*LINTS} == {name for _, names in FIRES for name in names} | {"unused-child"}
 
 
 @pytest.mark.parametrize("name", ["lstm", "lattice", "trm", "ut", "treegru"])

@@ -162,6 +162,7 @@ a, b, c = ref("a"), ref("b"), ref("c'")
         (Expr("child", (), (("child", "l"), ("state", "h"))), "l.h"),
         (choice((a, call("add", (a, b)))), "choice{ a | a + b }"),
         (choice((a, b), (1, 2.5)), "choice{ a | b [2.5] }"),
+        (choice((a, b), (1, 2.5), "act"), "choice act { a | b [2.5] }"),
         (choice((a, b), (1, 1)), "choice{ a | b }"),
     ],
 )

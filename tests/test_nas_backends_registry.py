@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grammar import Cell, Sizes, zoo
-from nas.backends import Backend, Runner, backend_names, choose, register_backend, runner
+from nas.backends import Backend, Runner, backend_names, choose, fallbacks, register_backend, runner
 from nas.errors import BuildError
 
 
@@ -48,6 +48,20 @@ def test_unavailable_backend_is_refused_and_passed_over(monkeypatch: pytest.Monk
     assert choose("auto", zoo("lstm")).name == "reference"
     with pytest.raises(BuildError, match="'absent' cannot run cell 'lstm': no compiler `cc` was found"):
         choose("absent", zoo("lstm"))
+
+
+def test_auto_says_once_and_counts_what_a_meant_backend_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.registry._BACKENDS", {"reference": choose("reference", zoo("lstm"))})
+    monkeypatch.setattr("nas.backends.fallback._REASONS", {})
+    monkeypatch.setattr(Absent, "meant_for", frozenset({"time"}))
+    register_backend(Absent())
+    why = "the backend 'absent': no compiler `cc` was found"
+    with pytest.warns(RuntimeWarning, match=f"cell gru runs on the slow reference backend: {why}"):
+        choose("auto", zoo("gru"))
+    for name in ("lstm", "gru", "treelstm"):  # warnings are errors in tests
+        choose("auto", zoo(name))
+    choose("reference", zoo("mgu"))
+    assert fallbacks() == {zoo("gru"): why, zoo("lstm"): why}
 
 
 def test_runners_are_kept() -> None:

@@ -21,7 +21,7 @@ from nas.campaign.driver import Sitting
 from nas.campaign.journal import JOURNAL, read
 from nas.campaign.pool import Ending, Job
 from nas.errors import RunError, SearchError, TaskError
-from nas.training import train
+from nas.training import Recipe, TrialSpec, measure_latency, train
 from search_spaces import SpaceError, space_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,9 +49,21 @@ class InlinePool(FakePool):
 
     def train(self, job: Job, start: int) -> Ending:
         """What a worker does."""
-        place = self.folder / job.key
-        result = train(job.spec, test=job.test, save_to=place if job.keep else None)
-        return Ending(job.key, result, files={p.name: p.read_bytes() for p in place.glob("*")})
+        place, before = self.folder / job.key, self.folder / f"{job.key}-before"
+        before.mkdir(parents=True, exist_ok=True)
+        for name, content in job.carry_on.items():
+            (before / name).write_bytes(content)
+        result = train(
+            job.spec,
+            test=job.test,
+            save_to=place if job.keep else None,
+            carry_on=before if job.carry_on else None,
+            snapshot_to=place if job.snapshot else None,
+        )
+        metrics = {name: measure_latency(job.spec) for name in job.limits}
+        return Ending(
+            job.key, result, files={p.name: p.read_bytes() for p in place.glob("*")}, metrics=metrics
+        )
 
     def __enter__(self) -> InlinePool:
         return self
@@ -65,7 +77,7 @@ def inline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No Ray: what is launched trains in this process."""
 
     def workers(config: SearchConfig, task: Any, place: str | None) -> tuple[Sitting, InlinePool]:
-        return Sitting("cpu", place, None, {}), InlinePool(tmp_path / "trained")
+        return Sitting("cpu", place, None, {}, config.task), InlinePool(tmp_path / "trained")
 
     monkeypatch.setattr(launch, "_workers", workers)
 
@@ -157,6 +169,55 @@ def test_the_same_seed_gives_the_same_and_another_gives_others(inline: None, tmp
     assert [trial.digest for trial in first.trials] != [trial.digest for trial in other.trials]
 
 
+def test_a_promoted_trial_has_the_result_of_a_training_straight_through(inline: None, tmp_path: Path) -> None:
+    options = {"eta": 2, "rungs": 3, "proposer": "evolution", "proposer.samples": 3}
+    config = QUICK.replace(method="halving", options=options, max_trials=14, finalists=1)
+    run = start(config, tmp_path / "run")
+    whole = [trial for trial in run.trials if trial.until is None]
+    assert whole
+    assert all(trial.start == 10 for trial in whole)
+    assert {trial.until for trial in run.trials} == {5, 10, None}
+    recipe = Recipe.from_dict(run.task["recipe"])
+    for trial in whole[:2]:
+        spec = TrialSpec(trial.canonical, "parity", recipe, size="smoke", params=run.task["params"], seed=11)
+        straight = train(spec)
+        assert (trial.score, trial.curve, trial.params) == (straight.score, straight.curve, straight.params)
+        assert trial.metrics["params"] == straight.params
+        assert set(trial.metrics) == {"params", "flops", "state_bytes", "gemm_depth"}
+    assert run.finalists[0].trial in {trial.id for trial in whole}
+
+
+def test_a_search_for_small_and_quick_cells_keeps_to_its_constraints(inline: None, tmp_path: Path) -> None:
+    options = {"objectives": "loss,params,latency_us", "population": 3}
+    config = QUICK.replace(
+        method="nsga2", options=options, width=16, constraints=("params<=900",), max_trials=6, finalists=0
+    )
+    run = start(config, tmp_path / "run")
+    assert run.objectives == ("loss", "params", "latency_us")
+    for trial in run.trials:
+        assert trial.width == 16
+        assert trial.metrics["params"] == trial.params <= 900
+        assert 0 < trial.metrics["latency_us"] < 1e6
+    assert run.front()
+
+
+def test_a_task_of_ones_own_may_move(inline: None, tmp_path: Path) -> None:
+    code = (
+        "from nas.tasks import load_task\nclass Mine(type(load_task('parity', None, 'smoke'))):\n    pass\n"
+    )
+    place = tmp_path / "own.py"
+    place.write_text(code)
+    config = QUICK.replace(task=f"{place}:Mine", max_trials=3, finalists=0)
+    start(config, tmp_path / "run", stop_after(1))
+    place.rename(tmp_path / "moved.py")
+    with pytest.raises(TaskError, match=r"own\.py"):
+        resume(tmp_path / "run")
+    with pytest.raises(RunError, match=r"is of task parity, and modular_arithmetic is modular_arithmetic"):
+        resume(tmp_path / "run", task="modular_arithmetic")
+    assert not resume(tmp_path / "run", stop_after(2), task=f"{tmp_path / 'moved.py'}:Mine").finished
+    assert resume(tmp_path / "run").finished, "the place of the task is remembered"
+
+
 def test_search_takes_settings_by_name(inline: None, tmp_path: Path) -> None:
     settings = {**QUICK.to_dict(), "max_trials": 2, "finalists": 0}
     run = search(tmp_path / "run", **settings)
@@ -226,6 +287,16 @@ def test_what_belongs_to_the_machine_may_change_and_nothing_else(inline: None, t
         ({"address": "127.0.0.1:1"}, RunError, "no Ray cluster at 127.0.0.1:1: Connection refused"),
         ({"device": "cuda"}, RunError, "device cuda: there is no GPU here"),
         ({"task": "text", "params": 10}, RunError, "10 parameters is too small: at width 1, the smallest"),
+        (
+            {"constraints": ("params<=10",)},
+            RunError,
+            r"params<=10: the width of every model is matched to 5,000",
+        ),
+        (
+            {"method": "nsga2", "options": {"objectives": "loss,params"}},
+            RunError,
+            r"is to minimise params, and the width of every model is matched .*\(--width\)",
+        ),
     ],
 )
 def test_what_cannot_be_started_is_said_before_anything_is_written(

@@ -14,6 +14,7 @@ from nas.campaign import Event, Run, open_run
 from nas.campaign.journal import JOURNAL, Journal, read
 from nas.campaign.pool import Ending, Job
 from nas.errors import RunError
+from nas.training import TrialResult
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +52,19 @@ def test_status_of_a_finished_run(tmp_path: Path) -> None:
         "score": run.best.score,
         "params": 1000,
     }
+
+
+def test_trainings_on_the_slow_backend_are_counted(tmp_path: Path) -> None:
+    slow = TrialResult("ok", 0.5, 0.5, fallback="no C compiler")
+
+    def script(job: Job, start: int) -> Ending | None:
+        return Ending(job.key, slow) if job.key in ("trial-1", "trial-4", "gru-seed-1") else None
+
+    run = begin(tmp_path / "run", pool=FakePool(script=script))
+    assert [trial.id for trial in run.trials if trial.fallback] == [1, 4]
+    assert run.training("gru-seed-1").fallback == "no C compiler"
+    assert open_run(tmp_path / "run").status()["fallbacks"] == {"no C compiler": 3}
+    assert begin(tmp_path / "other").status()["fallbacks"] == {}
 
 
 def test_status_of_a_live_run_seen_from_outside(tmp_path: Path) -> None:

@@ -78,10 +78,11 @@ def test_what_is_too_large_is_cut() -> None:
     said = recell(
         "show", "cell a { state h: vec; repeat 64 fresh { repeat 4 { h' = tanh(lin(x, h)) } }; out h' }"
     )
-    assert "514 values: too many to draw" in said.out
+    assert "514 values, its blocks written out: too many to draw; what each equation reads:" in said.out
+    assert "repeat 64 fresh" in said.out
     assert "... and 40 more; --json has all" in said.out
     assert len(said.out.splitlines()) < 120
-    assert "... and 36 lines more; --json has all" in recell("show", "zoo:trm").out
+    assert "... and 78 lines more; --json has all" in recell("show", "zoo:trm").out
 
 
 def test_a_page_needs_no_unicode() -> None:
@@ -184,3 +185,47 @@ def test_show_warns_of_what_cannot_work() -> None:
     assert [w["name"] for w in recell("show", doubtful, "--json").json["lints"]] == ["must-explode"]
     assert recell("show", "zoo:lstm", "--json").json["lints"] == []
     assert "Warnings" not in recell("show", "zoo:lstm").out
+
+
+def test_a_cell_that_is_too_large_to_draw_is_outlined() -> None:
+    lines = recell("show", "zoo:trm").out.splitlines()
+    start = next(i for i, line in enumerate(lines) if "what each equation reads:" in line)
+    assert lines[start + 1 : start + 7] == [
+        "trm",
+        "├── e = + posemb(x)",
+        "├── repeat 2",
+        "│   ├── repeat 6",
+        "│   │   ├── vp = +(p, q, e)",
+        "│   │   ├── ap1 = rmsnorm + attn(vp)",
+    ]
+
+
+def test_costs_are_told_for_sizes_alone_that_build_takes() -> None:
+    text = "cell a { state h: vec; h' = tanh(lin(h)) * x; out h' }"
+    said = recell("show", text, "--input-size", "32")
+    assert said.code == 0
+    assert "none at D=32, H=128, N=1: this cell uses x elementwise where a vec stands" in said.out
+    assert "16,512" not in said.out
+    found = recell("show", text, "--input-size", "32", "--json").json
+    assert "input_size equals hidden_size" in found["sizes_refused"]
+    assert found["parameters"] == {"formula": "H^2 + H", "value": None}
+    assert recell("show", text, "--json").json["parameters"]["value"] == 128 + 128**2
+    assert recell("show", "zoo:lstm", "--heads", "3").code == 2
+
+
+def test_a_terminal_of_twenty_columns_gets_lines_and_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    lines = recell("show", "zoo:gru").out.splitlines()
+    start = lines.index("States")
+    found = [line.rstrip() for line in lines[start + 1 : start + 5]]
+    assert found == ["h", "  type vec", "  shape [B, H]", "  begins as 0"]
+
+
+def test_a_name_in_other_letters_is_recognised() -> None:
+    assert "the zoo has no cell 'LSTM'; did you mean 'lstm'?" in recell("show", "zoo:LSTM").error
+
+
+def test_cells_are_sampled_by_size() -> None:
+    by_size = recell("sample", "--space", "diagonal", "--by", "size", "--size", "5", "-n", "2").out
+    assert by_size != recell("sample", "--space", "diagonal", "--size", "5", "-n", "2").out
+    assert "'weights' or 'size'; received 'length'" in recell("sample", "--by", "length").error

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from campaign_fakes import SMALL, STEPS, begin
 from cli_runner import recell, refused
 from made_runs import make_run
 
@@ -56,6 +57,33 @@ def test_top_is_the_order_of_the_search_with_the_rank_of_export(run: Run) -> Non
     for row, trial in zip(rows, run.top(5), strict=True):
         assert (row["cell"], row["digest"], row["score"]) == (trial.text, trial.digest, trial.score)
         assert row["params"] == trial.params
+
+
+def test_top_of_several_objectives_begins_with_the_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"objectives": "loss,latency_us", "population": 4}
+    config = SMALL.replace(method="nsga2", options=options, max_trials=12)
+    found = begin(tmp_path / "run", config)
+    rows = recell("top", found.path, "-n", 12, "--json").json
+    front = [trial.id for trial in found.front()]
+    assert [row["trial"] for row in rows][: len(front)] == front
+    assert [row["front"] for row in rows] == [True] * len(front) + [False] * (12 - len(front))
+    assert rows[0]["metrics"] == found.trials[rows[0]["trial"]].metrics
+    monkeypatch.setenv("COLUMNS", "160")
+    out = recell("top", found.path).out
+    assert "µs per step" in out.splitlines()[0]
+    assert f"front: the Pareto front of loss, latency_us: {len(front)} of 12 cells" in out
+
+
+def test_top_of_trials_of_different_steps_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = begin(tmp_path / "run", SMALL.replace(method="halving", max_trials=20))
+    monkeypatch.setenv("COLUMNS", "160")
+    assert "steps" in recell("top", found.path).out.splitlines()[0]
+    rows = recell("top", found.path, "--json").json
+    assert [row["steps"] for row in rows] == [trial.until or STEPS for trial in found.top(10)]
 
 
 def test_top_for_people_folds_and_never_cuts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_options_become_the_configuration(given: dict[str, Any], tmp_path: Path)
     options = (
         "--space gated --task parity --data d.txt --size smoke --method random --budget 5m --workers 3 --device cpu "
         "--seed 7 --params 20k --heads 2 --finalists 1 --seeds 2 --max-trials 4 --trial-timeout 1m --trial-memory 2.5 "
-        "--gpus-per-trial 0.5 --lint strict"
+        "--gpus-per-trial 0.5 --lint strict --constraint params<=30k --constraint flops<=1e6 -O tries=9"
     )
     said = recell("search", *options.split(), "--address", "h:1", "--out", tmp_path / "run")
     assert said.code == 0, said.error
@@ -58,6 +58,8 @@ def test_options_become_the_configuration(given: dict[str, Any], tmp_path: Path)
         seeds=2,
         max_trials=4,
         lint="strict",
+        constraints=("params<=30000", "flops<=1000000"),
+        options={"tries": 9},
         trial_timeout=60.0,
         trial_memory_gb=2.5,
     )
@@ -127,9 +129,9 @@ def test_resume_carries_on_with_what_may_change(given: dict[str, Any], tmp_path:
 
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         begin(tmp_path / "run", config, on_event=stop)
-    said = recell("resume", tmp_path / "run", "--workers", 2, "--data", "there.txt")
+    said = recell("resume", tmp_path / "run", "--workers", 2, "--data", "there.txt", "--task", "a.py:Mine")
     assert said.code == 0, said.error
-    assert given["changes"] == {"data": "there.txt", "workers": 2}
+    assert given["changes"] == {"data": "there.txt", "task": "a.py:Mine", "workers": 2}
     assert open_run(tmp_path / "run").finished
 
 

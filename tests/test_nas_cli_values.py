@@ -8,7 +8,7 @@ from made_runs import cells, make_run
 
 from grammar import CellSyntaxError, UnknownNameError, parse, zoo
 from nas.cli.errors import UsageError
-from nas.cli.values import count, read_cell, run_and_trial, seconds, trial_text
+from nas.cli.values import count, options, read_cell, run_and_trial, seconds, trial_text
 from nas.errors import RunError
 
 
@@ -105,3 +105,24 @@ def test_a_fault_in_a_text_is_shown_with_a_caret() -> None:
     assert lines[0] == "<text>:1:41: unknown name 'hh'; did you mean 'h'?"
     assert lines[1].strip() == "cell a { state h: vec; h' = tanh(lin(x, hh)); out h }"
     assert lines[2].index("^") == lines[1].index("hh")
+
+
+def test_options_are_numbers_truths_or_texts() -> None:
+    texts = ["a=3", "b=0.5", "c=True", "d=loss,flops", "e=x=y", "proposer.samples = 4"]
+    assert options("--option", texts) == {
+        "a": 3,
+        "b": 0.5,
+        "c": True,
+        "d": "loss,flops",
+        "e": "x=y",
+        "proposer.samples": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [(["a"], "of the form name=value; received 'a'"), (["a=1", "a=2"], "a is given twice")],
+)
+def test_bad_options(texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        options("--option", texts)

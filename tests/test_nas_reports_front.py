@@ -55,8 +55,8 @@ def test_one_objective_has_no_front_to_show(tmp_path: Path) -> None:
         ("loss", 0.51234, "0.5123"),
         ("params", 20000.0, "20,000"),
         ("latency_us", 7.26, "7.3"),
-        ("flops", None, "–"),
-    ],  # noqa: RUF001
+        ("flops", None, "–"),  # noqa: RUF001
+    ],
 )
 def test_values_for_people(name: str, value: float | None, text: str) -> None:
     assert objective_text(name, value) == text

@@ -36,7 +36,8 @@ def test_proposals_are_members_and_name_their_parents(name: str) -> None:
 def test_nothing_is_proposed_twice_when_every_answer_is_told(name: str) -> None:
     proposals, _ = drive(suite_searcher(name, SPACE), 30)
     ways = [
-        (way(proposal.cell, proposal.steps, proposal.recipe), repr(proposal.supernet)) for proposal in proposals
+        (way(proposal.cell, proposal.steps, proposal.recipe), repr(proposal.supernet))
+        for proposal in proposals
     ]
     assert len(set(ways)) == len(ways)
 

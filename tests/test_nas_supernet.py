@@ -15,7 +15,10 @@ from nas.tasks import Batch, load_task
 from search_spaces import Relaxed, load_space
 from test_search_spaces_relaxing import MINE, SKETCHES
 
-SKETCHED = {**{name: SKETCHES[name] for name in ("mine", "numbers", "matrix", "buffers", "repeat")}, "darts_rnn": ""}
+SKETCHED = {
+    **{name: SKETCHES[name] for name in ("mine", "numbers", "matrix", "buffers", "repeat")},
+    "darts_rnn": "",
+}
 
 
 def relaxed_of(name: str, lift: bool = False) -> Relaxed:
@@ -31,12 +34,19 @@ def one_hot(relaxed: Relaxed, picks: dict[int, int], dtype: torch.dtype) -> list
     return gates
 
 
-WAYS = [(name, lift, dtype, "reference") for name in SKETCHED for lift in (False, True) for dtype in ("float64", "float32")]
+WAYS = [
+    (name, lift, dtype, "reference")
+    for name in SKETCHED
+    for lift in (False, True)
+    for dtype in ("float64", "float32")
+]
 WAYS += [("mine", False, "float32", "auto"), ("matrix", False, "float32", "auto")]
 COMPILED = [("darts_rnn", lift, "float32", "auto") for lift in (False, True)]  # tens of seconds of compiling
 
 
-@pytest.mark.parametrize("way", [*WAYS, *(pytest.param(way, marks=pytest.mark.slow) for way in COMPILED)], ids=str)
+@pytest.mark.parametrize(
+    "way", [*WAYS, *(pytest.param(way, marks=pytest.mark.slow) for way in COMPILED)], ids=str
+)
 def test_one_hot_supernet_equals_the_discrete_cell(way: tuple[str, bool, str, str]) -> None:
     """Outputs and every gradient, of the mixture with one-hot gates and of the path: to 1e-6."""
     name, lift, kind, backend = way
@@ -73,7 +83,8 @@ def passed(model: torch.nn.Module, y: Tensor) -> tuple[Tensor, dict[str, Tensor]
     model.zero_grad(set_to_none=True)
     torch.autograd.backward((y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum())
     grads = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
     }
     return y.detach(), grads
 
@@ -88,7 +99,10 @@ def test_one_hot_tree_supernet_equals_the_discrete_cell() -> None:
         alone = Stack(relaxed.derived(picks), 5, 4, 6, policy="balanced").double()
         net.copy_to(alone, picks)
         wanted = alone(x, lengths)[0]
-        for y in (net.mix(one_hot(relaxed, picks, torch.float64), x, lengths)[0], net.run(picks, x, lengths)[0]):
+        for y in (
+            net.mix(one_hot(relaxed, picks, torch.float64), x, lengths)[0],
+            net.run(picks, x, lengths)[0],
+        ):
             torch.testing.assert_close(y, wanted, rtol=0, atol=1e-12)
 
 
@@ -101,7 +115,9 @@ def test_gates_of_a_path_have_the_gradient_of_the_mixture() -> None:
         x = torch.arange(6).view(2, 3) % 5
         gates = [g.requires_grad_() for g in one_hot(relaxed, picks, torch.float64)]
         torch.autograd.backward(call(gates).square().sum())
-        found.append([0.0 if g.grad is None else float(g.grad[picks[i]]) for i, g in enumerate(gates) if i in picks])
+        found.append(
+            [0.0 if g.grad is None else float(g.grad[picks[i]]) for i, g in enumerate(gates) if i in picks]
+        )
     assert found[0] == pytest.approx(found[1], rel=1e-9)
     assert any(found[0])
 
@@ -152,7 +168,9 @@ def test_a_gumbel_path_has_gradients_for_the_logits_of_its_holes_alone() -> None
     for _ in range(20):
         picks, gates = architecture.gumbel(rng, 0.7)
         drawn.add(tuple(sorted(picks.items())))
-        assert all(torch.equal(g.detach().sum(), torch.tensor(float(i in picks))) for i, g in enumerate(gates))
+        assert all(
+            torch.equal(g.detach().sum(), torch.tensor(float(i in picks))) for i, g in enumerate(gates)
+        )
     assert len(drawn) > 3
     grads = first_order(path_loss(net, task, picks, batch(0), gates=gates)[0], list(architecture.logits))
     assert [bool(g.abs().max() > 0) for g in grads] == [i in picks for i in range(len(grads))]
@@ -207,7 +225,9 @@ def test_the_limit_holds_after_every_step_and_for_every_cell() -> None:
 
 def test_a_limit_below_every_cell_is_refused() -> None:
     relaxed = relaxed_of("matrix")
-    with pytest.raises(SearchError, match="cost_limit=10 params leaves no cell of sketch m: the cheapest found"):
+    with pytest.raises(
+        SearchError, match="cost_limit=10 params leaves no cell of sketch m: the cheapest found"
+    ):
         Architecture(relaxed, np.random.default_rng(0), Cost(relaxed, Sizes.of(8, 8), "params"), 10.0)
 
 

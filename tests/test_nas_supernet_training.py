@@ -70,7 +70,10 @@ def test_same_seed_same_cells_and_another_seed_others() -> None:
 def test_a_soft_cost_makes_the_expected_cell_cheaper() -> None:
     dear, cheap = (
         train_supernet(
-            spec(), SupernetOptions(**{**QUICK, "steps": 12}, method="uniform" if not w else "darts", cost_weight=w, arch_lr=0.3)
+            spec(),
+            SupernetOptions(
+                **{**QUICK, "steps": 12}, method="uniform" if not w else "darts", cost_weight=w, arch_lr=0.3
+            ),
         )
         for w in (0.0, 50.0)
     )
@@ -101,7 +104,9 @@ def test_a_trial_of_a_campaign_brings_its_cells_along() -> None:
     direct = train_supernet(spec(seed=3), SupernetOptions(**QUICK))
     assert [found["digest"] for found in result.found] == [found.digest for found in direct.found]
     assert TrialResult.from_dict(result.to_dict()) == result
-    assert dataclasses.replace(result, seconds=0.0, found=()) == dataclasses.replace(direct.trial, seconds=0.0)
+    assert dataclasses.replace(result, seconds=0.0, found=()) == dataclasses.replace(
+        direct.trial, seconds=0.0
+    )
 
 
 @pytest.mark.parametrize(

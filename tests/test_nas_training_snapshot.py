@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from grammar import zoo
-from nas.errors import TrainingError
+from nas.errors import SnapshotError, TrainingError
 from nas.tasks import load_task
 from nas.training import TrialResult, TrialSpec, train
 from nas.training.loop import learning_rate
@@ -88,13 +88,13 @@ def test_what_is_no_snapshot_of_the_trial_is_refused(tmp_path: Path) -> None:
     spec = spec_of("parity")
     train(spec.replace(until=9), snapshot_to=tmp_path)
     for other in (spec.replace(seed=4), spec.replace(width=13), spec_of("parity", steps=18)):
-        with pytest.raises(TrainingError, match="snapshot of another trial"):
+        with pytest.raises(SnapshotError, match="snapshot of another trial"):
             train(other, carry_on=tmp_path)
-    with pytest.raises(TrainingError, match="taken after step 9, and the trial stops at 8"):
+    with pytest.raises(SnapshotError, match="taken after step 9, and the trial stops at 8"):
         train(spec.replace(until=8), carry_on=tmp_path)
     place = tmp_path / SNAPSHOT
     place.write_bytes(place.read_bytes()[:-9])
-    with pytest.raises(TrainingError, match="no snapshot in"):
+    with pytest.raises(SnapshotError, match="no snapshot in"):
         train(spec, carry_on=tmp_path)
 
 

@@ -27,7 +27,7 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend FlexibleRunner RENDERINGS Runner Steps TreeRunner backend_names choose register_backend
+        Backend FlexibleRunner RENDERINGS Runner Steps TreeRunner backend_names choose fallbacks register_backend
         register_rendering runner tree_runner
     """,
     "nas.backends.c": "",

@@ -10,6 +10,7 @@ from space_suite import (
     NEW,
     RULED,
     SELF,
+    SOME,
     TINY,
     TREES,
     derivations,
@@ -25,7 +26,7 @@ from search_spaces.sampling import below, pick, some
 
 SMALL = {
     name: GrammarSpace(text)
-    for name, text in (("tiny", TINY), ("self", SELF), ("new", NEW), ("trees", TREES))
+    for name, text in (("tiny", TINY), ("self", SELF), ("new", NEW), ("trees", TREES), ("some", SOME))
 }
 SLOW = dict.fromkeys(("matrix", "mixed", "tree"), pytest.mark.slow)
 
@@ -56,7 +57,7 @@ def test_probabilities_are_those_of_all_derivations_written_down(name: str) -> N
 
 
 @pytest.mark.parametrize("by", ["weights", "size"])
-@pytest.mark.parametrize(("name", "size"), [("tiny", 2), ("self", 4), ("trees", 5)])
+@pytest.mark.parametrize(("name", "size"), [("tiny", 2), ("self", 4), ("trees", 5), ("some", 1)])
 def test_cells_of_one_size_come_as_often_as_they_should(name: str, size: int, by: str) -> None:
     space, draws = SMALL[name], 800
     exact = distribution(space, by, size)

@@ -76,6 +76,23 @@ def test_a_fault_in_a_file_names_the_file(tmp_path: Path) -> None:
         load_space(str(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TINY.replace("require", "claims elman, mamba\n  require"),
+         r"mine\.space:4:17: `claims mamba`: this cell of the zoo is no member: the size is at most 3"),
+        ("# claims lstm\nspace s {\n  claims elman,\n    gru\n"
+         "  cell a { state h: vec; h' = choice{ tanh(lin(x, h)) | relu(lin(x, h)) }; out h' }\n}\n",
+         r"mine\.space:4:5: `claims gru`: this cell of the zoo is no member: as the sketch a:"),
+    ],
+)  # fmt: skip
+def test_cells_that_a_file_claims_must_be_members(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.space"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpaceFileError, match=message):
+        load_space(str(path))
+
+
 def test_an_unknown_name_is_answered_with_a_near_one() -> None:
     with pytest.raises(
         UnknownSpaceError, match=r"unknown space 'gatd'; did you mean 'gated'\? The spaces are"

@@ -8,7 +8,19 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from space_suite import NEW, RULED, SELF, TINY, TREES, derivations, grammar_space, plan_of, renamed, unnamed
+from space_suite import (
+    NEW,
+    RULED,
+    SELF,
+    SOME,
+    TINY,
+    TREES,
+    derivations,
+    grammar_space,
+    plan_of,
+    renamed,
+    unnamed,
+)
 
 from grammar import Cell, Let, make_cell, parse, zoo
 from search_spaces import GrammarSpace, NotAMemberError, SpaceError, load_space
@@ -22,6 +34,7 @@ from search_spaces.shapes import in_order
 SMALL = {
     "tiny": GrammarSpace(TINY),
     "self": GrammarSpace(SELF),
+    "some": GrammarSpace(SOME),
     "new": GrammarSpace(NEW),
     "free": GrammarSpace(TINY.replace("require x, states", "require states")),
     "trees": GrammarSpace(TREES),

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from space_suite import SELF, TINY, TREES, renamed, rewritten
+from space_suite import SELF, SOME, TINY, TREES, renamed, rewritten
 
 from grammar import make_cell, parse, zoo, zoo_names
-from search_spaces import GrammarSpace, NotAMemberError, load_space, space_names
+from search_spaces import GrammarSpace, NotAMemberError, SpaceError, load_space, space_names
 
 SPACES = {name: load_space(name) for name in space_names()} | {
     "tiny": GrammarSpace(TINY),
     "self": GrammarSpace(SELF),
+    "some": GrammarSpace(SOME),
     "trees": GrammarSpace(TREES),
 }
 
@@ -177,3 +178,23 @@ def test_names_of_states_may_be_exchanged() -> None:
     cell = renamed(zoo("scrn"), {"h": "s", "s": "h"})
     assert cell in SPACES["gated"]
     assert make_cell("c", cell.states[::-1], cell.statements) in SPACES["gated"]
+
+
+def test_a_space_may_ask_for_at_least_so_many_states() -> None:
+    none = parse("cell a { out tanh(lin(x)) }")
+    assert SPACES["some"].why_not(none) == "a cell has at least 1 states; received 0"
+    assert none in GrammarSpace(SOME.replace("states >= 1, ", ""))
+    assert "at least 1 states" in str(load_space("mixed").why_not(none))
+    assert all(sum(plan.states) for plan in SPACES["some"]._weighted.plans)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["gated", "depth"])
+def test_what_is_no_cell_is_answered(name: str) -> None:
+    space, wrong = load_space(name), "hi"
+    with pytest.raises(
+        SpaceError, match=r"a space is asked about a Cell: grammar\.parse makes one of a text; received 'hi'"
+    ):
+        space.log_prob(wrong)  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="a space is asked about a Cell; received None"):
+        space.why_not(None)  # type: ignore[arg-type]
+    assert wrong not in space

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from space_suite import SELF, TINY, TREES
+from space_suite import SELF, SOME, TINY, TREES
 
 from grammar import GrammarError
 from search_spaces import GrammarSpace, SpaceError, SpaceFileError, read_space, space_names, space_text
@@ -46,6 +46,9 @@ FAULTS = [
     ("size <= 9", "size <= 900", 2, 10, "a limit is a whole number from 0 to 100 here; received 900"),
     ("size <= 9", "sise <= 9", 2, 10, "received sise <=; did you mean 'size'"),
     ("depth <= 4", "depth >= 4", 2, 21, "received depth >="),
+    ("depth <= 4", "states >= 3", 2, 21, r"give \{1..2\} states, the limits at least 3: no cell has both"),
+    ("depth <= 4", "states <= 0", 2, 21, r"give \{1..2\} states, the limits at most 0: no cell has both"),
+    ("depth <= 4", "states >= 17", 2, 21, "a whole number from 0 to 16 here; received 17"),
     ("  out -> $new\n", "", 1, 7, "a rule `out -> ...` is missing"),
     ("  state{1..2} vec\n", "", 1, 7, r"a line `state\{1..2\} vec` is missing"),
     ("state{1..2} vec", "state vec state vec", 3, 13, "two `state` lines differ"),
@@ -138,7 +141,7 @@ def test_text_that_is_too_long_is_refused() -> None:
         GrammarSpace(GOOD + "#" * 200_000, "long.space")
 
 
-TEXTS = [TINY, SELF, TREES, GOOD, *(space_text(name) for name in space_names())]
+TEXTS = [TINY, SELF, SOME, TREES, GOOD, *(space_text(name) for name in space_names())]
 
 
 @given(st.sampled_from(TEXTS), st.integers(0, 2**32), st.integers(1, 6))

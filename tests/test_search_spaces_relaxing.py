@@ -69,14 +69,16 @@ def test_a_choice_that_two_new_values_use_stays_where_it_is() -> None:
 
 
 def test_a_weight_of_several_sub_steps_has_no_role() -> None:
-    sketch = parse_sketch("cell r { state h: vec; repeat 2 fresh { h' = choice{ tanh(lin(h)) | lin(x) } }; out h' }")
-    with pytest.raises(SpaceError, match="sketch r has no mixture: in `repeat 2 fresh` one operation has several"):
+    sketch = parse_sketch(
+        "cell r { state h: vec; repeat 2 fresh { h' = choice{ tanh(lin(h)) | lin(x) } }; out h' }"
+    )
+    with pytest.raises(
+        SpaceError, match="sketch r has no mixture: in `repeat 2 fresh` one operation has several"
+    ):
         Relaxed(sketch)
 
 
 def test_options_that_do_not_sum_are_refused() -> None:
-    sketch = parse_sketch(
-        "cell m { state s: mem(3); s' = choice{ tanh(s) | relu(s) }; out lin(s, x) }"
-    )
+    sketch = parse_sketch("cell m { state s: mem(3); s' = choice{ tanh(s) | relu(s) }; out lin(s, x) }")
     with pytest.raises(SpaceError, match="the sum of a hole's options, each times a number, does not stand"):
         _ = Relaxed(sketch).cell

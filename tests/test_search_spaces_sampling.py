@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_tree import ROOT
-from space_suite import SELF, TINY, check_member
+from space_suite import SELF, SOME, TINY, check_member
 
 from grammar import analyse
 from search_spaces import GrammarSpace, NoCellError, Space, SpaceError, load_space, space_names
@@ -61,7 +61,7 @@ def test_a_hundred_thousand_samples_take_less_than_five_minutes(name: str) -> No
     assert time.process_time() - start < 30
 
 
-@pytest.mark.parametrize("text", [TINY, SELF], ids=["tiny", "self"])
+@pytest.mark.parametrize("text", [TINY, SELF, SOME], ids=["tiny", "self", "some"])
 def test_samples_of_a_user_s_space_are_members(text: str) -> None:
     space, rng = GrammarSpace(text), np.random.default_rng(9)
     for i in range(300):

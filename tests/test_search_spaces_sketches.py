@@ -62,7 +62,21 @@ TREE = """cell t(l, r) {
   out h'
 }
 """
-SMALL = {"nested": read_space(NESTED), "two": read_space(TWO), "tree": read_space(TREE)}
+# Holes of one name: in two equations, in a let that some options leave unused, around a let with another.
+LINKED = """cell linked {
+  state h: vec
+  a = choice act { tanh(lin(x)) [3] | relu(lin(x, h)) | silu(h) }
+  b = choice way { choice act { tanh(a) [3] | relu(h) | silu(a) } | a * h [2] }
+  h' = choice{ b * choice act { tanh(h) [3] | relu(h) | silu(h) } | h + lin(x) [0.5] }
+  out choice way { h' | lin(h') [2] }
+}
+"""
+SMALL = {
+    "nested": read_space(NESTED),
+    "two": read_space(TWO),
+    "tree": read_space(TREE),
+    "linked": read_space(LINKED),
+}
 SKETCHED = [n for n in space_names() if isinstance(load_space(n), SketchSpace)]
 
 
@@ -351,3 +365,48 @@ def test_a_description_shows_holes_and_shares() -> None:
     assert "  12 ways to fill the holes\n" in shown
     assert "  plain: h'\n     33.3 %  tanh(lin(x, h))\n" in shown
     assert "     75.0 %  tanh(lin(x))\n" in SMALL["nested"].describe()
+
+
+def test_holes_of_one_name_are_filled_alike() -> None:
+    space, rng = sketch_space("linked"), np.random.default_rng(0)
+    assert read_space(space.text).count() == space.count() == space.fit([space.sample(rng)]).count()
+    other = parse("cell a { state h: vec; b = lin(x) * 2; h' = tanh(h) * relu(h); out h' }")
+    assert "its equations are others" in str(space.why_not(other))
+    cell = space.sample(rng)
+    for _ in range(30):
+        cell = space.vary(cell, rng, other=space.sample(rng)).cell
+        assert cell in space
+        assert len({op for op in ("tanh", "relu", "silu") if f"{op}(" in str(cell)}) <= 1
+
+
+def test_the_network_of_a_tiny_recursive_model_is_one() -> None:
+    """It is used four times with one set of weights; its operations are the same in all four."""
+    space, rng = load_space("depth"), np.random.default_rng(0)
+    cell = zoo("trm")
+    for _ in range(4):
+        cell = space.vary(cell, rng, operator="several").cell
+        uses = [str(cell).count(f"{op}(") for op in ("silu", "gelu", "sigmoid")]
+        assert sum(uses) == 8
+        assert all(n % 4 == 0 for n in uses)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "h' = choice a { lin(x) | h }; out choice a { h' | h | lin(x) }",
+            "as many options, equally weighted; .* 'a' differ",
+        ),
+        (
+            "h' = choice a { lin(x) | h }; out choice a { h' [2] | h }",
+            "as many options, equally weighted; .* 'a' differ",
+        ),
+        (
+            "h' = choice a { tanh(choice a { h | lin(x) }) | h }; out h'",
+            "is not inside of one of its own name; 'a' is",
+        ),
+    ],
+)
+def test_faults_of_linked_holes_are_answered(text: str, message: str) -> None:
+    with pytest.raises(SpaceFileError, match=message):
+        read_space(f"cell s {{ state h: vec; {text} }}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from space_suite import RULED, SELF, TINY, TREES, check_member, derivations, grammar_space
+from space_suite import RULED, SELF, SOME, TINY, TREES, check_member, derivations, grammar_space, unnamed
 
 from grammar import Cell, parse, zoo
 from search_spaces import (
@@ -29,6 +29,7 @@ from search_spaces.derivation import dead
 SPACES = {name: load_space(name) for name in space_names()} | {
     "tiny": GrammarSpace(TINY),
     "self": GrammarSpace(SELF),
+    "some": GrammarSpace(SOME),
     "trees": GrammarSpace(TREES),
 }
 
@@ -210,6 +211,25 @@ SIX = """space six {
   OPS: operands -> x, $vec | x
 }
 """
+
+
+def test_variation_finds_as_many_cells_as_are_counted() -> None:
+    """From one cell, by mutations alone, every derivation that the exact counter counts."""
+    space, rng = GrammarSpace(SIX), np.random.default_rng(1)
+    start = space.sample(rng)
+    found, waiting = {unnamed(start): start}, [start]
+    while waiting:
+        cell = waiting.pop()
+        for _ in range(80):
+            child = space.mutate(cell, rng)
+            if unnamed(child) not in found:
+                found[unnamed(child)] = child
+                waiting.append(child)
+    sizes = Counter(space.size(cell) for cell in found.values())
+    counted = space.count(alive=True)
+    assert [sizes[n] for n in range(len(counted))] == list(counted)
+    assert sum(counted) > 20
+    assert space.limits.size == 6
 
 
 def test_every_pair_of_cells_of_at_most_six_operations_is_connected() -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nas.backends.base import FlexibleRunner as FlexibleRunner
     from nas.backends.base import Runner as Runner
     from nas.backends.base import TreeRunner as TreeRunner
+    from nas.backends.fallback import fallbacks as fallbacks
     from nas.backends.registry import backend_names as backend_names
     from nas.backends.registry import choose as choose
     from nas.backends.registry import register_backend as register_backend
@@ -31,6 +32,7 @@ __getattr__, __dir__, __all__ = attach(
         "TreeRunner": "nas.backends.base",
         "backend_names": "nas.backends.registry",
         "choose": "nas.backends.registry",
+        "fallbacks": "nas.backends.fallback",
         "register_backend": "nas.backends.registry",
         "register_rendering": "nas.backends.renderings",
         "runner": "nas.backends.registry",

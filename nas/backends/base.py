@@ -61,9 +61,13 @@ class TreeRunner(Protocol):
 
 
 class Backend(ABC):
-    """One way to run cells. `name` is what `build(..., backend=name)` takes."""
+    """One way to run cells. `name` is what `build(..., backend=name)` takes.
+
+    `meant_for` are the kinds of cells that it runs on any sound machine: where it does not, `auto` says so.
+    """
 
     name: str
+    meant_for: frozenset[str] = frozenset()
 
     @abstractmethod
     def available(self) -> str | None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from grammar import Cell, Sizes, suggest
 from nas.backends.base import Backend, Runner, TreeRunner
 from nas.backends.c.backend import C
+from nas.backends.fallback import fell_back
 from nas.backends.reference import Reference
 from nas.backends.triton.backend import TritonBackend
 from nas.errors import BuildError
@@ -30,12 +31,22 @@ def backend_names() -> tuple[str, ...]:
 def choose(name: str, cell: Cell) -> Backend:
     """The backend called `name`, or for "auto" the best one here that can run the cell.
 
+    Where "auto" is left with the reference for a cell that a faster backend is meant for, it warns and keeps count
+    (`fallbacks`).
+
     Raises BuildError for an unknown name, and where the backend does not work here or cannot run the cell.
     """
     if name == "auto":
         able = [b for b in _BACKENDS.values() if b.available() is None and b.refuses(cell) is None]
         # The reference refuses least: what it cannot run, it explains best.
-        return able[-1] if able else choose("reference", cell)
+        best = able[-1] if able else choose("reference", cell)
+        if isinstance(best, Reference):
+            meant = [b for b in _BACKENDS.values() if cell.kind in b.meant_for]
+            for backend in meant:
+                fell_back(
+                    cell, f"the backend {backend.name!r}: {backend.available() or backend.refuses(cell)}"
+                )
+        return best
     if name not in _BACKENDS:
         known = ", ".join(("auto", *_BACKENDS))
         raise BuildError(f"unknown backend {name!r}{suggest(name, _BACKENDS)}; the backends are {known}")

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,6 +47,8 @@ DUPLICATES = 50
 """Proposals known already, in a row, before the search ends."""
 REFUSALS = 500
 """Proposals refused for warnings or constraints, in a row, before the search ends."""
+READ = 1000
+"""Cells that are kept in memory: each is read again for each event that is about it."""
 FAILURES = 30
 """Trials that may fail before the first one has a score; it is the settings then."""
 
@@ -88,7 +91,7 @@ class Campaign:
         self.pool = pool
         self.sitting = sitting or Sitting()
         self.run_so_far = Run(journal.folder)
-        self._read = read
+        self._read = lru_cache(READ)(read)
         self._costs = costs
         self._snapshots = Snapshots(journal.folder)
         self._clock = clock
@@ -428,17 +431,10 @@ def _finite(score: float | None) -> bool:
 
 def _outcome(result: TrialResult) -> dict[str, Any]:
     values = result.to_dict()
-    names = (
-        "score",
-        "curve",
-        "params",
-        "width",
-        "steps",
-        "start",
-        "seconds",
-        *(("found",) if result.found else ()),
-    )
-    return {name: values[name] for name in names}
+    found = {
+        name: values[name] for name in ("score", "curve", "params", "width", "steps", "start", "seconds")
+    }
+    return found | {name: values[name] for name in ("fallback", "found") if values[name]}
 
 
 @contextlib.contextmanager

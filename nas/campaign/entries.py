@@ -52,6 +52,8 @@ class TrialRecord:
     """What it changes in the task's recipe."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What else is known of it, by name in `nas.searchers.METRICS`."""
+    fallback: str = ""
+    """Why it ran on the slow reference backend although a faster one was meant to run it; empty where it did not."""
     start: int = 0
     """The step from which it was trained: that of a snapshot, 0 without one."""
     supernet: Mapping[str, Any] | None = None
@@ -78,6 +80,7 @@ class Retraining:
     ended: float | None = None
     attempts: int = 0
     message: str = ""
+    fallback: str = ""
     weights: str | None = None
     """Folder of the trained model, relative to the run's."""
 
@@ -145,6 +148,7 @@ def fill(record: TrialRecord | Retraining, event: Event, status: str) -> None:
     record.wall = event.get("wall", 0.0)
     record.ended = event["active"]
     record.message = event.get("message", "")
+    record.fallback = event.get("fallback", "")
     if isinstance(record, TrialRecord):
         record.start = event.get("start", 0)
         exact = {"params": float(record.params)} if record.params else {}

@@ -71,6 +71,7 @@ class Run:
         self._by_fingerprint: dict[str, TrialRecord] = {}
         self._refused: dict[str, Mapping[str, Any]] = {}
         self._superseded: set[int] = set()
+        self._front: list[TrialRecord] | None = None
         self._trainings: dict[str, Retraining] = {}
         for event in events:
             self.apply(event)
@@ -90,6 +91,7 @@ class Run:
             handle(self, event)
         except (KeyError, IndexError, TypeError, ValueError, NasError) as error:
             raise self._bad(event, f"{type(error).__name__}: {error}") from error
+        self._front = None
         self.active = max(self.active, float(event["active"]))
         self.last = event
 
@@ -151,6 +153,11 @@ class Run:
 
     def front(self) -> list[TrialRecord]:
         """The trials that no other beats in all objectives, in the order of `top`; those trained furthest only."""
+        if self._front is None:  # the driver asks for it several times a second
+            self._front = self._find_front()
+        return list(self._front)
+
+    def _find_front(self) -> list[TrialRecord]:
         best = self.top()
         alike = [trial for trial in best if trial.until == best[0].until]
         known = [t for t in alike if all(name == "loss" or name in t.metrics for name in self.objectives)]
@@ -183,6 +190,12 @@ class Run:
     def failures(self) -> dict[str, int]:
         """How many trials failed, by class."""
         return dict(Counter(t.status for t in self.trials if t.status not in (*OPEN, "ok", "supernet")))
+
+    @property
+    def fallbacks(self) -> dict[str, int]:
+        """How many trainings ran on the slow reference backend because a faster one failed, by reason."""
+        records: list[TrialRecord | Retraining] = [*self.trials, *self._trainings.values()]
+        return dict(Counter(record.fallback for record in records if record.fallback))
 
     @property
     def not_retrained(self) -> list[str]:
@@ -233,6 +246,7 @@ class Run:
             "duplicates": self.duplicates,
             "alike": self.alike,
             "refused": self.refused,
+            "fallbacks": self.fallbacks,
             "asked": self.asks,
             "budget": self.config.budget,
             "active": round(self.active + since, 1),

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from grammar import GrammarError
 from nas.campaign.pool import Ending, Job, Progress
-from nas.errors import BuildError, RunError, TaskError, TrainingError
+from nas.errors import BuildError, RunError, SnapshotError, TaskError, TrainingError
 from nas.training import TrialResult, TrialSpec
 
 TRAIN = "nas.training:train"
@@ -95,7 +95,11 @@ class Worker:
 
     def _run(self, spec: TrialSpec, test: bool, places: Mapping[str, Path]) -> TrialResult:
         train = _load(self._train if spec.supernet is None else TRAIN_SUPERNET)
-        result = train(spec, test=test, on_progress=self._on_progress, **places)
+        given = {"test": test, "on_progress": self._on_progress}
+        try:
+            result = train(spec, **given, **places)
+        except SnapshotError:  # it only saves time
+            result = train(spec, **given, **{name: at for name, at in places.items() if name != "carry_on"})
         assert isinstance(result, TrialResult)
         return result
 

@@ -42,14 +42,11 @@ def show(
     if after is not None:
         _show_program(found, after, json)
         return
-    from grammar import CellBuildError
+    from grammar import Sizes
     from nas.cli.page import show_page
     from nas.ir import checked_analysis
 
-    if hidden_size % heads:
-        raise CellBuildError(
-            f"heads divides hidden_size; received heads={heads} and hidden_size={hidden_size}"
-        )
+    Sizes.of(input_size, hidden_size, heads)
     sizes = {"input_size": input_size, "hidden_size": hidden_size, "heads": heads}
     if diff is not None:
         _show_difference(found, read_cell(diff), sizes, json)
@@ -89,11 +86,14 @@ def _show_difference(one: Cell, other: Cell, sizes: dict[str, int], json: bool) 
 
 def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, Any]:
     from grammar import lint
-    from nas.cli.page import arrays, begin_text, values
+    from nas.cli.page import arrays, begin_text, refusal, values
+
+    refused = refusal(cell, sizes)
 
     def cost(poly: Any) -> dict[str, Any]:
         value = poly.at(**sizes)
-        return {"formula": str(poly), "value": value if isinstance(value, int) else float(value)}
+        number = value if isinstance(value, int) else float(value)
+        return {"formula": str(poly), "value": None if refused else number}
 
     return {
         "name": cell.name,
@@ -120,6 +120,7 @@ def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, A
         "parallel": analysis.parallel,
         "gemm_depth": analysis.gemm_depth,
         "sizes": sizes,
+        "sizes_refused": refused,
         "parameters": cost(analysis.parameters),
         "flops": cost(analysis.flops),
         "state_bytes": cost(analysis.state_bytes),
@@ -179,6 +180,12 @@ def sample(
     number: Annotated[int, typer.Option("-n", min=1, help="How many cells.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cells.")] = 0,
     size: Annotated[int | None, typer.Option(min=1, help="Only cells of this many operations.")] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="`weights` of the file, or `size`: each size, and each derivation of one, as often."
+        ),
+    ] = "weights",
     json: Json = False,
 ) -> None:
     """Draw cells from a search space, one a line."""
@@ -189,7 +196,7 @@ def sample(
 
     drawn = load_space(space)
     rng = np.random.default_rng(seed)
-    cells = [drawn.sample(rng, size) for _ in range(number)]
+    cells = [drawn.sample(rng, size, by) for _ in range(number)]
     if json:
         show_json([{"cell": c.one_line, "digest": c.digest} for c in cells])
     else:

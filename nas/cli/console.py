@@ -13,6 +13,7 @@ from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+_NARROW = 36  # columns, below which the cells of a table stand under one another
 _PIPED_WIDTH = 160  # columns, where no terminal says otherwise
 
 
@@ -50,6 +51,8 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), cut: bool = False
 ) -> Table:
     """A plain table; the columns in `numbers` are flush right. Long texts are folded; with `cut`, cut off."""
+    if console().width < _NARROW and len(columns) > 1 and not cut:
+        return _stacked(columns, rows)
     padding = (0, 2, 0, 0)
     made = Table(
         box=None, pad_edge=False, padding=padding, header_style="dim", show_header=any(columns), expand=cut
@@ -63,6 +66,18 @@ def table(
         )
     for row in rows:
         made.add_row(*(each if isinstance(each, Text) else Text(str(each)) for each in row))
+    return made
+
+
+def _stacked(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table for a terminal too narrow for columns: each row as a heading and a line for each further cell."""
+    made = Table(box=None, pad_edge=False, padding=0, show_header=False)
+    made.add_column(overflow="fold")
+    for row in rows:
+        first, *others = (each if isinstance(each, Text) else Text(str(each)) for each in row)
+        made.add_row(Text.assemble(first, style="bold"))
+        for name, each in zip(columns[1:], others, strict=True):
+            made.add_row(Text.assemble((f"  {name} " if name else "  ", "dim"), each))
     return made
 
 

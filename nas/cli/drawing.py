@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from rich.text import Text
 from rich.tree import Tree
 
-from grammar import GRAPH_LEAVES, OPS, Cell, Graph, Node, show_number
+from grammar import (
+    GRAPH_LEAVES,
+    OPS,
+    Cell,
+    Depth,
+    Expr,
+    Graph,
+    Leaf,
+    Let,
+    Node,
+    Out,
+    Repeat,
+    Statement,
+    show_number,
+)
 from nas.exporters import value_names
 
 SYMBOLS = {"add": "+", "sub": "-", "mul": "×", "div": "÷", "sigmoid": "σ", "neg": "-"}  # noqa: RUF001
@@ -26,6 +42,50 @@ def draw(cell: Cell, symbols: bool = True) -> list[Tree]:
     Without `symbols` only ASCII stands in the labels.
     """
     return _Drawing(cell, symbols).trees()
+
+
+def outline(cell: Cell, symbols: bool = True) -> Tree:
+    """The equations as they are written, in their blocks: for each the operations in it and the names that it reads."""
+    signs = SYMBOLS if symbols else PLAIN
+    tree = Tree(Text(cell.name, style="bold"), guide_style="dim")
+    _outline(cell.statements, tree, signs)
+    return tree
+
+
+def _outline(statements: Iterable[Statement], tree: Tree, signs: Mapping[str, str]) -> None:
+    for statement in statements:
+        if isinstance(statement, Let):
+            primed = "bold magenta" if statement.primed else "bold"
+            tree.add(Text.assemble((statement.name, primed), " = ", _reads(statement.expr, signs)))
+        elif isinstance(statement, Out):
+            tree.add(Text.assemble(("out", "bold magenta"), " ", _reads(statement.expr, signs)))
+        else:
+            _outline(statement.body, tree.add(_block(statement, signs)), signs)
+
+
+def _block(statement: Repeat | Depth | Leaf, signs: Mapping[str, str]) -> Text:
+    if isinstance(statement, Leaf):
+        return Text("leaf", style="bold cyan")
+    if isinstance(statement, Repeat):
+        return Text(f"repeat {statement.times}{' fresh' if statement.fresh else ''}", style="bold cyan")
+    head = Text(f"depth {statement.times}", style="bold cyan")
+    return head if statement.until is None else Text.assemble(head, " until ", _reads(statement.until, signs))
+
+
+def _reads(expr: Expr, signs: Mapping[str, str]) -> Text:
+    """The operations of an expression from the outside in, each once, and what it reads."""
+    nodes = list(expr.walk())
+    operations = dict.fromkeys(signs.get(n.op, n.op) for n in nodes if n.op in OPS)
+    names: dict[str, str] = {}
+    for node in nodes:
+        if node.op == "x":
+            names["x"] = _STYLES["x"]
+        elif node.op == "ref":
+            names[str(node.attr("name"))] = "bold"
+        elif node.op == "child":
+            names[f"{node.attr('child')}.{node.attr('state')}"] = _STYLES["child"]
+    read = Text(", ").join(Text(name, style=style) for name, style in names.items())
+    return Text.assemble(" ".join(operations), "(", read, ")") if operations else read
 
 
 class _Drawing:

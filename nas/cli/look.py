@@ -55,6 +55,8 @@ def _show_status(found: dict[str, Any]) -> None:
         trials += f", {found['refused']} refused for warnings or constraints"
     used = f"{seconds_text(found['active'])} of {seconds_text(found['budget'])} used"
     rows: list[tuple[str, object]] = [("trials", trials)]
+    for reason, count in found["fallbacks"].items():
+        rows.append(("slow", f"{count} on the reference backend: {reason}"))
     if found["retrain_planned"]:
         rows.append(("retrained", f"{found['retrained']} of {found['retrain_planned']} final trainings"))
     rows.append(("budget", f"{used}, {seconds_text(found['budget_left'])} left"))

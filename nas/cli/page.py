@@ -24,7 +24,7 @@ _DRAWN = 400  # values of a graph that can be taken in
 def show_page(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> None:
     """Print all about a cell; `sizes` (input_size, hidden_size, heads) are for the numbers."""
     from grammar import lint
-    from nas.cli.drawing import DOT, SYMBOLS, draw
+    from nas.cli.drawing import DOT, SYMBOLS, draw, outline
 
     put(Text.assemble((cell.name, "bold"), f"  {_KINDS[cell.kind]}  ", (cell.digest[:12], "dim")))
     for line in _about(cell):
@@ -46,7 +46,7 @@ def show_page(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> None:
         put("none")
     _show_weights(cell, sizes)
     _heading("Costs")
-    _show_costs(analysis, sizes)
+    _show_costs(analysis, sizes, refusal(cell, sizes))
     warnings = lint(cell)
     if warnings:
         _heading("Warnings")
@@ -56,7 +56,11 @@ def show_page(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> None:
     _heading("Graph")
     count = len(cell.graph.nodes)
     symbols = can_print("".join(SYMBOLS.values()) + DOT)
-    put(*(draw(cell, symbols) if count <= _DRAWN else [f"{count:,} values: too many to draw"]))
+    if count <= _DRAWN:
+        put(*draw(cell, symbols))
+    else:
+        put(f"{count:,} values, its blocks written out: too many to draw; what each equation reads:")
+        put(outline(cell, symbols))
     _heading("Canonical form")
     _show_canonical(cell)
     put("", Text(f"digest {cell.digest}", style="dim"))
@@ -79,8 +83,9 @@ def _show_weights(cell: Cell, sizes: dict[str, int]) -> None:
     if not weights:
         return
     _heading("Weights")
+    fits = refusal(cell, sizes) is None
     rows: list[tuple[str, ...]] = [
-        (w.site, w.op, ", ".join(arrays(w)), f"{sum(_count(s.shape, sizes) for s in w.specs):,}", _how(w))
+        (w.site, w.op, ", ".join(arrays(w)), _numbers(w, sizes) if fits else "-", _how(w))
         for w in weights[:_ROWS]
     ]
     columns = ["in", "as", "arrays", "numbers", ""]
@@ -89,6 +94,21 @@ def _show_weights(cell: Cell, sizes: dict[str, int]) -> None:
     put(table(columns, rows, ["numbers"]))
     if len(weights) > _ROWS:
         put(Text(f"... and {len(weights) - _ROWS} more; --json has all", style="dim"))
+
+
+def refusal(cell: Cell, sizes: dict[str, int]) -> str | None:
+    """Why `nas.build` would not make the cell with these sizes, or None."""
+    from grammar import CellBuildError, Sizes
+
+    try:
+        Sizes.of(**sizes).check(cell.graph)
+    except CellBuildError as error:
+        return str(error)
+    return None
+
+
+def _numbers(weight: Weight, sizes: dict[str, int]) -> str:
+    return f"{sum(_count(s.shape, sizes) for s in weight.specs):,}"
 
 
 def _how(weight: Weight) -> str:
@@ -149,8 +169,12 @@ def _costs(analysis: Analysis) -> list[tuple[str, Poly]]:
     ]
 
 
-def _show_costs(analysis: Analysis, sizes: dict[str, int]) -> None:
+def _show_costs(analysis: Analysis, sizes: dict[str, int], refused: str | None) -> None:
     at = _at(sizes)
+    if refused:
+        put(Text.assemble((f"none {at}: ", "bold yellow"), refused))
+        put(table(["", "in general"], [(name, str(p)) for name, p in _costs(analysis)]))
+        return
     rows = [(name, f"{float(p.at(**sizes)):,.0f}", str(p)) for name, p in _costs(analysis)]
     put(table(["", at, "in general"], rows, [at]))
 

@@ -200,6 +200,8 @@ def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], str]:
     run = open_run(folder)
     pairs = []
     for trial in run.trials:
+        if trial.until is not None and trial.status == "ok":
+            continue  # a score after fewer steps is no answer to the same question
         if trial.status == "ok" and trial.score is not None:
             pairs.append((parse(trial.text), trial.score))
         elif trial.status == "diverged":

@@ -41,7 +41,10 @@ def search(
     data: Data = None,
     size: Annotated[str, typer.Option(help="Of the task: smoke, search or full.")] = "search",
     method: Annotated[
-        str, typer.Option(help="random, evolution, or your own as module:Class.")
+        str,
+        typer.Option(
+            help="random, evolution, nsga2, halving, hyperband and others of docs/searchers.md, or module:Class."
+        ),
     ] = "evolution",
     budget: Annotated[
         str,

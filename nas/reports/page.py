@@ -106,6 +106,8 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
         yield f"{run.duplicates}", "duplicates not trained again"
     if run.refused:
         yield f"{run.refused}", "refused for warnings or constraints"
+    if run.fallbacks:
+        yield f"{sum(run.fallbacks.values())}", "on the slow reference backend"
     yield seconds_text(run.active), f"of {seconds_text(run.config.budget)} used"
     if ended:
         yield seconds_text(statistics.median(t.wall for t in ended)), "median trial"

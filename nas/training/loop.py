@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar import GrammarError, parse
+from nas.backends import fallbacks
 from nas.errors import BuildError, TaskError, TrainingError, TrialAborted
 from nas.nn import Stack, TreeModule, detach_state
 from nas.tasks import Batch, Recipe, Split, Task, load_task
@@ -51,8 +52,8 @@ def train(
     the same trial at an earlier step: the result is that of the training straight through, to the last bit on a CPU.
 
     A cell that cannot be built with its width or budget gives a result with status "invalid". Raises TaskError for
-    the task and its data, TrainingError if the data are not those of the spec, there is no such device, or the snapshot
-    is not one of this trial.
+    the task and its data, TrainingError if the data are not those of the spec or there is no such device, SnapshotError
+    if the snapshot is damaged or not one of this trial.
     """
     started = time.perf_counter()
     task, device = _task(spec), _device(spec)
@@ -94,6 +95,7 @@ def train(
         seconds=time.perf_counter() - started,
         message=message,
         start=start,
+        fallback=fallbacks().get(cell, ""),
     )
     if save_to is not None and status == "ok":
         save_trained(save_to, model, spec, task, result)

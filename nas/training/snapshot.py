@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from nas.errors import TrainingError
+from nas.errors import SnapshotError
 from nas.nn import State
 from nas.training.files import write_whole
 from nas.training.spec import TrialSpec
@@ -68,7 +68,7 @@ def load_snapshot(
 ) -> Standing:
     """Bring model, optimiser and torch's global generator to where the snapshot was taken.
 
-    Raises TrainingError for a file that is damaged, of another schema, of another trial (any difference but `until`),
+    Raises SnapshotError for a file that is damaged, of another schema, of another trial (any difference but `until`),
     or taken after the step that `spec` stops at.
     """
     device = next(model.parameters()).device
@@ -77,14 +77,14 @@ def load_snapshot(
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"no snapshot in {place}: {error}") from error
+        raise SnapshotError(f"no snapshot in {place}: {error}") from error
     if about.get("schema") != SCHEMA:
-        raise TrainingError(f"{place} has schema {about.get('schema')!r}, this version reads {SCHEMA!r}")
+        raise SnapshotError(f"{place} has schema {about.get('schema')!r}, this version reads {SCHEMA!r}")
     if about["trial"] != _identity(spec):
-        raise TrainingError(f"{place} is a snapshot of another trial than the one that is to be carried on")
+        raise SnapshotError(f"{place} is a snapshot of another trial than the one that is to be carried on")
     standing = json.loads(about["standing"])
     if standing["step"] > spec.steps:
-        raise TrainingError(
+        raise SnapshotError(
             f"{place} was taken after step {standing['step']}, and the trial stops at {spec.steps}"
         )
     parts = _under(tensors, "model.")
@@ -104,8 +104,8 @@ def load_snapshot(
 
 
 def _identity(spec: TrialSpec) -> str:
-    # Where the data lie is no part of what they are.
-    return json.dumps({**spec.to_dict(), "until": None, "data": None}, sort_keys=True)
+    # Where the data and the file of a user's own task lie is no part of what they are: the digest says that.
+    return json.dumps({**spec.to_dict(), "until": None, "data": None, "task": None}, sort_keys=True)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -99,8 +99,9 @@ class TrialResult:
 
     `curve` holds (step, mean training loss per answer since the entry before it); `params` is the exact number of
     trainable parameters. For information only: `seconds` of wall-clock time, and `start`, the step that a snapshot was
-    carried on from (0 without one); neither has a part in what came of it. `found` are the cells that a supernet gives,
-    the best first: each has "cell", "digest" and "score", which is that with the shared weights and none of its own.
+    carried on from (0 without one); neither has a part in what came of it. `fallback` says why the cell ran on the
+    reference although a faster backend was meant to run it; empty where none was missed. `found` are the cells that a
+    supernet gives, the best first: each has "cell", "digest" and "score", which is that with the shared weights.
     """
 
     status: Status
@@ -113,6 +114,7 @@ class TrialResult:
     seconds: float = 0.0
     message: str = ""
     start: int = 0
+    fallback: str = ""
     found: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), hash=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ class C(Backend):
     """Cells over time as C, built by the system's compiler: float32 on the CPU."""
 
     name = "c"
+    meant_for = frozenset({"time"})
 
     def available(self) -> str | None:
         """What is wrong with the C compiler, if anything is."""

@@ -1,7 +1,8 @@
 """C text to a loaded library: the system's compiler, and a cache on disk by digest.
 
 A file appears in the cache under its final name only when it is complete (`os.replace`), so two processes may build the
-same text at once. A folder that cannot be written is said once, and a temporary one takes its place.
+same text at once; it ends with its own digest, so that one cut short by a crash of the machine is built anew. A folder
+that cannot be written is said once, and a temporary one takes its place.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def prelude() -> str:
 def _load(text: str) -> ctypes.CDLL:
     name, folder = f"{digest(prelude() + text)}.so", cache_folder()
     try:
-        return ctypes.CDLL(str(folder / name))
-    except OSError:  # not there, or cut short by a crash of the machine
+        if _is_whole(folder / name):
+            return ctypes.CDLL(str(folder / name))
+    except OSError:  # not there, or not for this machine's C library
         pass
     try:
         _build(text, folder / name)
@@ -154,7 +156,19 @@ def _build(text: str, target: Path) -> None:
             [*_command(), "-shared", "-include", str(header), str(source), "-o", str(made), "-lm"],
             target.parent,
         )
+        made.write_bytes(_sealed(made.read_bytes()))
         os.replace(made, target)
+
+
+def _sealed(library: bytes) -> bytes:
+    """A library followed by its digest, which loaders pass over."""
+    return library + hashlib.sha256(library).digest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is one that `_sealed` made. One cut short would end the process that loads it."""
+    found = path.read_bytes()
+    return _sealed(found[:-32]) == found
 
 
 def _precompiled(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from nas.backends.c.compiler import CompilerError
 from nas.backends.c.layer import Layer, slots_of
 from nas.backends.c.ops import even, key_of, layer_of
 from nas.backends.c.running import Geometry
-from nas.backends.fallbacks import fell_back
+from nas.backends.fallback import fell_back
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
 
@@ -85,7 +85,7 @@ class CompiledRunner(FlexibleRunner):
                 if not self.fallback:
                     raise
                 self._failed = True
-                fell_back(self.cell.name, str(error))
+                fell_back(self.cell, str(error))
         return self._layer
 
     def _by_reference(
