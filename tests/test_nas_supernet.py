@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_search_spaces_relaxing import SKETCHES
 from torch import Tensor
 
 from grammar import Sizes, parse_sketch
@@ -13,7 +14,6 @@ from nas.supernet.memory import check_memory, estimated_bytes
 from nas.supernet.steps import first_order, mixture_loss, path_loss, second_order
 from nas.tasks import Batch, load_task
 from search_spaces import Relaxed, load_space
-from test_search_spaces_relaxing import MINE, SKETCHES
 
 SKETCHED = {
     **{name: SKETCHES[name] for name in ("mine", "numbers", "matrix", "buffers", "repeat")},

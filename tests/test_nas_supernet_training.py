@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from test_search_spaces_relaxing import MINE
 
 from grammar import parse
 from nas.errors import SearchError
@@ -11,7 +12,6 @@ from nas.supernet import SupernetOptions, train_supernet, train_trial
 from nas.tasks import load_task
 from nas.training import TrialResult, TrialSpec
 from search_spaces import load_space
-from test_search_spaces_relaxing import MINE
 
 QUICK: dict[str, Any] = {"steps": 6, "candidates": 3, "keep": 2, "score_batches": 1, "tune_steps": 1}
 

@@ -63,12 +63,15 @@ PUBLIC: dict[str, str] = {
         MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
         make_searcher searcher_names
     """,
+    "nas.supernet": """
+        Architecture Cost Scored Supernet SupernetOptions SupernetResult train_supernet train_trial
+    """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate load_trained match_width measure_latency static_metrics train
-        trained_vocabulary
+        Recipe TrialResult TrialSpec evaluate learning_rate load_trained match_width measure_latency static_metrics
+        train trained_vocabulary
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
@@ -76,8 +79,8 @@ PUBLIC: dict[str, str] = {
         spearman statistic_names
     """,
     "search_spaces": """
-        GrammarSpace Limits NoCellError NotAMemberError SketchSpace Space SpaceError SpaceFileError
-        UnknownSpaceError Variation load_space read_space space_names space_text
+        GrammarSpace Limits NoCellError NotAMemberError Relaxed SketchSpace Space SpaceError SpaceFileError
+        UnknownSpaceError Variation load_space read_space space_names space_text unroll
     """,
 }
 
