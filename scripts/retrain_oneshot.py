@@ -1,11 +1,11 @@
-"""One-shot searches with several seeds, and every cell that they select trained by itself: all are shown, none left out.
+"""One-shot searches with several seeds, and every cell that they select trained by itself: none is left out.
 
     python scripts/retrain_oneshot.py --out darts5             # DARTS on darts_rnn, five seeds, modular arithmetic
     python scripts/retrain_oneshot.py --out gdas5 --method gdas --task text --trainings 3 --steps 600
     python scripts/retrain_oneshot.py --out mine --space mine.cell -O select=perturbation -O lift=yes
 
-Each seed gives one supernet and one selected cell. Beside each stand a cell drawn at random with the same seed, which is
-what the search has to beat, and the baselines. All are trained from scratch with the same recipe, parameters and
+Each seed gives one supernet and one selected cell. Beside each stand a cell drawn at random with the same seed, which
+is what the search has to beat, and the baselines. All are trained from scratch with the same recipe, parameters and
 `--trainings` seeds, none of them the search's. What is done is kept in the folder `--out`, one file for each training,
 so that the command carries on where it was stopped; `report.md` there has every row.
 """

@@ -110,11 +110,12 @@ def test_gates_of_a_path_have_the_gradient_of_the_mixture() -> None:
     relaxed = relaxed_of("mine")
     net = Supernet(relaxed, 5, 4, 6, backend="reference").double()
     picks = {0: 1, 1: 0, 2: 1}
+    x = torch.arange(6).view(2, 3) % 5
     found = []
-    for call in (lambda g: net.mix(g, x)[0], lambda g: net.run(picks, x, gates=g)[0]):
-        x = torch.arange(6).view(2, 3) % 5
+    for mixed in (True, False):
         gates = [g.requires_grad_() for g in one_hot(relaxed, picks, torch.float64)]
-        torch.autograd.backward(call(gates).square().sum())
+        y = net.mix(gates, x)[0] if mixed else net.run(picks, x, gates=gates)[0]
+        torch.autograd.backward(y.square().sum())
         found.append(
             [0.0 if g.grad is None else float(g.grad[picks[i]]) for i, g in enumerate(gates) if i in picks]
         )
@@ -133,7 +134,8 @@ def test_gates_of_wrong_shape_are_refused() -> None:
 
 def batch(seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    return Batch(*(torch.randint(0, 5, (4, 6), generator=generator) for _ in range(2)))
+    x, y = (torch.randint(0, 5, (4, 6), generator=generator) for _ in range(2))
+    return Batch(x, y)
 
 
 def test_second_order_is_the_derivative_through_a_step_of_the_weights() -> None:
