@@ -80,10 +80,10 @@ def selected(args: argparse.Namespace, options: SupernetOptions, recipe: Recipe)
         def search(seed: int = seed) -> dict[str, Any]:
             spec = TrialSpec(str(space.sketches[0]), args.task, recipe, size=args.size, seed=seed)
             result = train_supernet(spec, options)
-            first = result.found[0]
             return {
-                "cell": first.cell,
-                "shared": first.score,
+                "cell": result.found[0].cell if result.found else "",
+                "shared": result.trial.score,
+                "status": result.trial.status,
                 "seconds": result.trial.seconds,
                 "probabilities": result.probabilities,
             }
@@ -97,7 +97,9 @@ def selected(args: argparse.Namespace, options: SupernetOptions, recipe: Recipe)
 
 
 def trained(args: argparse.Namespace, recipe: Recipe, cell: str, seed: int) -> dict[str, Any]:
-    """One training from scratch."""
+    """One training from scratch. A search that gave no cell has a row all the same."""
+    if not cell:
+        return {"status": "no cell", "score": None, "test": None, "seconds": 0.0}
 
     def run() -> dict[str, Any]:
         spec = TrialSpec(cell, args.task, recipe, size=args.size, seed=seed)
@@ -144,7 +146,7 @@ def report(
         scores = [r["score"] for r in row["results"]]
         each = ", ".join(r["status"] if r["score"] is None else f"{r['score']:.4f}" for r in row["results"])
         tests = [r["test"] for r in row["results"]]
-        shared = f"{row['shared']:.4f}" if "shared" in row else ""
+        shared = "" if row.get("shared") is None else f"{row['shared']:.4f}"
         seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
         lines.append(f"| {row['kind']} | {shared} | {each} | {mean(scores)} | {mean(tests)} | {seconds} |")
     lines.append("")
