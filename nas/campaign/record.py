@@ -19,8 +19,8 @@ digest, lints or violates and metrics, operator, parents |
 | retrain_start, retrain_finish, retrain_fail | as above, from scratch | key, seed; test_score, weights |
 | stop | the sitting ends | reason, finished, message |
 
-`ask`, `duplicate` and `refuse` also have `until`, `continues` and `recipe` where the proposal has them. A supernet's `ask` has
-`supernet`, its `finish` has `found`; it has no fingerprint and no metrics.
+`ask`, `duplicate` and `refuse` also have `until`, `continues` and `recipe` where the proposal has them.
+A supernet's `ask` has `supernet`, its `finish` has `found`; it has no fingerprint and no metrics.
 """
 
 from __future__ import annotations
