@@ -20,6 +20,7 @@ from grammar.errors import GrammarError as GrammarError
 from grammar.errors import LocatedError as LocatedError
 from grammar.errors import Span as Span
 from grammar.errors import UnknownNameError as UnknownNameError
+from grammar.errors import one_newline as one_newline
 from grammar.errors import suggest as suggest
 from grammar.evaluate import Evaluation as Evaluation
 from grammar.evaluate import buffer_nodes as buffer_nodes

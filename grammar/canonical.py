@@ -80,6 +80,7 @@ class _Writer:
         ranked = sorted(range(len(graph.states)), key=self.labels.states.__getitem__)
         self.state_names = {graph.states[i].name: f"s{k}" for k, i in enumerate(ranked)}
         self.state_order = ranked
+        self.uses_of_weight = Counter(n.weight for n in graph.nodes)
         self.carried = self._depends("carry") if graph.region else frozenset[int]()
         self.per_child = self._depends("child") if graph.variadic else frozenset[int]()
         self.over_sums = self._over_sums() if graph.variadic else frozenset[int]()
@@ -303,7 +304,7 @@ class _Writer:
             ranks = self.labels
             if node.op == "lin":
                 pairs.sort(key=lambda p: (ranks.nodes[p[1]], ranks.slots[node.weight, p[0]]))
-                if sum(n.weight == node.weight for n in self.graph.nodes) > 1:
+                if self.uses_of_weight[node.weight] > 1:
                     pairs.sort(key=lambda p: ranks.slots[node.weight, p[0]])
             else:
                 pairs.sort(key=lambda p: ranks.nodes[p[1]])

@@ -415,20 +415,15 @@ class _Lowering:
         return self._add(Node("sum", (arg,), (), self.nodes[arg].type))
 
     def _choice(self, expr: Expr, args: tuple[int, ...], types: list[Type]) -> int:
+        link, weights, wrong = str(expr.attr("link", "")), choice_weights(expr), ""
         if not self.holes:
-            raise CellTypeError(
-                "a cell has no choice{...}: this text is a sketch (parse_sketch reads it)", expr.span
-            )
-        if len({*types}) > 1:
-            raise CellTypeError(
-                f"the options of a choice have one type; received {', '.join(map(str, types))}", expr.span
-            )
-        link = str(expr.attr("link", ""))
-        if link and self.links.setdefault(link, choice_weights(expr)) != choice_weights(expr):
-            raise CellTypeError(
-                f"choices of one name have as many options, equally weighted; those of {link!r} differ",
-                expr.span,
-            )
+            wrong = "a cell has no choice{...}: this text is a sketch (parse_sketch reads it)"
+        elif len({*types}) > 1:
+            wrong = f"the options of a choice have one type; received {', '.join(map(str, types))}"
+        elif link and self.links.setdefault(link, weights) != weights:
+            wrong = f"choices of one name have as many options, equally weighted; those of {link!r} differ"
+        if wrong:
+            raise CellTypeError(wrong, expr.span)
         return self._add(Node("choice", args, (), types[0]))
 
     def _expect(self, name: str, index: int, wanted: Type, expr: Expr) -> None:

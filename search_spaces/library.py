@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from grammar import Sketch, suggest, zoo
+from grammar import Sketch, one_newline, suggest, zoo
 from search_spaces.errors import SpaceError, SpaceFileError, UnknownSpaceError
 from search_spaces.grammar_space import GrammarSpace
 from search_spaces.sketch_file import claim_span, has_sketches, read_sketches, sketch_space
@@ -63,8 +63,10 @@ def load_space(source: str | Sketch) -> Space:
 def read_space(text: str, source: str = "<text>") -> Space:
     """The space that a text describes; `source` names it in errors.
 
-    The cells of the zoo that it claims must be members. Raises SpaceFileError with its place.
+    Lines may end as on any system. The cells of the zoo that it claims must be members. Raises SpaceFileError with its
+    place.
     """
+    text = one_newline(text)
     space = read_sketches(text, source) if has_sketches(text) else GrammarSpace(text, source)
     for claim in space.claims:
         why = space.why_not(zoo(claim))

@@ -92,7 +92,7 @@ def _only_sketches(file: SpaceFile) -> None:
 
 def claim_span(text: str, name: str) -> Span | None:
     """Where a space file claims a cell of the zoo."""
-    found = re.search(rf"(?<![$.\w])claims\s+(?:\w+\s*,\s*)*({name})\b", _bare(text))
+    found = re.search(rf"(?<![$.\w])claims\b.*?(?<![$.\w])({name})\b", _bare(text), re.DOTALL)
     return found and Span.at(text, found.start(1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from campaign_fakes import (
 )
 from searcher_suite import ToySpace
 
-from grammar import parse
+from grammar import parse, zoo
 from nas.campaign import Run, SearchConfig, open_run, stores
 from nas.campaign.constraints import Constraint, parse_constraint, violations
 from nas.campaign.driver import Campaign
 from nas.campaign.journal import JOURNAL, Journal, encode, read
+from nas.campaign.workers import Worker
 from nas.errors import RunError, SearchError
 from nas.searchers import Observation, Proposal, Searcher
 from nas.tasks import Recipe
+from nas.training import TrialSpec
 
 HALVING = SMALL.replace(method="halving", max_trials=40, seed=2)
 
@@ -47,6 +50,7 @@ def _quick_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a Worker sets it
 
 
 class Script(Searcher):
@@ -368,6 +372,41 @@ def test_latency_is_measured_where_the_searcher_needs_it(tmp_path: Path) -> None
     assert all(job.limits == {} for job in pool.submitted if "seed" in job.key)
     other = begin(tmp_path / "other", SMALL)
     assert all("latency_us" not in trial.metrics for trial in other.trials)
+
+
+# ---- workers ----------------------------------------------------------------------------------
+
+WANTED: dict[str, Any] = {"test": False, "keep": False, "snapshot": False, "carry_on": {}, "limits": {}}
+
+
+def real_spec() -> TrialSpec:
+    """A short training of the GRU on parity."""
+    recipe = Recipe(steps=8, batch_size=4, sequence_length=6, lr=0.01)
+    return TrialSpec(zoo("gru").canonical().one_line, "parity", recipe, size="smoke", width=8)
+
+
+def test_a_worker_measures_before_it_trains() -> None:
+    worker, spec = Worker("nas.training:train"), real_spec().to_dict()
+    answer = worker.run(spec, {**WANTED, "limits": {"latency_us": 1e-6}})
+    assert answer["failure"] == "constraint"
+    assert answer["metrics"]["latency_us"] > 0
+    assert re.fullmatch(r"latency_us<=1e-06 \(is [0-9.e+]+\)", answer["message"])
+    answer = worker.run(spec, {**WANTED, "limits": {"latency_us": float("inf")}})
+    assert answer["result"]["status"] == "ok"
+    assert answer["metrics"]["latency_us"] > 0
+
+
+def test_a_worker_carries_on_and_starts_anew_where_the_snapshot_is_damaged() -> None:
+    worker, spec = Worker("nas.training:train"), real_spec()
+    straight = worker.run(spec.to_dict(), WANTED)["result"]
+    half = worker.run(spec.replace(until=4).to_dict(), {**WANTED, "snapshot": True})
+    assert list(half["files"]) == ["snapshot.safetensors"]
+    whole = half["files"]["snapshot.safetensors"]
+    for content, start in ((whole, 4), (whole[:-50], 0), (b"", 0)):
+        wanted = {**WANTED, "carry_on": {"snapshot.safetensors": content}}
+        result = worker.run(spec.to_dict(), wanted)["result"]
+        assert result["start"] == start
+        assert (result["score"], result["curve"]) == (straight["score"], straight["curve"])
 
 
 # ---- older journals ---------------------------------------------------------------------------

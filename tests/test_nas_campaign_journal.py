@@ -125,10 +125,10 @@ def test_a_missing_line_is_refused_with_its_number(tmp_path: Path) -> None:
     ("schema", "said"),
     [
         (
-            3,
-            "journal schema 3, which is newer than schemas 1 to 2 that this recell reads; it was written by recell 9.9",
+            4,
+            "journal schema 4, which is newer than schemas 1 to 3 that this recell reads; it was written by recell 9.9",
         ),
-        (0, "journal schema 0, which is older than schemas 1 to 2"),
+        (0, "journal schema 0, which is older than schemas 1 to 3"),
         (None, "is not a journal of recell: line 1 has no schema number"),
         ("1", "is not a journal of recell: line 1 has no schema number"),
     ],

@@ -50,7 +50,7 @@ def test_status_of_a_finished_run(tmp_path: Path) -> None:
         "cell": run.best.text,
         "digest": run.best.digest,
         "score": run.best.score,
-        "params": 1000,
+        "params": run.best.params,
     }
 
 

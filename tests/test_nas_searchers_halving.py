@@ -60,7 +60,8 @@ def test_a_rung_is_taken_once_where_the_recipe_has_few_steps() -> None:
 
 
 def test_the_proposer_learns_from_the_lowest_rung_alone() -> None:
-    log = Drive(make(proposer="evolution", **{"proposer.samples": 5, "proposer.population": 8}))
+    options: dict[str, Any] = {"proposer.samples": 5, "proposer.population": 8}
+    log = Drive(make(proposer="evolution", **options))
     log.go_on(80)
     low = [p for p in log.proposals if steps_of(p) == 1]
     assert {p.operator for p in low} == {"sample", "mutate", "crossover"}
@@ -133,8 +134,9 @@ def test_what_it_does_not_take_is_said() -> None:
         make(colour=1)
     with pytest.raises(SearchError, match="unknown method 'evolutoin'"):
         make(proposer="evolutoin")
+    options: dict[str, Any] = {"proposer.colour": 1}
     with pytest.raises(SearchError, match="searcher evolution has no option 'colour'"):
-        make(proposer="evolution", **{"proposer.colour": 1})
+        make(proposer="evolution", **options)
     for inner in ("nsga2", "hyperband"):
         with pytest.raises(SearchError, match=f"{inner} cannot be the proposer"):
             make(proposer=inner)
