@@ -11,10 +11,12 @@ from search_spaces.library import read_space as read_space
 from search_spaces.library import space_names as space_names
 from search_spaces.library import space_text as space_text
 from search_spaces.motifs import Motif as Motif
+from search_spaces.relaxing import Relaxed as Relaxed
 from search_spaces.rules import Limits as Limits
 from search_spaces.sketch_space import SketchSpace as SketchSpace
 from search_spaces.space import WAYS as WAYS
 from search_spaces.space import Space as Space
+from search_spaces.unrolling import unroll as unroll
 from search_spaces.varied import Operator as Operator
 from search_spaces.varied import Variation as Variation
 from search_spaces.walking import Choice as Choice

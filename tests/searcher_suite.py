@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from grammar import Cell, parse
+from grammar import Cell, Sketch, parse, parse_sketch
 from nas.searchers import Observation, Proposal, Searcher, make_searcher
 from nas.tasks import Recipe
 from search_spaces import Choice, Chooser, Operator, Variation
@@ -24,6 +24,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "nsga2": {"population": 6},
     "halving": {"proposer": "evolution", "proposer.samples": 4, "proposer.population": 10},
     "hyperband": {"rungs": 3},
+    "oneshot": {"steps": 1},
 }
 """For each registered searcher the options that make it show its working within tens of trials."""
 
@@ -46,6 +47,17 @@ class ToySpace:
     def size(self) -> int:
         """How many cells there are."""
         return len(GATES) * len(ACTIVATIONS) * self.shifts
+
+    @property
+    def sketches(self) -> tuple[Sketch, ...]:
+        """The space as a sketch, for searchers that want one."""
+        shift = (
+            f"choice{{ {' | '.join(str(1 + n) for n in range(self.shifts))} }}" if self.shifts > 1 else "1"
+        )
+        gate = " | ".join(f"sigmoid(lin({seen}))" for seen in GATES)
+        value = " | ".join(f"{act}(lin(x, h) + {shift})" for act in ACTIVATIONS)
+        text = f"z = choice{{ {gate} }}; h' = lerp(z, h, choice{{ {value} }})"
+        return (parse_sketch(f"cell toy {{ state h: vec; {text}; out h' }}"),)
 
     def cell(self, genes: Sequence[int]) -> Cell:
         """The cell of three genes, each taken modulo the number of its values."""
@@ -157,6 +169,15 @@ def way(cell: Cell, steps: int | None, recipe: Mapping[str, Any] | None) -> Way:
     return cell.digest, steps or RECIPE.steps, repr(sorted((recipe or {}).items()))
 
 
+def made_up_found(space: ToySpace, supernet: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Cells that a supernet could have given, by its seed alone."""
+    rng = np.random.default_rng(supernet["seed"])
+    cells = [space.sample(rng) for _ in range(3)]
+    return tuple(
+        {"cell": cell.one_line, "digest": cell.digest, "score": made_up_score(cell)} for cell in cells
+    )
+
+
 def replay(searcher: Searcher, log: Sequence[Entry]) -> None:
     """Repeat to a fresh searcher what another was told, as a campaign that is carried on does."""
     for entry in log:
@@ -220,6 +241,9 @@ class Drive:
         self.proposals.append(proposal)
         cell = proposal.cell
         key = way(cell, proposal.steps, proposal.recipe)
+        if proposal.supernet is not None:
+            self._enter_supernet(proposal, key)
+            return
         known = self.trials.get(key)
         value = self.score(cell)
         observation = Observation(
@@ -242,6 +266,26 @@ class Drive:
             self.running.append(observation)
         elif known not in self.running:
             self._note(observation)
+
+    def _enter_supernet(self, proposal: Proposal, key: Way) -> None:
+        supernet = proposal.supernet
+        assert supernet is not None
+        space = self.searcher.space
+        assert isinstance(space, ToySpace)
+        cell, well = proposal.cell, self.score(proposal.cell) is not None
+        observation = Observation(
+            cell,
+            cell.digest,
+            None,
+            "supernet" if well else "diverged",
+            len(self.trials),
+            proposal.operator,
+            supernet=supernet,
+            found=made_up_found(space, supernet) if well else (),
+        )
+        self.trials[(repr(supernet), *key[1:])] = observation
+        self._note((proposal, len(self.trials) - 1))
+        self.running.append(observation)
 
     def _end(self) -> None:
         if self.running:

@@ -24,7 +24,8 @@ LEFT = {
     "nas.bench": ("nas.nn",),
     "nas.tasks": ("nas.nn",),
     "nas.training": ("nas.tasks",),
-    "nas.searchers": ("search_spaces", "predictors", "nas.training"),
+    "nas.supernet": ("search_spaces", "nas.training"),
+    "nas.searchers": ("search_spaces", "predictors", "nas.supernet"),
     "nas.campaign": ("nas.searchers",),
     "nas.exporters": ("nas.campaign",),
     "nas.reports": ("nas.campaign",),
@@ -39,7 +40,9 @@ HOMES = {
     "sklearn": ("predictors/", "nas/tasks/", "nas/searchers/lab/surrogate.py"),
     "networkx": ("grammar/", "nas/ir/", "nas/backends/triton/", "nas/reports/", "nas/bench/"),
     "typer": ("nas/cli/",),
-    "torch": tuple(f"nas/{p}/" for p in "backends nn bench tasks training campaign exporters cli".split()),
+    "torch": tuple(
+        f"nas/{p}/" for p in "backends nn bench tasks training supernet campaign exporters cli".split()
+    ),
 }
 # Imports of our own code inside functions, outside of the commands (which import on demand, so that --help is quick).
 LAZY = {

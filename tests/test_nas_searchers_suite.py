@@ -35,7 +35,10 @@ def test_proposals_are_members_and_name_their_parents(name: str) -> None:
 @EVERY
 def test_nothing_is_proposed_twice_when_every_answer_is_told(name: str) -> None:
     proposals, _ = drive(suite_searcher(name, SPACE), 30)
-    ways = [way(proposal.cell, proposal.steps, proposal.recipe) for proposal in proposals]
+    ways = [
+        (way(proposal.cell, proposal.steps, proposal.recipe), repr(proposal.supernet))
+        for proposal in proposals
+    ]
     assert len(set(ways)) == len(ways)
 
 

@@ -67,12 +67,15 @@ PUBLIC: dict[str, str] = {
         Answer Answerer Comparison FEATURES Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
         replay table_answers
     """,
+    "nas.supernet": """
+        Architecture Cost Scored Supernet SupernetOptions SupernetResult train_supernet train_trial
+    """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate load_trained match_width measure_latency static_metrics train
-        trained_vocabulary
+        Recipe TrialResult TrialSpec evaluate learning_rate load_trained match_width measure_latency static_metrics
+        train trained_vocabulary
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
@@ -80,8 +83,8 @@ PUBLIC: dict[str, str] = {
         read_benchmark similar spearman statistic_names
     """,
     "search_spaces": """
-        Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator SketchSpace Space SpaceError
-        SpaceFileError UnknownSpaceError Variation WAYS load_space read_space space_names space_text
+        Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator Relaxed SketchSpace Space
+        SpaceError SpaceFileError UnknownSpaceError Variation WAYS load_space read_space space_names space_text unroll
     """,
 }
 

@@ -162,7 +162,7 @@ class Campaign:
             self.searcher.begin(run.task["recipe"])
         elif kind == "ask":
             made = (event["operator"], tuple(event["parents"]))
-            how = (event.get("until"), event.get("continues"), event.get("recipe"))
+            how = [event.get(name) for name in ("until", "continues", "recipe", "supernet")]
             self.searcher.entered(Proposal(self._read(event["text"]), *made, *how), event["trial"])
         elif kind == "duplicate":
             known = run.trials[event["of"]]
@@ -193,6 +193,8 @@ class Campaign:
             curve=tuple((step, loss) for step, loss in curve if loss is not None),
             steps=asked.get("until") or self.run_so_far.full_steps,
             recipe=asked.get("recipe"),
+            supernet=asked.get("supernet"),
+            found=() if trial is None else trial.found,
         )
         self.searcher.tell(observation)
 
@@ -292,6 +294,8 @@ class Campaign:
 
     def _trial_job(self, trial: TrialRecord) -> Job:
         spec = self._spec(trial.canonical, self.run_so_far.config.seed, trial.recipe, trial.until)
+        if trial.supernet is not None:
+            return Job(_key(trial), spec.replace(seed=trial.supernet["seed"], supernet=trial.supernet))
         limits = {c.metric: c.limit for c in self._constraints if c.metric in MEASURED}
         limits = {name: math.inf for name in self.searcher.needs if name in MEASURED} | limits
         limits = {name: limit for name, limit in limits.items() if name not in trial.metrics}
@@ -430,7 +434,7 @@ def _outcome(result: TrialResult) -> dict[str, Any]:
     found = {
         name: values[name] for name in ("score", "curve", "params", "width", "steps", "start", "seconds")
     }
-    return found | ({"fallback": result.fallback} if result.fallback else {})
+    return found | {name: values[name] for name in ("fallback", "found") if values[name]}
 
 
 @contextlib.contextmanager

@@ -56,6 +56,10 @@ class TrialRecord:
     """Why it ran on the slow reference backend although a faster one was meant to run it; empty where it did not."""
     start: int = 0
     """The step from which it was trained: that of a snapshot, 0 without one."""
+    supernet: Mapping[str, Any] | None = None
+    """Where it is no cell that is trained but a supernet: its sketch, seed and options. It ends as "supernet"."""
+    found: tuple[Mapping[str, Any], ...] = ()
+    """The cells that a supernet gave, as `nas.training.TrialResult` has them."""
 
 
 @dataclass

@@ -26,6 +26,17 @@ def enter(
     SearchError for a proposal that makes no sense: the searcher is wrong then.
     """
     cell = proposal.cell
+    if proposal.supernet is not None:
+        return "ask", {
+            "ask": run.asks,
+            "text": cell.one_line,
+            "digest": cell.digest,
+            "canonical": cell.canonical().one_line,
+            "operator": proposal.operator,
+            "parents": list(proposal.parents),
+            "supernet": dict(proposal.supernet),
+            "trial": len(run.trials),
+        }
     until, recipe = _training(run, proposal)
     source = _continued(run, proposal, until, recipe)
     how = {"until": until, "continues": proposal.continues, "recipe": recipe}

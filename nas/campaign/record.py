@@ -20,6 +20,7 @@ digest, lints or violates and metrics, operator, parents |
 | stop | the sitting ends | reason, finished, message |
 
 `ask`, `duplicate` and `refuse` also have `until`, `continues` and `recipe` where the proposal has them.
+A supernet's `ask` has `supernet`, its `finish` has `found`; it has no fingerprint and no metrics.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ class Run:
     @property
     def failures(self) -> dict[str, int]:
         """How many trials failed, by class."""
-        return dict(Counter(t.status for t in self.trials if t.status not in (*OPEN, "ok")))
+        return dict(Counter(t.status for t in self.trials if t.status not in (*OPEN, "ok", "supernet")))
 
     @property
     def fallbacks(self) -> dict[str, int]:
@@ -296,12 +297,15 @@ class Run:
             continues=event.get("continues"),
             recipe=event.get("recipe"),
             metrics=event.get("metrics", {}),
+            supernet=event.get("supernet"),
         )
         self.trials.append(trial)
-        self._by_digest[variant(trial.digest, trial.until, trial.recipe)] = trial
-        self._by_fingerprint.setdefault(variant(trial.fingerprint, trial.until, trial.recipe), trial)
         self.asks = event["ask"] + 1
         self.duplicates_in_a_row = self.refused_in_a_row = 0
+        if trial.supernet is not None:
+            return  # it answers for no cell
+        self._by_digest[variant(trial.digest, trial.until, trial.recipe)] = trial
+        self._by_fingerprint.setdefault(variant(trial.fingerprint, trial.until, trial.recipe), trial)
 
     def _on_duplicate(self, event: Event) -> None:
         self.asks = event["ask"] + 1
@@ -326,7 +330,9 @@ class Run:
 
     def _on_finish(self, event: Event) -> None:
         trial = self.trials[event["trial"]]
-        fill(trial, event, "ok")
+        fill(trial, event, "ok" if trial.supernet is None else "supernet")
+        if trial.supernet is not None:
+            trial.score, trial.found = None, tuple(event["found"])
         self._supersede(trial)
         self.duplicates_in_a_row = self.refused_in_a_row = 0
 

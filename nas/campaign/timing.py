@@ -19,7 +19,8 @@ MARGIN = 1.2
 def trial_seconds(run: Run) -> float | None:
     """Median wall time of the trials that were trained to the end; of the others while there are none; else None."""
     walls = [trial.wall for trial in run.trials if trial.status == "ok"]
-    walls = walls or [trial.wall for trial in run.trials if trial.ended is not None and trial.wall > 0]
+    others = [trial for trial in run.trials if trial.ended is not None and trial.supernet is None]
+    walls = walls or [trial.wall for trial in others if trial.wall > 0]
     return statistics.median(walls) if walls else None
 
 

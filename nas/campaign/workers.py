@@ -28,6 +28,7 @@ from nas.errors import BuildError, RunError, SnapshotError, TaskError, TrainingE
 from nas.training import TrialResult, TrialSpec
 
 TRAIN = "nas.training:train"
+TRAIN_SUPERNET = "nas.supernet:train_trial"
 RECYCLE = 500
 START_SECONDS = 120.0
 """How long to wait for a first worker, or for any while none is left."""
@@ -93,7 +94,7 @@ class Worker:
             }
 
     def _run(self, spec: TrialSpec, test: bool, places: Mapping[str, Path]) -> TrialResult:
-        train = _load(self._train)
+        train = _load(self._train if spec.supernet is None else TRAIN_SUPERNET)
         given = {"test": test, "on_progress": self._on_progress}
         try:
             result = train(spec, **given, **places)

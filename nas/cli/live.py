@@ -73,6 +73,9 @@ def event_line(event: Event, run: Run) -> str | None:
         return f"{event['workers']} worker(s) on {event['device']}, budget {seconds_text(run.config.budget)}"
     if kind == "finish":
         trial = run.trials[event["trial"]]
+        if trial.supernet is not None:
+            found = f"a supernet of {trial.params:,} parameters gave {len(trial.found)} cells"
+            return f"#{trial.id} {found}, {trial.wall:.1f} s"
         best = run.best
         note = " (the best so far)" if best is trial else f" (best {score_text(best.score)})" if best else ""
         cost = f"{trial.params:,} parameters, {trial.wall:.1f} s"

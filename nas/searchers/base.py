@@ -37,7 +37,8 @@ class Proposal:
     `steps` is how far to train it, None for the recipe's `steps`; the learning rate follows the whole recipe's
     schedule all the same, so that less is the beginning of more. `continues` is the number of a trial of the same cell
     and recipe that was trained less far: its checkpoint is carried on, with the result of a training straight through.
-    `recipe` holds changes to the task's recipe by field ("lr", "weight_decay", ...).
+    `recipe` holds changes to the task's recipe by field ("lr", "weight_decay", ...). With `supernet` it is no cell that
+    is to be trained but a supernet over many (see `nas.supernet.train_trial`): `cell` stands for those of the sketch.
 
     A cell is a duplicate only of a trial with the same `recipe` that was trained exactly as far.
     """
@@ -48,6 +49,7 @@ class Proposal:
     steps: int | None = None
     continues: int | None = None
     recipe: Mapping[str, Any] | None = field(default=None, hash=False)
+    supernet: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Observation:
     "refused" and its trial None (the number of the trial if the constraint is on what is measured).
 
     `metrics` are those of `METRICS` that the campaign knows. `curve` holds (step, training loss), `steps` is how far
-    it was trained (or was to be, if it failed), `recipe` what the proposal changed in the recipe.
+    it was trained (or was to be, if it failed), `recipe` what the proposal changed in the recipe. Of a `supernet` that
+    was trained the status is "supernet", the score None, and `found` the cells that it gave, the best first, each with
+    "cell", "digest" and the "score" that it has with the shared weights.
     """
 
     cell: Cell
@@ -77,6 +81,8 @@ class Observation:
     curve: tuple[tuple[int, float], ...] = ()
     steps: int | None = None
     recipe: Mapping[str, Any] | None = field(default=None, hash=False)
+    supernet: Mapping[str, Any] | None = field(default=None, hash=False)
+    found: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
 
 def whole(value: object) -> bool:

@@ -23,6 +23,7 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
         "nsga2": "nas.searchers.nsga2:NSGA2",
         "halving": "nas.searchers.halving:Halving",
         "hyperband": "nas.searchers.halving:Hyperband",
+        "oneshot": "nas.searchers.oneshot:OneShot",
     }
 )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nas.training.checkpoint import load_trained as load_trained
     from nas.training.checkpoint import trained_vocabulary as trained_vocabulary
     from nas.training.loop import evaluate as evaluate
+    from nas.training.loop import learning_rate as learning_rate
     from nas.training.loop import train as train
     from nas.training.metrics import measure_latency as measure_latency
     from nas.training.metrics import static_metrics as static_metrics
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "TrialResult": "nas.training.spec",
         "TrialSpec": "nas.training.spec",
         "evaluate": "nas.training.loop",
+        "learning_rate": "nas.training.loop",
         "load_trained": "nas.training.checkpoint",
         "match_width": "nas.training.width",
         "measure_latency": "nas.training.metrics",

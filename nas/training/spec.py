@@ -24,6 +24,8 @@ class TrialSpec:
     the trial is meant for ("" trusts what is found). `device` is "cpu" or "cuda". `policy` is that of a tree cell
     (None: "given", the parse that the task has). `until` is the step to stop after, None for the recipe's last: the
     learning rate is that of the whole recipe at each step, so that a shorter trial is the beginning of a longer one.
+    With `supernet` it is no cell that is trained but a supernet over many, which `nas.supernet.train_trial` does:
+    `cell` stands for those of the sketch that it names.
     """
 
     cell: str
@@ -40,6 +42,7 @@ class TrialSpec:
     backend: str = "auto"
     policy: str | None = None
     until: int | None = None
+    supernet: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.params is not None and self.width is not None:
@@ -97,7 +100,8 @@ class TrialResult:
     `curve` holds (step, mean training loss per answer since the entry before it); `params` is the exact number of
     trainable parameters. For information only: `seconds` of wall-clock time, and `start`, the step that a snapshot was
     carried on from (0 without one); neither has a part in what came of it. `fallback` says why the cell ran on the
-    reference although a faster backend was meant to run it; empty where none was missed.
+    reference although a faster backend was meant to run it; empty where none was missed. `found` are the cells that a
+    supernet gives, the best first: each has "cell", "digest" and "score", which is that with the shared weights.
     """
 
     status: Status
@@ -111,11 +115,12 @@ class TrialResult:
     message: str = ""
     start: int = 0
     fallback: str = ""
+    found: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a loss that is not finite becomes None."""
         curve = [[step, loss if math.isfinite(loss) else None] for step, loss in self.curve]
-        return {**dataclasses.asdict(self), "curve": curve}
+        return {**dataclasses.asdict(self), "curve": curve, "found": [dict(found) for found in self.found]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialResult:
@@ -124,4 +129,4 @@ class TrialResult:
         curve = tuple(
             (int(step), math.nan if loss is None else float(loss)) for step, loss in fields.get("curve", ())
         )
-        return cls(**{**fields, "curve": curve})
+        return cls(**{**fields, "curve": curve, "found": tuple(fields.get("found", ()))})

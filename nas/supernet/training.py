@@ -1,0 +1,291 @@
+"""One-shot search: train a supernet on a task, take cells from it, and hand them over for training from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grammar import Cell, GrammarError, Sizes, parse_sketch
+from nas.errors import BuildError, TrialAborted
+from nas.supernet.architecture import Architecture
+from nas.supernet.cost import Cost
+from nas.supernet.memory import check_memory
+from nas.supernet.model import Supernet
+from nas.supernet.options import SupernetOptions
+from nas.supernet.selection import Scored, candidates, perturbed
+from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
+from nas.tasks import Task, load_task
+from nas.training import TrialResult, TrialSpec, learning_rate, match_width
+from search_spaces import Relaxed, SpaceError, read_space
+
+CURVE_POINTS = 40
+_STREAMS = 7
+"""Of the seed of what the architecture sees: other training batches than the weights."""
+
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class SupernetResult:
+    """What came of a supernet: `found` are cells, the selected one first, then others by the score they have with the
+    shared weights. `trial` says how the training went, as of any trial: its `score` is that of the selected cell with
+    the shared weights, `params` and `width` are the supernet's. `probabilities` are those of the options at the end,
+    `spent` the largest expected cost over the search (None without a cost).
+    """
+
+    trial: TrialResult
+    found: tuple[Scored, ...] = ()
+    probabilities: tuple[tuple[float, ...], ...] = ()
+    spent: float | None = None
+
+
+def train_trial(
+    spec: TrialSpec,
+    *,
+    test: bool = False,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrialResult:
+    """Train the supernet that `spec.supernet` describes, as a trial of a campaign, with what it gave as `found`.
+
+    It has "sketch" (a text), "options" (fields of SupernetOptions) and "space" (a text, or None): only members of the
+    space are handed over. `spec.cell` is not looked at, and the test split never.
+    """
+    assert spec.supernet is not None
+    text = spec.supernet.get("space")
+    space = None if text is None else read_space(text)
+    result = train_supernet(
+        spec.replace(cell=spec.supernet["sketch"]),
+        SupernetOptions.from_dict(spec.supernet["options"]),
+        accept=lambda cell: space is None or cell in space,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    found = tuple(
+        {name: value for name, value in dataclasses.asdict(s).items() if value is not None}
+        for s in result.found
+    )
+    return dataclasses.replace(result.trial, found=found)
+
+
+def train_supernet(
+    spec: TrialSpec,
+    options: SupernetOptions,
+    *,
+    accept: Callable[[Cell], bool] = lambda cell: True,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> SupernetResult:
+    """Train the supernet of the sketch `spec.cell` as `options` say; the rest of `spec` is as for a trial.
+
+    The width is that of a cell drawn from the sketch with the budget of parameters. The shared weights see the
+    training batches of the seed, the architecture others of the training split; candidates are scored on validation
+    batches, so the test split is not touched. Cells that `accept` refuses are not handed over. All randomness comes
+    from `spec.seed`, and the global random state is left as it was found.
+
+    A sketch that has no mixture, or one too large, gives a result with status "invalid". Raises SearchError where
+    `cost_limit` leaves no cell.
+    """
+    started = time.perf_counter()
+    task = load_task(spec.task, spec.data, spec.size).with_recipe(spec.recipe)
+    device = torch.device(spec.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(spec.seed)
+        try:
+            run = _Search(spec, options, task, device, accept)
+        except (GrammarError, BuildError, SpaceError) as error:
+            seconds = time.perf_counter() - started
+            return SupernetResult(TrialResult("invalid", message=str(error), seconds=seconds))
+        status, message = run.train(on_progress, should_stop)
+        found = run.select() if status == "ok" else ()
+    if status == "ok" and not found:
+        status, message = "invalid", "none of the cells taken from the supernet is in the space"
+    trial = TrialResult(
+        status=status,  # type: ignore[arg-type]
+        score=found[0].score if found else None,
+        curve=tuple(run.curve),
+        params=sum(p.numel() for p in run.net.parameters()),
+        width=run.width,
+        steps=run.steps,
+        seconds=time.perf_counter() - started,
+        message=message,
+    )
+    final = tuple(tuple(round(p, 6) for p in hole.tolist()) for hole in run.architecture.probabilities())
+    return SupernetResult(trial, found, final, run.spent if run.cost is not None else None)
+
+
+class _Search:
+    """A supernet in training."""
+
+    def __init__(
+        self, spec: TrialSpec, options: SupernetOptions, task: Task, device: torch.device, accept: Any
+    ) -> None:
+        self.options, self.task, self.accept = options, task, accept
+        self.rng = np.random.default_rng([spec.seed, _STREAMS])
+        recipe = task.recipe
+        relaxed = Relaxed(parse_sketch(spec.cell), lift=options.lift)
+        budget = task.params if spec.params is None else spec.params
+        typical = relaxed.derived(relaxed.template.complete({}, np.random.default_rng(0)))
+        self.width = spec.width or match_width(typical, task, budget, spec.heads, recipe.num_layers)[0]
+        sizes = Sizes.of(self.width, self.width, spec.heads)
+        mixed = options.method in ("darts", "darts2")
+        check_memory(relaxed, sizes, recipe, options.memory_gb, None if mixed else typical)
+        self.net = Supernet(
+            relaxed,
+            task.inputs,
+            task.outputs,
+            self.width,
+            num_layers=recipe.num_layers,
+            heads=spec.heads,
+            dropout=recipe.dropout,
+            embed=task.embed,
+            backend=options.backend if mixed or options.selection == "perturbation" else "reference",
+            policy=spec.policy,
+        ).to(device)
+        wanted = options.cost_weight > 0 or options.cost_limit is not None
+        self.cost = Cost(relaxed, sizes, options.cost) if wanted else None
+        self.typical = (
+            self.cost.of(relaxed.template.complete({}, np.random.default_rng(0))) if self.cost else 1.0
+        )
+        self.architecture = Architecture(relaxed, self.rng, self.cost, options.cost_limit).to(device)
+        self.steps = options.steps or recipe.steps
+        self.rate = options.lr or recipe.lr
+        self.schedule = recipe.replace(steps=self.steps, lr=self.rate)
+        self.weights = optimiser(self.net.stack, self.rate, recipe.weight_decay)
+        self.logits = list(self.architecture.logits)
+        self.adam = torch.optim.Adam(
+            self.logits, lr=options.arch_lr, betas=(0.5, 0.999), weight_decay=options.arch_decay
+        )
+        carries = relaxed.sketch.kind == "time"
+        seeds = spec.seed, [spec.seed, _STREAMS + 1]
+        self.first, self.other = (
+            Stream(task.train_batches(np.random.default_rng(seed)), device, carries) for seed in seeds
+        )
+        self.curve: list[tuple[int, float]] = []
+        self.spent = 0.0
+
+    # -- training -------------------------------------------------------------------------------
+
+    def train(self, on_progress: Progress | None, should_stop: Callable[[], bool] | None) -> tuple[str, str]:
+        """Take all steps. Returns status and message."""
+        every = max(1, self.steps // CURVE_POINTS)
+        total = 0.0
+        self.net.train()
+        for step in range(1, self.steps + 1):
+            if should_stop is not None and should_stop():
+                raise TrialAborted(f"stopped after {step - 1} of {self.steps} steps")
+            if step > self.options.warmup * self.steps and self.options.method != "uniform":
+                self._learn_architecture(step)
+            if self.cost is not None:
+                self.spent = max(self.spent, self.cost.expectation(self.architecture.probabilities()))
+            total += self._learn_weights(step)
+            if step % every and step < self.steps:
+                continue
+            mean = total / (step - (self.curve[-1][0] if self.curve else 0))
+            total = 0.0
+            self.curve.append((step, mean))
+            if on_progress is not None:
+                on_progress(step, mean)
+            if not math.isfinite(mean):
+                return "diverged", f"the supernet's training loss is {mean} by step {step}"
+        return "ok", ""
+
+    def _temperature(self, step: int) -> float:
+        first, last = self.options.temperature, self.options.last_temperature
+        return float(first * (last / first) ** (step / self.steps))
+
+    def _learn_weights(self, step: int) -> float:
+        for group in self.weights.param_groups:
+            group["lr"] = learning_rate(step, self.schedule)
+        loss = self._weights_loss(step)
+        self.weights.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.net.stack.parameters(), self.schedule.clip)
+        self.weights.step()
+        return float(loss.detach())
+
+    def _weights_loss(self, step: int) -> Tensor:
+        batch = self.first.next()
+        if self.options.method in ("darts", "darts2"):
+            gates = [p.detach() for p in self.architecture.probabilities(self._temperature(step))]
+            names = self.net.state_names()
+            loss, state = mixture_loss(self.net, self.task, gates, batch, self.first.before(names))
+        else:
+            uniform = self.options.method == "uniform"
+            if uniform:
+                picks = self.architecture.sample(
+                    self.rng, uniform=self.cost is None or self.options.cost_limit is None
+                )
+            else:
+                picks = self.architecture.gumbel(self.rng, self._temperature(step))[0]
+            names = self.net.state_names(picks)
+            loss, state = path_loss(self.net, self.task, picks, batch, self.first.before(names))
+        self.first.after(state, names)
+        return loss
+
+    def _learn_architecture(self, step: int) -> None:
+        temperature = self._temperature(step)
+        batch = self.other.next()
+        if self.options.method == "gdas":
+            picks, gates = self.architecture.gumbel(self.rng, temperature)
+            names = self.net.state_names(picks)
+            loss, state = path_loss(self.net, self.task, picks, batch, self.other.before(names), gates)
+            self.other.after(state, names)
+            grads = first_order(loss, self.logits)
+        else:
+            gates = self.architecture.probabilities(temperature)
+            names = self.net.state_names()
+            before = self.other.before(names)
+            if self.options.method == "darts2":
+                train = self.first.next(), self.first.before(names)
+                rate = learning_rate(step, self.schedule)
+                decay, clip = self.schedule.weight_decay, self.schedule.clip
+                grads = second_order(
+                    self.net, self.task, gates, self.logits, train, (batch, before), rate, decay, clip
+                )[1]
+            else:
+                loss, state = mixture_loss(self.net, self.task, gates, batch, before)
+                self.other.after(state, names)
+                grads = first_order(loss, self.logits)
+        if self.cost is not None and self.options.cost_weight:
+            share = self.cost.expected(self.architecture.probabilities(temperature)) / max(self.typical, 1.0)
+            price = first_order(self.options.cost_weight * share, self.logits)
+            grads = [g + p for g, p in zip(grads, price, strict=True)]
+        for z, g in zip(self.logits, grads, strict=True):
+            z.grad = g
+        self.adam.step()
+        self.architecture.project()
+
+    # -- what is taken from it ------------------------------------------------------------------
+
+    def select(self) -> tuple[Scored, ...]:
+        """The selected cell, then the best of others drawn from the distribution."""
+        chosen, before = None, self.architecture.kept()
+        if self.options.selection == "perturbation":
+            perturbed(self.net, self.architecture, self.task, self.options, self.rng, self._tune)
+        if self.options.selection != "sampled":
+            chosen = self.architecture.likeliest(self.rng)
+        self.architecture.restore(before)  # the others are drawn from what was learned
+        return candidates(self.net, self.architecture, self.task, self.options, self.rng, chosen, self.accept)
+
+    def _tune(self, steps: int) -> None:
+        """Steps of the shared weights in the mixture as it is now."""
+        self.net.train()
+        for _ in range(steps):
+            batch = self.first.next()
+            gates = [p.detach() for p in self.architecture.probabilities()]
+            names = self.net.state_names()
+            loss, state = mixture_loss(self.net, self.task, gates, batch, self.first.before(names))
+            self.first.after(state, names)
+            self.weights.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(self.net.stack.parameters(), self.schedule.clip)
+            self.weights.step()

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from test_search_spaces_relaxing import MINE
+
+from grammar import parse
+from nas.errors import SearchError
+from nas.supernet import SupernetOptions, train_supernet, train_trial
+from nas.tasks import load_task
+from nas.training import TrialResult, TrialSpec
+from search_spaces import load_space
+
+QUICK: dict[str, Any] = {"steps": 6, "candidates": 3, "keep": 2, "score_batches": 1, "tune_steps": 1}
+
+
+def spec(**changes: Any) -> TrialSpec:
+    recipe = load_task("modular_arithmetic", None, "smoke").recipe
+    return TrialSpec(MINE, "modular_arithmetic", recipe, size="smoke", width=8).replace(**changes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "darts"},
+        {"method": "darts2"},
+        {"method": "gdas", "temperature": 5.0, "last_temperature": 0.5},
+        {"method": "uniform"},
+        {"method": "darts", "select": "perturbation"},
+        {"method": "darts", "cost_limit": 200.0},
+        {"method": "gdas", "cost": "flops", "cost_weight": 0.5, "cost_limit": 700.0},
+        {"method": "uniform", "cost_limit": 200.0},
+        {"method": "darts", "select": "perturbation", "cost_limit": 200.0, "lift": True},
+    ],
+    ids=str,
+)
+def test_every_method_gives_cells_of_the_sketch(options: dict[str, Any]) -> None:
+    space = load_space(MINE)
+    chosen = SupernetOptions(**QUICK, **options)
+    result = train_supernet(spec(), chosen)
+    assert result.trial.status == "ok"
+    assert result.trial.steps == 6
+    assert [step for step, _ in result.trial.curve] == list(range(1, 7))
+    assert 1 <= len(result.found) <= 3
+    assert [found.selected for found in result.found][1:] == [False] * (len(result.found) - 1)
+    assert result.found[0].selected == (options["method"] != "uniform")
+    assert len({found.digest for found in result.found}) == len(result.found)
+    for found in result.found:
+        cell = parse(found.cell)
+        assert cell.digest == found.digest
+        assert cell in space
+    limit = options.get("cost_limit")
+    if limit is not None:
+        assert result.spent is not None
+        assert result.spent <= limit
+        assert all(found.cost is not None and found.cost <= limit for found in result.found)
+
+
+def test_same_seed_same_cells_and_another_seed_others() -> None:
+    options = SupernetOptions(method="gdas", **QUICK)
+    first, again, other = (train_supernet(spec(seed=seed), options) for seed in (1, 1, 2))
+    assert first.found == again.found
+    assert first.probabilities == again.probabilities
+    assert first.trial.curve == again.trial.curve
+    assert first.trial.curve != other.trial.curve
+
+
+def test_a_soft_cost_makes_the_expected_cell_cheaper() -> None:
+    dear, cheap = (
+        train_supernet(
+            spec(),
+            SupernetOptions(
+                **{**QUICK, "steps": 12}, method="uniform" if not w else "darts", cost_weight=w, arch_lr=0.3
+            ),
+        )
+        for w in (0.0, 50.0)
+    )
+    assert cheap.spent is not None
+    assert dear.spent is None
+    small = min(range(3), key=lambda k: -cheap.probabilities[2][k])
+    assert cheap.probabilities[2][small] > 0.5  # the option without the gate's weights
+
+
+def test_a_supernet_that_cannot_be_built_is_invalid() -> None:
+    result = train_supernet(spec(width=64), SupernetOptions(**QUICK, memory_gb=0.001))
+    assert result.trial.status == "invalid"
+    assert "more than memory_gb=0.001" in result.trial.message
+    assert result.found == ()
+
+
+def test_cells_that_are_not_accepted_are_not_handed_over() -> None:
+    result = train_supernet(spec(), SupernetOptions(**QUICK), accept=lambda cell: False)
+    assert result.trial.status == "invalid"
+    assert "none of the cells taken from the supernet is in the space" in result.trial.message
+
+
+def test_a_trial_of_a_campaign_brings_its_cells_along() -> None:
+    supernet = {"sketch": MINE, "space": None, "seed": 3, "options": SupernetOptions(**QUICK).to_dict()}
+    whole = spec(cell="cell any { state h: vec; h' = lin(x, h); out h' }", seed=3, supernet=supernet)
+    assert TrialSpec.from_dict(whole.to_dict()) == whole
+    result = train_trial(whole)
+    direct = train_supernet(spec(seed=3), SupernetOptions(**QUICK))
+    assert [found["digest"] for found in result.found] == [found.digest for found in direct.found]
+    assert TrialResult.from_dict(result.to_dict()) == result
+    assert dataclasses.replace(result, seconds=0.0, found=()) == dataclasses.replace(
+        direct.trial, seconds=0.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "enas"}, "method must be one of darts, darts2, gdas, uniform; got 'enas'"),
+        ({"select": "best"}, "select must be one of argmax, perturbation, sampled; got 'best'"),
+        ({"cost": "latency"}, "cost must be one of params, flops; got 'latency'"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"depth": True}, "depth must be a whole number of at least 1, got True"),
+        ({"arch_lr": 0.0}, "arch_lr must be a number above 0, got 0.0"),
+        ({"cost_weight": -1.0}, r"cost_weight must be a number of at least 0, got -1\.0"),
+        ({"warmup": 1.5}, r"warmup must be below 1, got 1\.5"),
+        ({"method": "uniform", "select": "perturbation"}, 'select="perturbation" is for a mixture'),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        SupernetOptions(**options)
+
+
+def test_unknown_options_are_named() -> None:
+    with pytest.raises(SearchError, match="oneshot: no option 'epochs'; options are method, select, steps"):
+        SupernetOptions.from_dict({"epochs": 3})
