@@ -16,7 +16,7 @@ from predictors.forests import Forest, grow
 from predictors.kernels import column_weights, fit_process
 from predictors.metrics import auc, coverage, kendall_tau, spearman
 from predictors.novelty import fit_novelty
-from predictors.predictor import Predictor, Ranker, with_extras
+from predictors.predictor import PRIOR_COLUMN, PRIOR_COLUMNS, Predictor, Ranker, with_extras
 from predictors.scaling import Scale, fit_columns, fit_scale, normal_scores
 from predictors.statistics import statistic_names
 
@@ -26,12 +26,15 @@ LEAST_CELLS = 8
 _TREES = 200
 _FAILING_TREES = 200
 _MOST_FOR_PROCESS = 3000  # a process takes time and memory of the square of the cells and more
-_TREE_SHARE = 0.5
+_SHARES = (0.5, 0.5)  # of the trees and of the process
+_SHARES_ON_PRIOR = (0.3, 0.3)  # as corrections of a prior; less than 1 in all, as few labels say little
+_OUTSIDE = 0.4  # copies of outside columns, in parts of all columns, among which the trees choose
+_PRIOR, _EXTRAS = 3, 4  # groups of columns from outside, behind those of the encoding
 _FOLDS = 5
 _COVERED = 0.9
 _NORMAL = 1.645  # half the width of a 90 % interval of the normal distribution
-# Shares of the squared distance of the process: op counts, flow, probes, prior and extras.
-_SHARES = {0: 0.1, 1: 0.3, 2: 1.0, 3: 1.5}
+# Shares of the squared distance of the process: op counts, flow, probes, prior, extras.
+_DISTANCE = {0: 0.1, 1: 0.3, 2: 1.0, _PRIOR: 0.7, _EXTRAS: 3.0}
 
 
 def fit(
@@ -94,7 +97,7 @@ def fit_rows(
         )
     count = 0 if extras is None else extras.shape[1]
     x = with_extras(rows, extras, count, prior)
-    groups = _groups(x.shape[1])
+    groups = _groups(prior is not None, count)
     ranker = fit_ranker(x[finite], scores[finite], groups, seed)
     failing = None if finite.all() else _fit_failing(ranker.columns(x), ~finite, seed)
     if check:
@@ -120,21 +123,36 @@ def fit_rows(
 
 
 def fit_ranker(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> Ranker:
-    """Trees and a process on the normal scores of `y`."""
-    from sklearn.ensemble import ExtraTreesRegressor
-
+    """Trees and a process on the normal scores of `y`, or on what a prior leaves of them."""
     columns = fit_columns(x)
     scaled, targets = columns(x), normal_scores(y)
-    model = ExtraTreesRegressor(
-        _TREES, max_features=0.1, random_state=seed, min_samples_leaf=1 + len(y) // 600
-    )
-    model.fit(scaled, targets)
-    trees = grow([tree.tree_ for tree in model.estimators_])
+    of = [groups[i] for i in columns.used]
+    slope, shares = 0.0, _SHARES
+    if _PRIOR in groups:
+        said = x[:, PRIOR_COLUMN]
+        slope = max(float(said @ targets / (said @ said + 1)), 0.0)
+        targets, shares = targets - slope * said, _SHARES_ON_PRIOR
+    trees = _fit_trees(scaled, targets, of, seed)
     process = None
     if len(y) <= _MOST_FOR_PROCESS:
-        weights = column_weights([groups[i] for i in columns.used], _SHARES)
-        process = fit_process(scaled, targets, weights)
-    return Ranker(columns, trees, process, _TREE_SHARE)
+        process = fit_process(scaled, targets, column_weights(of, _DISTANCE))
+    elif not slope:
+        shares = (1.0, 0.0)
+    return Ranker(columns, trees, process, shares, slope)
+
+
+def _fit_trees(scaled: Floats, targets: Floats, groups: Sequence[int], seed: int) -> Forest:
+    """Extremely randomised trees (Geurts et al., 2006). Columns that come from outside are offered more often."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    own = np.arange(scaled.shape[1])
+    outside = own[np.asarray(groups) >= _PRIOR]
+    copies = int(np.ceil(_OUTSIDE * len(own) / len(outside))) if len(outside) else 0
+    offered = np.concatenate([own, np.tile(outside, copies)])
+    leaf = 1 + len(targets) // 600
+    model = ExtraTreesRegressor(_TREES, max_features=0.1, random_state=seed, min_samples_leaf=leaf)
+    model.fit(scaled[:, offered], targets)
+    return grow([tree.tree_ for tree in model.estimators_], of=offered)
 
 
 def _fit_failing(scaled: Floats, failed: NDArray[np.bool_], seed: int) -> Forest:
@@ -145,11 +163,11 @@ def _fit_failing(scaled: Floats, failed: NDArray[np.bool_], seed: int) -> Forest
     return grow([tree.tree_ for tree in model.estimators_], column)
 
 
-def _groups(width: int) -> list[int]:
-    """The group of each column: 0 op counts, 1 flow, 2 probes, 3 prior and extras."""
+def _groups(prior: bool, extras: int) -> list[int]:
+    """The group of each column: 0 op counts, 1 flow, 2 probes, then those from outside."""
     names = encoding_names()
     known = [("statistics", "flow", "probes").index(name.split(".")[0]) for name in names]
-    return known + [3] * (width - len(known))
+    return known + [_PRIOR] * (PRIOR_COLUMNS if prior else 0) + [_EXTRAS] * extras
 
 
 def _held_out(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> tuple[Floats, Floats]:
