@@ -5,6 +5,7 @@ from __future__ import annotations
 from predictors.benchmark import Benchmark as Benchmark
 from predictors.benchmark import read_benchmark as read_benchmark
 from predictors.encoding import encode as encode
+from predictors.encoding import encoding_key as encoding_key
 from predictors.encoding import encoding_names as encoding_names
 from predictors.errors import PredictorError as PredictorError
 from predictors.errors import PredictorFileError as PredictorFileError

@@ -23,7 +23,7 @@ from predictors.novelty import Novelty
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
 from predictors.scaling import Columns, Scale
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 MOST_BYTES = 1 << 30
 _MOST_PRIORS = 4
 _HEADER_LENGTH = 8  # bytes that say how long the header of safetensors is
@@ -125,6 +125,7 @@ def _collect(predictor: Predictor, prefix: str, arrays: _Arrays, cards: list[dic
         "columns.used": ranker.columns.used,
         "columns.mean": ranker.columns.mean,
         "columns.spread": ranker.columns.spread,
+        "columns.base": ranker.base,
         "scale.at": predictor.scale.at,
         "scale.score": predictor.scale.score,
         "novelty.rows": novelty.rows,
@@ -171,7 +172,7 @@ def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predict
     )
     if bool(slope) and prior is None:
         raise PredictorFileError("a predictor without a prior does not lean on one")
-    ranker = Ranker(columns, trees, process, (first, second), slope)
+    ranker = Ranker(columns, trees, process, (first, second), slope, _flat(parts, "columns.base", used))
     return Predictor(
         ranker, _scale(parts), (factor, least), _novelty(parts, usual), failing, prior, int(extras), card
     )

@@ -31,7 +31,8 @@ class Prediction:
     `mean` and `std` are in the unit of the scores: mean +- 1.645 std holds 90 % of cells like those that were
     fitted. `out_of_distribution` says that a cell is unlike all of those, `novelty` how much (above 1: flagged).
     `diverges` is the chance that training gives no finite score; NaN where no fitted cell failed.
-    `rank` is what means are made of: on a scale of its own, without ties.
+    `rank` is what means are made of: on a scale of its own, without ties. `spread` is how far the members of the
+    ensemble disagree about it: doubt on the same scale, known also where `std` was not measured (`check=False`).
     """
 
     mean: Floats
@@ -40,6 +41,7 @@ class Prediction:
     novelty: Floats
     diverges: Floats
     rank: Floats
+    spread: Floats
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -56,13 +58,14 @@ class Ranker:
     trees: Forest
     process: Process | None
     shares: tuple[float, float]  # of the trees and of the process
-    slope: float = 0.0  # of what a prior says, where there is one: the rest corrects it
+    slope: float  # of what a prior says, where there is one: the rest corrects it
+    base: Floats  # of each column, what is added to the trees
 
     def __call__(self, x: Floats) -> tuple[Floats, Floats]:
         """Rank and its spread for rows `x` [n, F]."""
         scaled = self.columns(x)
         each = self.trees.each(scaled)
-        rank = self.shares[0] * each.mean(axis=1)
+        rank = self.shares[0] * (each.mean(axis=1) + scaled @ self.base)
         if self.process is not None:
             rank = rank + self.shares[1] * self.process.mean(scaled)
         if self.slope:
@@ -109,7 +112,7 @@ class Predictor:
         fails = np.full(len(rows), np.nan)
         if self.failing is not None:
             fails = self.failing.each(self.ranker.columns(x)).mean(axis=1)
-        return Prediction(mean, std, novelty > 1, novelty, fails, rank)
+        return Prediction(mean, std, novelty > 1, novelty, fails, rank, spread)
 
     def save(self, path: str | Path) -> None:
         """Write one file that `predictors.load` reads. It holds arrays and JSON, nothing that could run."""
