@@ -190,7 +190,7 @@ def _fit_trees(
     model = ExtraTreesRegressor(count, max_features=0.1, random_state=seed, min_samples_leaf=leaf)
     model.fit(scaled[:, offered], targets)
     each = model.feature_importances_ if len(targets) > _MANY else np.ones(len(offered))  # of use there only
-    importances = np.bincount(offered, weights=each)
+    importances = np.asarray(np.bincount(offered, weights=each), dtype=np.float64)
     return grow([tree.tree_ for tree in model.estimators_], of=offered), importances
 
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import eval_predictors
 
-EMPTY = Bench(Benchmark((), *(np.empty(0) for _ in range(3)), np.empty((0, 5))), np.empty((0, 3)))
+NONE = np.empty(0)
+EMPTY = Bench(Benchmark((), NONE, NONE, NONE, np.empty((0, 5))), np.empty((0, 3)))
 
 
 def test_rows_say_mean_spread_seeds_and_goal() -> None:
