@@ -70,8 +70,8 @@ PUBLIC: dict[str, str] = {
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
-        encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names read_benchmark similar
-        spearman statistic_names
+        encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names
+        read_benchmark similar spearman statistic_names
     """,
     "search_spaces": """
         GrammarSpace Limits NoCellError NotAMemberError SketchSpace Space SpaceError SpaceFileError
