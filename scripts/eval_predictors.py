@@ -53,7 +53,10 @@ def main() -> None:
     rows = rows_of(found[key] for key in sorted(found, key=lambda key: (parts.index(key[0]), key[1])))
     print("\n".join(row.text() for row in rows), f"\n{seconds:.0f} s", flush=True)
     if options.out:
-        write(options.out, rows, table)
+        command = (
+            f"--seeds {options.seeds} --few {options.few} --parts {','.join(parts)} --out docs/benchmarks"
+        )
+        write(options.out, rows, table, f"python scripts/eval_predictors.py {command}")
 
 
 def _options() -> argparse.Namespace:
@@ -148,10 +151,9 @@ def _version() -> str:
     ]
 
 
-def write(folder: Path, rows: list[Row], table: Benchmark) -> None:
-    """The table as a page and as numbers."""
+def write(folder: Path, rows: list[Row], table: Benchmark, command: str) -> None:
+    """The table as a page and as numbers; `command` makes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = "python scripts/eval_predictors.py " + " ".join(sys.argv[1:])
     counts = [int(np.isfinite(column).sum()) for column in (table.ptb, table.wt2)]
     lines = [
         "# How good predictors are",
