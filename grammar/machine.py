@@ -56,7 +56,8 @@ class Machine:
         """A value broadcast to all weight sets and the batch: [*lead, *batch, *own]."""
         kind = self.complex if type_.is_complex else self.dtype
         shape = (*self.lead, *batch, *self.sizes.shape(type_))
-        return np.broadcast_to(np.asarray(array, dtype=kind), shape)
+        given = np.asarray(array, dtype=kind)
+        return given if given.shape == shape else np.broadcast_to(given, shape)
 
     def padded(self, array: Array, type_: Type, extra: int = 0) -> Array:
         """A value with axes of length 1 for the weight sets it does not have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from grammar.errors import CellBuildError
@@ -55,7 +56,7 @@ class Sizes:
 
     def shape(self, type_: Type) -> tuple[int, ...]:
         """The shape of one value of a type, without batch and time: `(H,)` for `vec`, `(N, K, V)` for `mat`."""
-        return () if type_.kind == "num" else tuple(self.at(extent) for extent in shape_of(type_))
+        return _shape(self, type_)
 
     def check(self, graph: Graph) -> None:
         """Raise CellBuildError where a cell cannot take these sizes."""
@@ -84,3 +85,8 @@ class Sizes:
             f"input_size={self.input_size}, hidden_size={self.hidden_size}, heads={self.heads}, "
             f"key_size={self.key_size}"
         )
+
+
+@functools.lru_cache(4096)  # an interpreter asks for the same few at every step
+def _shape(sizes: Sizes, type_: Type) -> tuple[int, ...]:
+    return () if type_.kind == "num" else tuple(sizes.at(extent) for extent in shape_of(type_))

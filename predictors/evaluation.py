@@ -1,14 +1,19 @@
-"""How good predictors are: the benchmark's rows, each over seeds, with class-level splits."""
+"""How good predictors are: the benchmark's rows, each over seeds, with class-level splits.
+
+A part of the benchmark takes a seed and gives values by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.benchmark import Benchmark
+from predictors.encoding import GROUPS, encoding_names
 from predictors.fitting import failing_auc, fit_rows
 from predictors.metrics import coverage, kendall_tau, spearman
 from predictors.predictor import Predictor
@@ -17,6 +22,7 @@ Floats = NDArray[np.float64]
 
 GOOD = 5.4  # WikiText-2 cells better than this are told apart worst
 PTB_TEST = 500
+CURVE_SIZES = (12, 25, 50, 100, 200, 500, 1000)
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,11 @@ class Row:
 
     def text(self) -> str:
         """The row as a line of a Markdown table."""
-        values = np.array(self.values)
+        values = np.array([v for v in self.values if np.isfinite(v)])
+        if not len(values):
+            return f"| {self.name} | none | 0 | |"
         goal = f"{self.goal:.3f}".rstrip("0") if self.goal else ""
-        return f"| {self.name} | {np.nanmean(values):.3f} +- {np.nanstd(values):.3f} | {goal} |"
+        return f"| {self.name} | {values.mean():.3f} +- {values.std():.3f} | {len(values)} | {goal} |"
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,12 @@ def wt2(bench: Bench, seed: int) -> Mapping[str, float]:
 def first_epoch(bench: Bench) -> Floats:
     """The loss after one epoch [n, 1], -1 where there is none."""
     return np.nan_to_num(bench.table.curve[:, :1], nan=-1.0)
+
+
+def prior_of(bench: Bench, seed: int) -> Predictor:
+    """A predictor of all finite Penn Treebank cells without a twin in WikiText-2."""
+    train = bench.ptb_only
+    return fit_rows(bench.rows[train], bench.table.ptb[train], seed=seed, check=False)
 
 
 def transfer(bench: Bench, prior: Predictor) -> Mapping[str, float]:
@@ -163,30 +177,48 @@ GOALS = {
     "WT2, 100 cells, below 5.4": 0.55,
     "divergence, 200 PTB cells (AUC)": 0.985,
 }
-MEASURES: Mapping[str, Measure] = {"ptb": ptb, "wt2": wt2, "divergence": divergence, "many": ptb_many}
 
 
-def evaluate_table(bench: Bench, seeds: Iterable[int], parts: Sequence[str], few: int = 3) -> list[Row]:
-    """Every row of `parts` (of MEASURES, and `transfer`), those of many cells over at most `few` seeds."""
+def ablation(bench: Bench, seed: int) -> Mapping[str, float]:
+    """100 Penn Treebank cells against 500 others, with some groups of columns only."""
+    order = np.random.default_rng(seed).permutation(bench.where(bench.table.ptb))
+    of = np.array([name.split(".")[0] for name in encoding_names()])
+    return {
+        f"PTB, 100 cells, by {' + '.join(groups)}": _on_ptb(
+            bench, np.where(np.isin(of, groups), bench.rows, 0.0), order, 100, seed
+        )
+        for size in (1, 2)
+        for groups in itertools.combinations(GROUPS, size)
+    }
+
+
+def curves(bench: Bench, seed: int) -> Mapping[str, float]:
+    """From 12 to 1,000 Penn Treebank cells against 500 others."""
+    order = np.random.default_rng(seed).permutation(bench.where(bench.table.ptb))
+    return {f"PTB, curve, {n} cells": _on_ptb(bench, bench.rows, order, n, seed) for n in CURVE_SIZES}
+
+
+def _on_ptb(bench: Bench, rows: Floats, order: NDArray[np.int64], count: int, seed: int) -> float:
+    train, test = order[PTB_TEST : PTB_TEST + count], order[:PTB_TEST]
+    model = fit_rows(rows[train], bench.table.ptb[train], seed=seed, check=False)
+    return kendall_tau(model.predict_rows(rows[test]).rank, bench.table.ptb[test])
+
+
+MEASURES: Mapping[str, Measure] = {
+    "ptb": ptb,
+    "wt2": wt2,
+    "divergence": divergence,
+    "many": ptb_many,
+    "ablation": ablation,
+    "curves": curves,
+}
+
+
+def rows_of(found: Iterable[Mapping[str, float]]) -> list[Row]:
+    """Rows of what parts gave, one mapping for each seed: those with goals first, in the order of the goals."""
     values: dict[str, list[float]] = {}
-    seeds = list(seeds)
-
-    def add(found: Mapping[str, float]) -> None:
-        for name, value in found.items():
+    for one in found:
+        for name, value in one.items():
             values.setdefault(name, []).append(value)
-
-    for part in parts:
-        if part != "transfer":
-            for seed in seeds[:few] if part == "many" else seeds:
-                add(MEASURES[part](bench, seed))
-            continue
-        train = bench.ptb_only
-        priors = [
-            fit_rows(bench.rows[train], bench.table.ptb[train], seed=s, check=False) for s in seeds[:few]
-        ]
-        for prior in priors:
-            add(transfer(bench, prior))
-        for seed in seeds:
-            add(wt2_with_prior(bench, seed, priors[seed % len(priors)]))
-    order = [*GOALS, *sorted(set(values) - set(GOALS))]
-    return [Row(name, tuple(values[name]), GOALS.get(name, 0.0)) for name in order if name in values]
+    order = [*(name for name in GOALS if name in values), *(name for name in values if name not in GOALS)]
+    return [Row(name, tuple(values[name]), GOALS.get(name, 0.0)) for name in order]

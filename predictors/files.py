@@ -20,10 +20,10 @@ from predictors.errors import PredictorFileError
 from predictors.forests import Forest, from_arrays
 from predictors.kernels import Process, process_from
 from predictors.novelty import Novelty
-from predictors.predictor import Predictor, Ranker
+from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
 from predictors.scaling import Columns, Scale
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 MOST_BYTES = 1 << 30
 _MOST_PRIORS = 4
 _HEADER_LENGTH = 8  # bytes that say how long the header of safetensors is
@@ -125,12 +125,15 @@ def _collect(predictor: Predictor, prefix: str, arrays: _Arrays, cards: list[dic
         "columns.used": ranker.columns.used,
         "columns.mean": ranker.columns.mean,
         "columns.spread": ranker.columns.spread,
+        "columns.base": ranker.base,
         "scale.at": predictor.scale.at,
         "scale.score": predictor.scale.score,
         "novelty.rows": novelty.rows,
         "novelty.mean": novelty.mean,
         "novelty.spread": novelty.spread,
-        "numbers": np.array([ranker.share, *predictor.errors, novelty.usual, float(predictor.extras)]),
+        "numbers": np.array(
+            [*ranker.shares, ranker.slope, *predictor.errors, novelty.usual, float(predictor.extras)]
+        ),
     }
     for name, forest in (
         ("trees", ranker.trees),
@@ -147,11 +150,19 @@ def _collect(predictor: Predictor, prefix: str, arrays: _Arrays, cards: list[dic
 
 def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predictor | None) -> Predictor:
     parts = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-    numbers = _flat(parts, "numbers", 5)
-    share, factor, least, usual, extras = (float(n) for n in numbers)
-    if not (0 <= share <= 1 and factor >= 0 and least >= 0 and usual > 0 and extras in range(10_000)):
+    numbers = _flat(parts, "numbers", 7)
+    first, second, slope, factor, least, usual, extras = (float(n) for n in numbers)
+    if not (
+        first >= 0
+        and second >= 0
+        and slope >= 0
+        and factor >= 0
+        and least >= 0
+        and usual > 0
+        and extras in range(10_000)
+    ):
         raise PredictorFileError(f"the numbers of a predictor are out of range: {numbers.tolist()}")
-    width = len(encoding_names()) + (2 if prior is not None else 0) + int(extras)
+    width = len(encoding_names()) + (PRIOR_COLUMNS if prior is not None else 0) + int(extras)
     columns = _columns(parts, width)
     used = len(columns.used)
     trees = from_arrays(_below(parts, "trees"), used)
@@ -159,7 +170,9 @@ def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predict
     process: Process | None = (
         process_from(_below(parts, "process"), used) if "process.rows" in parts else None
     )
-    ranker = Ranker(columns, trees, process, share)
+    if bool(slope) and prior is None:
+        raise PredictorFileError("a predictor without a prior does not lean on one")
+    ranker = Ranker(columns, trees, process, (first, second), slope, _flat(parts, "columns.base", used))
     return Predictor(
         ranker, _scale(parts), (factor, least), _novelty(parts, usual), failing, prior, int(extras), card
     )

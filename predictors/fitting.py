@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,25 +14,35 @@ from predictors.encoding import ENCODING_VERSION, encode, encoding_key, encoding
 from predictors.errors import PredictorError
 from predictors.flow import flow_names
 from predictors.forests import Forest, grow
-from predictors.kernels import column_weights, fit_process
+from predictors.kernels import FEW, MANY, column_weights, fit_process
 from predictors.metrics import auc, coverage, kendall_tau, spearman
 from predictors.novelty import fit_novelty
-from predictors.predictor import Predictor, Ranker, with_extras
-from predictors.scaling import Scale, fit_columns, fit_scale, normal_scores
+from predictors.predictor import PRIOR_COLUMN, PRIOR_COLUMNS, Predictor, Ranker, with_extras
+from predictors.scaling import Columns, Scale, fit_columns, fit_scale, normal_scores
 from predictors.statistics import statistic_names
 
 Floats = NDArray[np.float64]
 
 LEAST_CELLS = 8
-_TREES = 200
+_TREES = 120
 _FAILING_TREES = 200
+_HELD_TREES = 40  # of each fold: enough to know errors
+_MANY = 600  # labels from which on columns are weighted by what trees made of them
 _MOST_FOR_PROCESS = 3000  # a process takes time and memory of the square of the cells and more
-_TREE_SHARE = 0.5
+_SHARES = (0.5, 0.5)  # of the trees and of the process
+_SHARES_ON_PRIOR = (0.3, 0.3)  # as corrections of a prior; less than 1 in all, as few labels say little
+_OUTSIDE = 0.4  # copies of outside columns, in parts of all columns, among which the trees choose
+_PRIOR, _EXTRAS = 3, 4  # groups of columns from outside, behind those of the encoding
 _FOLDS = 5
+_LEAST_IMPORTANCE = 0.05  # of a column, in parts of the mean
 _COVERED = 0.9
 _NORMAL = 1.645  # half the width of a 90 % interval of the normal distribution
-# Shares of the squared distance of the process: op counts, flow, probes, prior and extras.
-_SHARES = {0: 0.1, 1: 0.3, 2: 1.0, 3: 1.5}
+# What an untrained stack makes of neighbouring tokens together, beyond what it makes of each: the strongest of the
+# probes without a label. Trees start from a slope along its mean, halved, as it counts less where labels are many.
+_TOGETHER = re.compile(r"probes\.layer[123]_after0_(lag\d_\d|order[234])_3")
+_HALF = 0.5
+# Shares of the squared distance of the process: op counts, flow, probes, prior, extras.
+_DISTANCE = {0: 0.1, 1: 0.3, 2: 1.0, _PRIOR: 0.7, _EXTRAS: 3.0}
 
 
 def fit(
@@ -94,22 +105,19 @@ def fit_rows(
         )
     count = 0 if extras is None else extras.shape[1]
     x = with_extras(rows, extras, count, prior)
-    groups = _groups(x.shape[1])
-    ranker = fit_ranker(x[finite], scores[finite], groups, seed)
+    groups = _groups(prior is not None, count)
+    ranker, held, spread = fit_ranker(x[finite], scores[finite], groups, seed, check)
     failing = None if finite.all() else _fit_failing(ranker.columns(x), ~finite, seed)
-    if check:
-        held, spread = _held_out(x[finite], scores[finite], groups, seed)
-        scale, errors, measured = _calibrated(held, spread, scores[finite])
-    else:
-        rank, spread = ranker(x[finite])
-        scale, errors, measured = *_calibrated(rank, spread, scores[finite])[:2], {}
+    if not check:
+        held, spread = ranker(x[finite])
+    scale, errors, measured = _calibrated(held, spread, scores[finite])
     structure = len(statistic_names()) + len(flow_names())
     about = {
         **(card or {}),
         "cells": int(finite.sum()),
         "failed_cells": int((~finite).sum()),
         "scores": [float(scores[finite].min()), float(scores[finite].max())],
-        "held_out": measured,
+        "held_out": measured if check else {},
         "seed": seed,
         "prior": dict(prior.card) if prior is not None else None,
         "extras": count,
@@ -119,22 +127,71 @@ def fit_rows(
     return Predictor(ranker, scale, errors, fit_novelty(rows, structure), failing, prior, count, about)
 
 
-def fit_ranker(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> Ranker:
-    """Trees and a process on the normal scores of `y`."""
-    from sklearn.ensemble import ExtraTreesRegressor
+def fit_ranker(
+    x: Floats, y: Floats, groups: Sequence[int], seed: int, check: bool = True
+) -> tuple[Ranker, Floats, Floats]:
+    """Trees and a process on the normal scores of `y`, or on what a prior leaves of them.
 
+    Also the rank and spread of each row as predicted without its score: trees from folds, the process in closed
+    form. Without `check` they are zeros.
+    """
     columns = fit_columns(x)
     scaled, targets = columns(x), normal_scores(y)
-    model = ExtraTreesRegressor(
-        _TREES, max_features=0.1, random_state=seed, min_samples_leaf=1 + len(y) // 600
-    )
-    model.fit(scaled, targets)
-    trees = grow([tree.tree_ for tree in model.estimators_])
-    process = None
+    of = [groups[i] for i in columns.used]
+    slope, shares = 0.0, _SHARES
+    base = _untrained(columns, scaled, targets)
+    said = np.zeros(len(y))
+    if _PRIOR in groups:
+        said = x[:, PRIOR_COLUMN]
+        slope = max(float(said @ targets / (said @ said + 1)), 0.0)
+        base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
+    left = targets - scaled @ base
+    trees, importances = _fit_trees(scaled, left, of, seed, _TREES)
+    process, without = None, np.zeros(len(y))
     if len(y) <= _MOST_FOR_PROCESS:
-        weights = column_weights([groups[i] for i in columns.used], _SHARES)
-        process = fit_process(scaled, targets, weights)
-    return Ranker(columns, trees, process, _TREE_SHARE)
+        weights, grid = column_weights(of, _DISTANCE), FEW
+        if len(y) > _MANY:
+            weights, grid = weights * (importances / importances.mean() + _LEAST_IMPORTANCE), MANY
+        process, without = fit_process(scaled, targets, weights / weights.sum(), grid)
+    elif not slope:
+        shares = (1.0, 0.0)
+    ranker = Ranker(columns, trees, process, shares, slope, base)
+    if not check:
+        return ranker, np.zeros(len(y)), np.zeros(len(y))
+    rank, spread = _held_out(scaled, left, of, seed)
+    return ranker, shares[0] * (rank + scaled @ base) + shares[1] * without + slope * said, spread
+
+
+def _untrained(columns: Columns, scaled: Floats, targets: Floats) -> Floats:
+    """Half the slope of `targets` along the mean of the columns of _TOGETHER, as a weight for each column."""
+    names = encoding_names()
+    chosen = np.array([i < len(names) and bool(_TOGETHER.fullmatch(names[i])) for i in columns.used])
+    if not chosen.any():
+        return np.zeros(len(columns.used))
+    mean = scaled[:, chosen].mean(axis=1)
+    slope = float(mean @ targets / (mean @ mean + mean.var() + 1e-9))
+    return np.where(chosen, _HALF * slope / chosen.sum(), 0.0)
+
+
+def _fit_trees(
+    scaled: Floats, targets: Floats, groups: Sequence[int], seed: int, count: int
+) -> tuple[Forest, Floats]:
+    """Extremely randomised trees (Geurts et al., 2006), and how much each column lessened their errors.
+
+    Columns that come from outside are offered more often.
+    """
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    own = np.arange(scaled.shape[1])
+    outside = own[np.asarray(groups) >= _PRIOR]
+    copies = int(np.ceil(_OUTSIDE * len(own) / len(outside))) if len(outside) else 0
+    offered = np.concatenate([own, np.tile(outside, copies)])
+    leaf = 1 + len(targets) // 600
+    model = ExtraTreesRegressor(count, max_features=0.1, random_state=seed, min_samples_leaf=leaf)
+    model.fit(scaled[:, offered], targets)
+    each = model.feature_importances_ if len(targets) > _MANY else np.ones(len(offered))  # of use there only
+    importances = np.asarray(np.bincount(offered, weights=each), dtype=np.float64)
+    return grow([tree.tree_ for tree in model.estimators_], of=offered), importances
 
 
 def _fit_failing(scaled: Floats, failed: NDArray[np.bool_], seed: int) -> Forest:
@@ -145,20 +202,22 @@ def _fit_failing(scaled: Floats, failed: NDArray[np.bool_], seed: int) -> Forest
     return grow([tree.tree_ for tree in model.estimators_], column)
 
 
-def _groups(width: int) -> list[int]:
-    """The group of each column: 0 op counts, 1 flow, 2 probes, 3 prior and extras."""
+def _groups(prior: bool, extras: int) -> list[int]:
+    """The group of each column: 0 op counts, 1 flow, 2 probes, then those from outside."""
     names = encoding_names()
     known = [("statistics", "flow", "probes").index(name.split(".")[0]) for name in names]
-    return known + [3] * (width - len(known))
+    return known + [_PRIOR] * (PRIOR_COLUMNS if prior else 0) + [_EXTRAS] * extras
 
 
-def _held_out(x: Floats, y: Floats, groups: Sequence[int], seed: int) -> tuple[Floats, Floats]:
-    """Each row's rank and spread as predicted by a ranker that did not see it."""
-    folds = np.random.default_rng(seed).permutation(len(y)) % min(_FOLDS, len(y))
-    rank, spread = np.empty(len(y)), np.empty(len(y))
+def _held_out(scaled: Floats, targets: Floats, groups: Sequence[int], seed: int) -> tuple[Floats, Floats]:
+    """What trees that did not see a row say of it, and how far they disagree."""
+    folds = np.random.default_rng(seed).permutation(len(targets)) % min(_FOLDS, len(targets))
+    rank, spread = np.empty(len(targets)), np.empty(len(targets))
     for fold in range(folds.max() + 1):
         out = folds == fold
-        rank[out], spread[out] = fit_ranker(x[~out], y[~out], groups, seed)(x[out])
+        trees, _ = _fit_trees(scaled[~out], targets[~out], groups, seed, _HELD_TREES)
+        each = trees.each(scaled[out])
+        rank[out], spread[out] = each.mean(axis=1), each.std(axis=1)
     return rank, spread
 
 

@@ -57,14 +57,18 @@ _KINDS: Mapping[str, type[np.generic]] = {
 }
 
 
-def grow(trees: Sequence[Any], column: int = 0) -> Forest:
-    """The forest of fitted trees of scikit-learn (their `tree_`), each with one output; `column` of its classes."""
+def grow(trees: Sequence[Any], column: int = 0, of: NDArray[np.int64] | None = None) -> Forest:
+    """The forest of fitted trees of scikit-learn (their `tree_`), each with one output; `column` of its classes.
+
+    `of` says which feature each column was that the trees were fitted to, where they are not the same.
+    """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _KINDS}
     total = 0
     for tree in trees:
         left, right = tree.children_left, tree.children_right
         parts["roots"].append(np.array([total]))
-        parts["feature"].append(np.maximum(tree.feature, 0))
+        feature = np.maximum(tree.feature, 0)
+        parts["feature"].append(feature if of is None else of[feature])
         parts["threshold"].append(_rounded_down(tree.threshold))
         parts["left"].append(np.where(left == _LEAF, _LEAF, left + total))
         parts["right"].append(np.where(right == _LEAF, _LEAF, right + total))

@@ -1,10 +1,10 @@
-"""Gaussian process regression on two groups of columns, averaged over a grid of kernels by their evidence."""
+"""Gaussian process regression on groups of columns, averaged over a grid of kernels by their evidence."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,11 @@ from predictors.errors import PredictorFileError
 
 Floats = NDArray[np.float64]
 
-_LENGTHS = (0.5, 1.0, 2.0, 4.0)
-_ROUGHNESS = (0.5, 1.5)  # nu of Matern's kernel
+LAPLACE, EXPONENTIAL, MATERN = 0, 1, 2  # kinds of kernels, as files name them
+# (kind, length, share of a linear kernel). Sums of absolute differences do best with few labels, where no column
+# is known to matter; with many, columns are weighted by what trees made of them, and smooth kernels do better.
+FEW = tuple((LAPLACE, length, linear) for length in (0.5, 1.0, 2.0, 4.0) for linear in (0.3, 1.0))
+MANY = tuple((kind, length, 0.0) for kind in (EXPONENTIAL, MATERN) for length in (1.0, 2.0))
 _NOISES = (0.03, 0.1, 0.2, 0.4)
 _KEPT = 0.02  # kernels of a smaller share of the evidence are dropped
 
@@ -24,8 +27,8 @@ _KEPT = 0.02  # kernels of a smaller share of the evidence are dropped
 class Process:
     """A mixture of Gaussian processes over scaled rows `rows` [n, F] (Rasmussen and Williams, 2006, chapters 2 and 5).
 
-    `weights` [F] scale the squared differences of columns. Each row of `kernels` is (length, nu,
-    share), `alphas` [kernels, n] are the solved targets.
+    `weights` [F] scale the differences of columns (squared ones, but for Laplace). Each row of `kernels` is (kind,
+    length, linear, share), `alphas` [kernels, n] are the solved targets.
     """
 
     rows: Floats
@@ -35,10 +38,10 @@ class Process:
 
     def mean(self, x: Floats) -> Floats:
         """The mean at each row of `x` [m, F]."""
-        distance = _distances(x, self.rows, self.weights)
+        kernel = _Kernel(x, self.rows, self.weights)
         found = np.zeros(len(x))
-        for (length, nu, share), alpha in zip(self.kernels, self.alphas, strict=True):
-            found += share * (_matern(distance, length, nu) @ alpha)
+        for (kind, length, linear, share), alpha in zip(self.kernels, self.alphas, strict=True):
+            found += share * (kernel(int(kind), length, linear) @ alpha)
         return found
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -51,26 +54,32 @@ class Process:
         }
 
 
-def fit_process(rows: Floats, targets: Floats, weights: Floats) -> Process:
-    """Fit to `targets` [n] of mean 0: every kernel of the grid counts by its marginal likelihood."""
+def fit_process(
+    rows: Floats, targets: Floats, weights: Floats, grid: Sequence[tuple[int, float, float]] = FEW
+) -> tuple[Process, Floats]:
+    """Fit to `targets` [n] of mean 0: every kernel of the grid counts by its marginal likelihood.
+
+    Also what it would say of each row without that row's target [n] (Rasmussen and Williams, section 5.4.2).
+    """
     rows = np.ascontiguousarray(rows, np.float32).astype(np.float64)  # as it is kept
-    within = _distances(rows, rows, weights)
-    found: list[tuple[float, float, float, Floats]] = []
-    for length, nu in itertools.product(_LENGTHS, _ROUGHNESS):
-        values, vectors = np.linalg.eigh(_matern(within, length, nu))
-        turned = vectors.T @ targets
+    within = _Kernel(rows, rows, weights)
+    found: list[tuple[float, int, Floats, Floats]] = []
+    for place, kernel in enumerate(grid):
+        values, vectors = np.linalg.eigh(within(*kernel))
+        turned, squared = vectors.T @ targets, vectors**2
         for noise in _NOISES:
             spectrum = np.maximum(values, 0) + noise
             amplitude = max(float((turned**2 / spectrum).mean()), 1e-9)
             cost = 0.5 * len(targets) * np.log(amplitude) + 0.5 * float(np.log(spectrum).sum())
-            found.append((cost, length, nu, vectors @ (turned / spectrum)))
+            alpha = vectors @ (turned / spectrum)
+            found.append((cost, place, alpha, targets - alpha / (squared @ (1 / spectrum))))
     least = min(cost for cost, *_ in found)
     shares = np.exp([least - cost for cost, *_ in found])
-    shares /= shares.sum()
     kept = [i for i, share in enumerate(shares) if share >= _KEPT * shares.max()]
     total = sum(shares[i] for i in kept)
-    kernels = [[*found[i][1:3], shares[i] / total] for i in kept]
-    return Process(rows, weights, np.array(kernels), np.array([found[i][3] for i in kept]))
+    kernels = [[*grid[found[i][1]], shares[i] / total] for i in kept]
+    without = sum((shares[i] / total * found[i][3] for i in kept), np.zeros(len(targets)))
+    return Process(rows, weights, np.array(kernels), np.array([found[i][2] for i in kept])), without
 
 
 def process_from(arrays: Mapping[str, NDArray[Any]], features: int) -> Process:
@@ -83,28 +92,43 @@ def process_from(arrays: Mapping[str, NDArray[Any]], features: int) -> Process:
     shapes = {name: array.shape for name, array in found.items()}
     n = shapes.get("rows", (0,))[0]
     k = shapes.get("kernels", (0,))[0]
-    expected = {"rows": (n, features), "weights": (features,), "kernels": (k, 3), "alphas": (k, n)}
+    expected = {"rows": (n, features), "weights": (features,), "kernels": (k, 4), "alphas": (k, n)}
     if shapes != expected or not n or not k or not all(np.isfinite(a).all() for a in found.values()):
         raise PredictorFileError(f"a process has finite arrays of shapes {expected}; received {shapes}")
-    if (found["kernels"] <= 0).any():
-        raise PredictorFileError("the numbers of a kernel are positive; this file has others")
+    kind, length, linear, share = found["kernels"].T
+    if not (np.isin(kind, (LAPLACE, EXPONENTIAL, MATERN)) & (length > 0) & (linear >= 0) & (share > 0)).all():
+        raise PredictorFileError("kernels are of kinds 0 to 2 with positive numbers; this file has others")
     return Process(**found)
 
 
-def _distances(a: Floats, b: Floats, weights: Floats) -> Floats:
-    """Squared distances [n, m] with a weight for each column."""
-    root = np.sqrt(weights)
-    left, right = a * root, b * root
-    square = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
-    return np.asarray(np.maximum(square, 0.0))
+class _Kernel:
+    """Kernels between rows [n, F] and [m, F]: distances are measured once, when the first kernel asks for them."""
 
+    def __init__(self, a: Floats, b: Floats, weights: Floats) -> None:
+        self.a, self.b, self.weights = a, b, weights
 
-def _matern(square: Floats, length: float, nu: float) -> Floats:
-    distance = np.sqrt(square) / length
-    if nu < 1:
-        return np.asarray(np.exp(-distance))
-    scaled = np.sqrt(3.0) * distance
-    return np.asarray((1 + scaled) * np.exp(-scaled))
+    def __call__(self, kind: int, length: float, linear: float) -> Floats:
+        if kind == LAPLACE:
+            shape = np.exp(-self.absolute / length)
+        else:
+            scaled = np.sqrt(self.squared) / length * (1.0 if kind == EXPONENTIAL else np.sqrt(3.0))
+            shape = np.exp(-scaled) * (1.0 if kind == EXPONENTIAL else 1 + scaled)
+        return np.asarray(shape + linear * self.products if linear else shape)
+
+    @cached_property
+    def products(self) -> Floats:
+        return np.asarray((self.a * self.weights) @ self.b.T)
+
+    @cached_property
+    def squared(self) -> Floats:
+        own = [(rows**2) @ self.weights for rows in (self.a, self.b)]
+        return np.asarray(np.maximum(own[0][:, None] + own[1][None, :] - 2 * self.products, 0.0))
+
+    @cached_property
+    def absolute(self) -> Floats:
+        from scipy.spatial.distance import cdist  # a matrix product cannot do this
+
+        return np.asarray(cdist(self.a * self.weights, self.b * self.weights, "cityblock"))
 
 
 def column_weights(groups: Sequence[int], shares: Mapping[int, float]) -> Floats:

@@ -20,6 +20,9 @@ from predictors.scaling import Columns, Scale
 
 Floats = NDArray[np.float64]
 
+PRIOR_COLUMN = len(encoding_names())  # where the rank of a prior stands, behind the encoding
+PRIOR_COLUMNS = 2  # its rank and its mean
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -46,7 +49,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Ranker:
-    """Trees and a Gaussian process on the same columns, averaged: predicted ranks and how far they disagree.
+    """Trees and a Gaussian process on the same columns, added up: predicted ranks and how far the trees disagree.
 
     `process` is None where there were too many cells for one.
     """
@@ -54,16 +57,20 @@ class Ranker:
     columns: Columns
     trees: Forest
     process: Process | None
-    share: float  # of the trees
+    shares: tuple[float, float]  # of the trees and of the process
+    slope: float  # of what a prior says, where there is one: the rest corrects it
+    base: Floats  # of each column, what is added to the trees
 
     def __call__(self, x: Floats) -> tuple[Floats, Floats]:
         """Rank and its spread for rows `x` [n, F]."""
         scaled = self.columns(x)
         each = self.trees.each(scaled)
-        rank, spread = each.mean(axis=1), each.std(axis=1)
+        rank = self.shares[0] * (each.mean(axis=1) + scaled @ self.base)
         if self.process is not None:
-            rank = self.share * rank + (1 - self.share) * self.process.mean(scaled)
-        return rank, spread
+            rank = rank + self.shares[1] * self.process.mean(scaled)
+        if self.slope:
+            rank = rank + self.slope * x[:, PRIOR_COLUMN]
+        return rank, each.std(axis=1)
 
 
 @dataclass(frozen=True)

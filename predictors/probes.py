@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ DRAWS = 2  # independent weights for each setting
 SETTINGS = ((1.0, 0.1, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 0.1), (1.8, 1.0, 1.0), (3.2, 1.0, 1.0))
 DELAYS = (0, 1, 2, 4, 8)  # steps after the last token of the design at which outputs are analysed
 _RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
+_READ_RIDGES = (1e-2, 1e-4)
 _FLOOR, _CEILING = 1e-7, 1e9
 _CHUNK = 32  # cells whose outputs are analysed together
 MISSING = 0.0  # every probe of a cell that cannot be run as a stack over time; `probed` says so
@@ -49,6 +50,7 @@ class _Design:
     x: NDArray[np.float32]  # [sets, B, T, WIDTH]
     subsets: tuple[tuple[int, ...], ...]
     walsh: NDArray[np.float32]  # [subsets, rows of the design]
+    targets: Mapping[str, NDArray[np.float32]]  # what is read back from the token rows: [samples, columns]
 
     @property
     def rows(self) -> int:
@@ -61,7 +63,8 @@ def _design() -> _Design:
     steps = BEFORE + TOKENS + AFTER
     signs = np.array(list(itertools.product((-1, 1), repeat=TOKENS)))
     first, second = rng.normal(size=(steps, WIDTH)), rng.normal(size=(TOKENS, WIDTH))
-    tokens = rng.normal(size=(SYMBOLS, WIDTH))[rng.integers(0, SYMBOLS, (SEQUENCES, steps))]
+    vectors, symbols = rng.normal(size=(SYMBOLS, WIDTH)), rng.integers(0, SYMBOLS, (SEQUENCES, steps))
+    tokens = vectors[symbols]
     here = slice(BEFORE, BEFORE + TOKENS)
     sets = []
     for _, scale, contrast in SETTINGS:
@@ -72,7 +75,23 @@ def _design() -> _Design:
         sets += [scale * np.concatenate([rows, tokens])] * DRAWS
     subsets = [s for size in range(TOKENS + 1) for s in itertools.combinations(range(TOKENS), size)]
     walsh = np.array([signs[:, list(s)].prod(axis=1) for s in subsets]) / len(signs)
-    return _Design(np.array(sets, np.float32), tuple(subsets), walsh.astype(np.float32))
+    targets = _targets(symbols, tokens)
+    return _Design(np.array(sets, np.float32), tuple(subsets), walsh.astype(np.float32), targets)
+
+
+def _targets(symbols: NDArray[np.int64], tokens: Floats) -> dict[str, NDArray[np.float32]]:
+    """Tokens of some steps ago, and products of two of them, in the order of `_sequences`: centred, of unit size."""
+    steps = tokens.shape[1]
+
+    def ago(array: Floats, lag: int) -> Floats:
+        return np.moveaxis(array[:, BEFORE - lag : steps - lag], 1, 0).reshape(-1, array.shape[-1])
+
+    named = {f"token{lag}": ago(np.eye(SYMBOLS)[symbols], lag) for lag in range(BEFORE + 1)}
+    named |= {f"product{i}{j}": ago(tokens, i) * ago(tokens, j) for i, j in ((0, 1), (0, 2), (1, 2))}
+    centred = {name: target - target.mean(axis=0) for name, target in named.items()}
+    return {
+        name: (target / (target.std(axis=0) + 1e-9)).astype(np.float32) for name, target in centred.items()
+    }
 
 
 @functools.cache
@@ -183,7 +202,7 @@ def _sequences(name: str, tokens: Floats, early: Floats, spread: Floats) -> Iter
     yield f"{name}_scale", _log(np.sqrt((tokens.astype(np.float64) ** 2).mean(axis=(1, 3, 4))))
     yield f"{name}_drift", _log(np.sqrt(late / ((early.astype(np.float64) ** 2).mean(axis=(-1, -2)) + 1e-12)))
     count, sets = len(tokens), tokens.shape[2]
-    flat = np.moveaxis(tokens, 1, 2).reshape(count, sets, -1, WIDTH)
+    flat = np.moveaxis(tokens, 1, 2).reshape(count, sets, -1, WIDTH)  # steps, then rows
     scaled = (flat - flat.mean(axis=2, keepdims=True)) / spread[..., None, None]
     covariance = np.matmul(np.swapaxes(scaled, -1, -2), scaled) / flat.shape[2]
     spectrum = np.maximum(np.linalg.eigvalsh(covariance)[..., ::-1], 1e-9)
@@ -194,6 +213,20 @@ def _sequences(name: str, tokens: Floats, early: Floats, spread: Floats) -> Iter
     squared = scaled**2
     tails = (squared**2).mean(axis=2) / np.maximum(squared.mean(axis=2), 1e-6) ** 2
     yield f"{name}_tails", np.minimum(tails.mean(axis=-1), 50)
+    yield from _readback(name, scaled, covariance)
     steps = scaled.reshape(count, sets, tokens.shape[1], -1)
     for lag in (1, 3):
         yield f"{name}_correlation{lag}", (steps[:, :, lag:] * steps[:, :, :-lag]).mean(axis=(-1, -2))
+
+
+def _readback(name: str, scaled: Floats, covariance: Floats) -> Iterator[tuple[str, Floats]]:
+    """How much of each target a ridge regression reads out of outputs [n, sets, samples, WIDTH]: 0 to 1."""
+    targets = _design().targets
+    joined = np.concatenate(list(targets.values()), axis=1)
+    shared = np.matmul(np.swapaxes(scaled, -1, -2), joined) / scaled.shape[2]
+    for ridge in _READ_RIDGES:
+        solved = np.linalg.solve(covariance + np.float32(ridge) * np.eye(WIDTH, dtype=np.float32), shared)
+        read = (solved * shared).sum(axis=-2)
+        ends = np.cumsum([target.shape[1] for target in targets.values()])
+        for target, part in zip(targets, np.split(read, ends[:-1], axis=-1), strict=True):
+            yield f"{name}_{target}_{ridge:g}", np.clip(part.mean(axis=-1), 0.0, 1.0)
