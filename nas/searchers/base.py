@@ -85,11 +85,6 @@ class Observation:
     found: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
 
-def whole(value: object) -> bool:
-    """Whether an option is a whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 class Searcher(ABC):
     """Proposes cells of a space. Options are the keyword arguments of `__init__`, after the space.
 

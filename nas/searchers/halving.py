@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from nas.errors import SearchError
-from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike, whole
+from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
+from nas.searchers.options import check_whole
 from nas.searchers.registry import make_searcher, settled_options
 
 PROMOTE = "promote"
@@ -62,11 +63,8 @@ class Halving(Searcher):
         **options: Any,
     ) -> None:
         super().__init__(space)
-        for option, value, least in (("eta", eta, 2), ("rungs", rungs, 1)):
-            if not whole(value) or value < least:
-                raise SearchError(
-                    f"{self.name}: {option} must be a whole number of at least {least}, got {value!r}"
-                )
+        check_whole(self.name, 2, eta=eta)
+        check_whole(self.name, 1, rungs=rungs)
         wrong = [option for option in options if not option.startswith(_PREFIX)]
         if wrong:
             raise SearchError(

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.errors import SearchError
-from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike, whole
+from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
 from nas.searchers.metrics import MEASURED, OBJECTIVES
+from nas.searchers.options import check_share, check_whole
 from nas.searchers.pareto import crowding, fronts
 from nas.searchers.random_search import sample_new
 from search_spaces import NoCellError
@@ -60,13 +61,9 @@ class NSGA2(Searcher):
             raise SearchError(f"nsga2: there is no objective {wrong[0]!r}; there are {', '.join(OBJECTIVES)}")
         if len(self.objectives) < 2 or len(set(self.objectives)) < len(self.objectives):
             raise SearchError(f"nsga2: two or more different objectives are needed, got {objectives!r}")
-        for option, value, least in (("population", population, 2), ("tries", tries, 1)):
-            if not whole(value) or value < least:
-                raise SearchError(
-                    f"nsga2: {option} must be a whole number of at least {least}, got {value!r}"
-                )
-        if isinstance(crossover, bool) or not 0 <= crossover <= 1:
-            raise SearchError(f"nsga2: crossover must be a probability, got {crossover!r}")
+        check_whole("nsga2", 2, population=population)
+        check_whole("nsga2", 1, tries=tries)
+        check_share("nsga2", crossover=crossover)
         self.needs = tuple(name for name in self.objectives if name in MEASURED)
         self.population = population
         self.crossover = crossover

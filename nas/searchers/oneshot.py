@@ -9,7 +9,8 @@ import numpy as np
 
 from grammar import Cell, Sketch, parse
 from nas.errors import SearchError
-from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike, whole
+from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
+from nas.searchers.options import check_whole
 from nas.supernet import SupernetOptions
 from search_spaces import GrammarSpace, Relaxed, SpaceError, unroll
 
@@ -37,8 +38,8 @@ class OneShot(Searcher):
 
     def __init__(self, space: SpaceLike, *, supernets: int | None = None, **options: Any) -> None:
         super().__init__(space)
-        if supernets is not None and (not whole(supernets) or supernets < 1):
-            raise SearchError(f"oneshot: supernets must be a whole number of at least 1, got {supernets!r}")
+        if supernets is not None:
+            check_whole("oneshot", 1, supernets=supernets)
         self.supernets = supernets
         default = {"method": "uniform"} if isinstance(space, GrammarSpace) else {}
         self.options = SupernetOptions.from_dict({**default, **options})

@@ -5,7 +5,7 @@ No recurrence passes through it, so every map is one product over all rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -142,14 +142,9 @@ class Part:
         """Compute into `results`; what the backward half wants to see again where `keep`."""
         rows = results[0].shape[0]
         run = self.ahead
-        values: Values = [*weights, *[None] * len(run.places)]
-
-        def put(key: Key, value: Tensor | None) -> None:
-            place = run.places.get(key)
-            if place is not None:
-                values[place] = value
-
-        put(("x", 0), x)
+        values, put = _call(run, weights)
+        if x is not None:
+            put(("x", 0), x)
         for n, child in enumerate(children):
             put(("child", n), child)
         for n, result in enumerate(results):
@@ -187,14 +182,9 @@ class Part:
         `pulls` has the gradient of the output (-1) and of the slots' new values, as far as `self.pulls` names them.
         """
         run = self.back
-        values: Values = [*weights, *[None] * len(run.places)]
-
-        def put(key: Key, value: Tensor | None) -> None:
-            place = run.places.get(key)
-            if place is not None:
-                values[place] = value
-
-        put(("x", 0), x)
+        values, put = _call(run, weights)
+        if x is not None:
+            put(("x", 0), x)
         for kind, table in (("child", children), ("result", results), ("pull", pulls)):
             for n, value in table.items():
                 put((kind, n), value)
@@ -209,3 +199,15 @@ class Part:
         put(("sums", 0), sums)
         run(values, Geometry(rows, 1, rows, 1, rows))
         return found, sums
+
+
+def _call(run: Running, weights: Sequence[Tensor]) -> tuple[Values, Callable[[Key, Tensor], None]]:
+    """The pointers of a call, the weights first, and a function that sets those which the call has a place for."""
+    values: Values = [*weights, *[None] * len(run.places)]
+
+    def put(key: Key, value: Tensor) -> None:
+        place = run.places.get(key)
+        if place is not None:
+            values[place] = value
+
+    return values, put
