@@ -29,10 +29,12 @@ def test_a_chart_is_well_formed_and_has_its_parts() -> None:
     )
     root = ET.fromstring(svg)
     circles = [e for e in root.iter() if e.tag.endswith("circle")]
-    assert len(circles) == 3
+    assert len(circles) == 2
     assert circles[0][0].text == "a <b>"
-    upper = min(float(c.get("cy", "0")) for c in circles)
-    assert upper >= 0  # what is cut off sticks to the edge
+    (beyond,) = [
+        e for e in root.iter() if "beyond" in e.get("class", "")
+    ]  # what is cut off has a mark of its own
+    assert beyond[0].text == "c (above the chart)"
     texts = {e.text for e in root.iter() if e.tag.endswith("text")}
     assert {"time & more", "loss", "lstm"} <= texts
     assert "far" not in texts

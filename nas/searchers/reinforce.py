@@ -43,6 +43,9 @@ class WalkSpace(Protocol):
         ...
 
 
+_LEAST = np.finfo(np.float64).tiny  # a choice that another searcher made may have lost all probability
+
+
 class Controller:
     """A policy over sequences of choices: softmax(log weights of the space + U_site h + b_site), h from all before.
 
@@ -94,7 +97,7 @@ class Controller:
             p = self.probabilities(states[-1], c.site, c.weights)
             surprise = np.where(p > 0, -np.log(np.where(p > 0, p, 1.0)), 0.0)
             mean = float(p @ surprise)
-            value += reward * float(np.log(p[c.chosen])) + entropy / len(choices) * mean
+            value += reward * float(np.log(max(p[c.chosen], _LEAST))) + entropy / len(choices) * mean
             d = p * (surprise - mean) * (entropy / len(choices)) - reward * p
             d[c.chosen] += reward
             grads.append(d)
