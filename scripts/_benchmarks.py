@@ -214,6 +214,10 @@ def _times(rows: Sequence[dict[str, Any]], backend: str) -> str:
         lines.append(
             f"| {row['cell']} | {row['group']} | {row['size']['name']} | {numbers} | {ratio} | {limit} |"
         )
+    timed = {row["cell"] for row in rows}
+    left_out = [name for name in zoo_names() if zoo(name).kind == "time" and name not in timed]
+    if left_out:
+        lines += ["", f"Not timed (`--zoo` names those that are): {', '.join(left_out)}."]
     return "\n".join(lines)
 
 
