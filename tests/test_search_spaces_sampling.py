@@ -172,10 +172,9 @@ def test_an_unknown_way_is_refused() -> None:
         load_space("gated").sample(np.random.default_rng(0), by="luck")
 
 
-@pytest.mark.parametrize("weight", ["1e30", "1e-30"])
-def test_the_greatest_and_the_least_weights_are_drawn_by(weight: str) -> None:
-    text = re.sub(r"\[\d\]", f"[{weight}]", TINY)
-    assert text.count(weight) > 3
+def test_the_greatest_and_the_least_weights_can_be_drawn_by() -> None:
+    text = re.sub(r"\[\d\]", "[1e30]", TINY).replace("| x", "| x [1e-30]")
+    assert text.count("1e30") > 3
     space, rng = GrammarSpace(text), np.random.default_rng(0)
     for by in WAYS:
         cell = space.sample(rng, by=by)
