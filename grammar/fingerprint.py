@@ -129,7 +129,9 @@ class _Probe:
     def _far(self, inputs: float, matrices: float) -> str:
         """The rounded outputs of a few steps on values that are so many times larger; empty if some are not finite."""
         with np.errstate(all="ignore"):
-            y = self._outputs(self._weights(matrices), inputs, None if self.tree is not None else _LARGE_STEPS)
+            y = self._outputs(
+                self._weights(matrices), inputs, None if self.tree is not None else _LARGE_STEPS
+            )
         return _rounded(y[None], 8, _LARGE_DECIMALS)[0] if np.isfinite(y).all() else ""
 
     def _weights(self, matrices: float = 1.0) -> dict[str, Array]:

@@ -40,7 +40,9 @@ _NLP_BACK = {name: op for op, (name, _) in _NLP.items()}
 _NEW = re.compile(r"h_new_(\d+)", re.ASCII)
 _OLD = re.compile(r"h_prev_(\d+)", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RESERVED = re.compile(rf"(h\d+|{'|'.join(KEYWORDS)})_*", re.ASCII)  # cannot be lets, or what such a node becomes
+_RESERVED = re.compile(
+    rf"(h\d+|{'|'.join(KEYWORDS)})_*", re.ASCII
+)  # cannot be lets, or what such a node becomes
 _MOST_INPUTS = 100  # of one node: a sum of them is nested so deep
 _MOST_NODES = 1_000
 _MOST_STATES = 1_000
@@ -63,7 +65,9 @@ def from_nasbench_nlp(recipe: Recipe, name: str = "nasbench_nlp") -> Cell:
         names = _shown(", ".join(recipe)) if recipe else "no nodes"
         raise ImportFormatError(f"a recipe has the node `h_new_0`; received {names}")
     try:
-        TopologicalSorter({n: [i for i in given if i in recipe and i != "x"] for n, given in inputs.items()}).prepare()
+        TopologicalSorter(
+            {n: [i for i in given if i in recipe and i != "x"] for n, given in inputs.items()}
+        ).prepare()
     except CycleError as error:
         circle = " <- ".join(map(_shown, error.args[1][:5]))
         raise ImportFormatError(f"node {_shown(error.args[1][0])} depends on itself: {circle}") from None

@@ -97,7 +97,10 @@ def test_a_recipe_is_the_cell_it_describes() -> None:
         ({"h_new_0": _given("linear", [])}, "`linear` takes 1 to 100 inputs; received 0"),
         ({"h_new_0": _given("elementwise_sum", ["x"] * 300)}, "takes 1 to 100 inputs; received 300"),
         ({"h_new_0": _given("linear", ["h_new_0"])}, "node 'h_new_0' depends on itself"),
-        ({"h_new_0": _given("linear", ["a"]), "a": _given("linear", ["h_new_0"])}, "depends on itself: 'h_new_0' <- 'a' <-"),
+        (
+            {"h_new_0": _given("linear", ["a"]), "a": _given("linear", ["h_new_0"])},
+            "depends on itself: 'h_new_0' <- 'a' <-",
+        ),
         ({f"n{i}": LIN for i in range(2_000)}, "a recipe has at most 1000 nodes; received 2000"),
     ],
 )
