@@ -190,7 +190,7 @@ def _component(facts: Facts, component: Component) -> Iterator[Lint]:
                 state,
                 f"each step multiplies by a value in {ranges[own].re} that depends on the input, not held in [-1, 1]: "
                 "where it stays beyond, values grow without limit.",
-                "Make the factor with `sigmoid(..)` or `tanh(..)` alone, or as `1 - 2 * sigmoid(..)` if it may be negative.",
+                "Make the factor with `sigmoid(..)` or `tanh(..)` alone, or `1 - 2 * sigmoid(..)` for any sign.",
             )
 
 

@@ -42,7 +42,7 @@ FAULTS = [
     ("{1..2}", "{1..99}", 3, 8, "least <= most <= 16"),
     ("[3]", "[0]", 6, 45, r"a weight is a number from 1e-30 to 1e\+30; received 0"),
     ("[3]", "[1e308]", 6, 45, r"a weight is a number from 1e-30 to 1e\+30; received 1e308"),
-    ("gate: vec ->", f"gate: mem({'9' * 5000}) ->", 7, 9, r"mem\(n\) has 1 <= n <= 4096; received mem\(9{40,60}\.\.\.9+\)"),
+    ("gate: vec ->", f"gate: mem({'9' * 5000}) ->", 7, 9, r"mem\(n\) has 1 <= n <= 4096; received mem\(9+\.\.\.9+\)"),
     ("{1..2}", "{1.." + "9" * 5000 + "}", 3, 8, "least <= most <= 16"),
     ("size <= 9", f"size <= {'9' * 5000}", 2, 18, "a number must be finite"),
     ("[3]", "[1e999]", 6, 45, "a number must be finite"),
