@@ -58,7 +58,7 @@ def fingerprint(cell: Cell) -> str:
     not finite, or nearly 0, and those with so many arrays of like effect that matching them takes long, share a
     fingerprint only with cells of the same digest. Different functions could
     share one where they differ by less than 1e-6 in all of the few steps (1e-5 far out), as
-    `lerp(0.999999999, a, b)` and `a` do; none of the zoo does.
+    `lerp(0.999999999, a, b)` and `b` do; none of the zoo does.
     """
     canonical = cell.canonical()
     found = _KNOWN.get(canonical)
