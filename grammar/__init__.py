@@ -50,8 +50,10 @@ from grammar.ops import Value as Value
 from grammar.ops import WeightSpec as WeightSpec
 from grammar.ops import register as register
 from grammar.parser import KEYWORDS as KEYWORDS
+from grammar.parser import WEIGHTS as WEIGHTS
 from grammar.parser import CellTree as CellTree
 from grammar.parser import call as call
+from grammar.parser import mem_size as mem_size
 from grammar.poly import Poly as Poly
 from grammar.printer import show_expr as show_expr
 from grammar.printer import show_number as show_number

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import networkx as nx
@@ -94,7 +94,7 @@ class Analysis:
     says how the new value of a state depends on the earlier value of another, all else fixed; pairs
     without dependence are left out. `gemm_depth` is the longest chain of matrix products of a
     state within one step. `parameters` are trained numbers (`fixed_parameters` the others), `flops` are
-    per step and sample, forward (for a tree per inner node of two children, for a depth cell per
+    per step and sample, forward (for a tree per inner node of two children, `leaf_flops` per leaf; for a depth cell per
     position, all rounds, attention scores left out), `state_bytes` per sample in float32, buffers included.
     """
 
@@ -107,6 +107,7 @@ class Analysis:
     fixed_parameters: Poly
     flops: Poly
     state_bytes: Poly
+    leaf_flops: Poly = field(default_factory=Poly)
 
     @property
     def parallel(self) -> bool:
@@ -127,7 +128,9 @@ class Analysis:
         lines += [f"parameters: {self.parameters}"]
         lines += [f"fixed parameters: {self.fixed_parameters}"] if self.fixed_parameters.terms else []
         per = {"time": "step", "tree": "inner node", "depth": "position"}[self.kind]
-        lines += [f"flops per {per}: {self.flops}", f"state bytes: {self.state_bytes}"]
+        lines += [f"flops per {per}: {self.flops}"]
+        lines += [f"flops per leaf: {self.leaf_flops}"] if self.kind == "tree" else []
+        lines += [f"state bytes: {self.state_bytes}"]
         return "\n".join(lines)
 
 
@@ -151,7 +154,8 @@ def analyse(cell: Cell) -> Analysis:
         gemm_depth=deepest,
         parameters=trained,
         fixed_parameters=fixed,
-        flops=_flops(graph),
+        flops=_flops(graph, [*graph.next, graph.out] if graph.leaf else graph.roots()),
+        leaf_flops=_flops(graph, graph.leaf) if graph.leaf else Poly(),
         state_bytes=_state_bytes(flows) if cell.kind != "depth" else _width(graph.states) * _BYTES,
     )
 
@@ -248,9 +252,9 @@ def _width(states: Sequence[State]) -> Poly:
     return sum((s.type.width * (2 if s.type.is_complex else 1) for s in states), Poly())
 
 
-def _flops(graph: Graph) -> Poly:
-    """Of the live values; what depends on weights alone is computed once and not counted."""
-    live, _ = graph.live()
+def _flops(graph: Graph, roots: Iterable[int]) -> Poly:
+    """Of the live values that `roots` need; what depends on weights alone is computed once and not counted."""
+    live = graph.live()[0] & graph.reachable(roots)
     memory = [i for i in range(len(graph.nodes)) if memory_length(graph, i)]
     moving = dependent(graph, "x", "state", "child", "carry", "final", "posemb", also=memory)
     turning = dependent(graph, "carry")

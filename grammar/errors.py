@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ class LocatedError(GrammarError):
     """
 
     def __init__(self, message: str, span: Span | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        super().__init__(shortened(message))
+        self.message = shortened(message)
         self.span = span
         self._text: str | None = None
         self._source = "<text>"
@@ -79,6 +80,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near and near[0].casefold() == name.casefold():
         del near[1:]
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def shortened(message: str) -> str:
+    """The message with every word of more than 80 characters cut in its middle: it may echo any text."""
+    return re.sub(r"(\S{48})\S{16,}(\S{16})", r"\1...\2", message)
 
 
 def one_newline(text: str) -> str:

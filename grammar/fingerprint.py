@@ -31,11 +31,14 @@ from grammar.sizes import Sizes
 from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, Statement, num
 from grammar.weights import initial_name
 
-FINGERPRINT_VERSION = 2  # raised when the fingerprint of any cell changes
+FINGERPRINT_VERSION = 3  # raised when the fingerprint of any cell changes
 
 _STEPS = 6
 _NODES = 4  # inner nodes of the tree that tree cells run over
 _DECIMALS = 1e6  # results are compared to 1e-6: rounding errors are some 1e-14
+_LARGE = ((60.0, 1.0), (4.0, 20.0))  # inputs and matrices times these: what is bounded only far out shows
+_LARGE_STEPS = 3  # more would let states grow out of reach
+_LARGE_DECIMALS = 1e5  # rounding errors grow with the values
 _FAINT = 1e-3  # an output smaller than this tells cells apart too badly
 _MOST_RUNS = 1_000  # of the instance with one set of weights; known cells take up to 200
 _STOP = 0.8123  # stands for stopgrad, which has a value but no gradient: a cell with it is another cell
@@ -49,10 +52,13 @@ def fingerprint(cell: Cell) -> str:
     function of one argument, `lin(x, h)` and `lin(x) + lin(h, bias=no)` (they differ in the scale of the
     default initialisation), other units of a state. Not equated: what needs other values of weights (`sigmoid(-lin(x))`
     and `sigmoid(lin(x))`, two biases added), other `init`, `fixed` or initial states, other numbers of states
-    or buffers beyond what 6 steps show, and what differs in `stopgrad`. Cells whose outputs are
+    or buffers beyond what 6 steps show, and what differs in `stopgrad`. Besides small values the instance is run with
+    inputs and matrices so large that what goes into a function reaches about +-20, so that `min(u, 3)` is not `u`;
+    outputs that are not finite there are left out. Cells whose outputs on small values are
     not finite, or nearly 0, and those with so many arrays of like effect that matching them takes long, share a
     fingerprint only with cells of the same digest. Different functions could
-    share one where they differ by less than 1e-6 in all of the few steps; none of the zoo does.
+    share one where they differ by less than 1e-6 in all of the few steps (1e-5 far out), as
+    `lerp(0.999999999, a, b)` and `b` do; none of the zoo does.
     """
     canonical = cell.canonical()
     found = _KNOWN.get(canonical)
@@ -111,7 +117,7 @@ class _Probe:
             if runs > _MOST_RUNS or not np.isfinite(y[0]).all() or np.abs(y[0]).max() < _FAINT:
                 return ""
             if not tied:
-                return f"{self.cell.kind}:{_rounded(y, 8)[0]}"
+                return ":".join([self.cell.kind, *_rounded(y, 8), *(self._far(*by) for by in _LARGE)])
             effects = _rounded(y, 4)
             finer = {i: _seed(f"{self.colours[i]}:{e}") for i, e in zip(tied, effects[1:], strict=True)}
             if len({*finer.values()}) == len({self.colours[i] for i in tied}):
@@ -120,22 +126,37 @@ class _Probe:
             for i, colour in finer.items():
                 self.colours[i] = colour
 
-    def _run(self, changed: Sequence[int]) -> Array:
-        """y [1 + changed, ...] with all arrays as coloured, then with each of `changed` in turn altered."""
+    def _far(self, inputs: float, matrices: float) -> str:
+        """The rounded outputs of a few steps on values that are so many times larger; empty if some are not finite."""
+        with np.errstate(all="ignore"):
+            y = self._outputs(
+                self._weights(matrices), inputs, None if self.tree is not None else _LARGE_STEPS
+            )
+        return _rounded(y[None], 8, _LARGE_DECIMALS)[0] if np.isfinite(y).all() else ""
+
+    def _weights(self, matrices: float = 1.0) -> dict[str, Array]:
         weights: dict[str, Array] = dict(self.fixed)
         for i, array in enumerate(self.arrays):
-            weights[array.name] = _noise(self.colours[i], array.shape, array.complex)
+            scale = matrices if len(array.shape) > 1 else 1.0
+            weights[array.name] = scale * _noise(self.colours[i], array.shape, array.complex)
+        return weights
+
+    def _run(self, changed: Sequence[int]) -> Array:
+        """y [1 + changed, ...] with all arrays as coloured, then with each of `changed` in turn altered."""
+        weights = self._weights()
         for turn, i in enumerate(changed):
             array = self.arrays[i]
             sets = np.repeat(weights[array.name][None], 1 + len(changed), axis=0)
             sets[1 + turn] = _noise(_seed(f"{self.colours[i]}:other"), array.shape, array.complex)
             weights[array.name] = sets
+        return self._outputs(weights).reshape((1 + len(changed), -1))
+
+    def _outputs(self, weights: dict[str, Array], scale: float = 1.0, steps: int | None = None) -> Array:
         sizes = self.sizes
-        y = evaluate(
-            self.cell, self.x, weights, hidden_size=sizes.hidden_size, heads=sizes.heads,
+        return evaluate(
+            self.cell, scale * self.x[:, :steps], weights, hidden_size=sizes.hidden_size, heads=sizes.heads,
             key_size=sizes.key_size, tree=self.tree,
-        ).y  # fmt: skip
-        return y.reshape((1 + len(changed), -1))
+        ).y.reshape(-1)  # fmt: skip
 
 
 # ---- numbers ----------------------------------------------------------------------------------
@@ -157,11 +178,11 @@ def _noise(seed: int, shape: tuple[int, ...], is_complex: bool) -> Array:
     return (unit[:half] + 1j * unit[half:] if is_complex else unit).reshape(shape)
 
 
-def _rounded(y: Array, count: int) -> list[str]:
+def _rounded(y: Array, count: int, decimals: float = _DECIMALS) -> list[str]:
     """`count` projections of each row of y, rounded; large values are compared by their logarithm."""
     compressed = np.nan_to_num(np.arcsinh(y), nan=900.0, posinf=800.0, neginf=-800.0)
     onto = _noise(_seed("projection"), (compressed.shape[-1], count), False)
-    values = np.rint(compressed @ onto * _DECIMALS).astype(np.int64)
+    values = np.rint(compressed @ onto * decimals).astype(np.int64)
     return [",".join(map(str, row)) for row in values]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from grammar.cell import Cell, make_cell
-from grammar.errors import GrammarError
+from grammar.cell import Cell, make_cell, parse
+from grammar.errors import GrammarError, shortened
 from grammar.graph import Graph
+from grammar.parser import KEYWORDS
 from grammar.simplify import simplify
 from grammar.syntax import Expr, Let, Out, State, Statement, X, num, ref
 from grammar.types import VEC
@@ -34,52 +37,110 @@ _NLP: dict[str, tuple[str, int | None]] = {
     "activation_leaky_relu": ("leaky_relu", 1),
 }
 _NLP_BACK = {name: op for op, (name, _) in _NLP.items()}
-_NEW = re.compile(r"h_new_(\d+)")
-_OLD = re.compile(r"h_prev_(\d+)")
+_NEW = re.compile(r"h_new_(\d+)", re.ASCII)
+_OLD = re.compile(r"h_prev_(\d+)", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = re.compile(
+    rf"(h\d+|{'|'.join(KEYWORDS)})_*", re.ASCII
+)  # cannot be lets, or what such a node becomes
+_MOST_INPUTS = 100  # of one node: a sum of them is nested so deep
+_MOST_NODES = 1_000
+_MOST_STATES = 1_000
 
 
 def from_nasbench_nlp(recipe: Recipe, name: str = "nasbench_nlp") -> Cell:
     """The cell of a NAS-Bench-NLP recipe: a mapping node -> {op, input}, `h_new_0` being the output.
 
-    Node `h_new_3` becomes the state `h3`; the others keep their names. blend(a, b, c) = a*b + (1-a)*c
-    is `lerp(a, c, b)`. Raises ImportFormatError with the node at fault.
+    Node `h_new_3` becomes the state `h3`; the others keep their names, but that words of the language and names of
+    states get an underscore. blend(a, b, c) = a*b + (1-a)*c is `lerp(a, c, b)`. Raises ImportFormatError with the node
+    at fault.
     """
     source: Any = recipe
     if not isinstance(source, Mapping) or not all(isinstance(node, str) for node in source):
-        raise ImportFormatError(f"a recipe is a mapping from names of nodes; received {recipe!r}")
-    states: set[int] = {int(m[1]) for m in map(_NEW.fullmatch, recipe) if m}
-    statements: list[Statement] = []
-    for node, entry in recipe.items():
-        if not isinstance(entry, Mapping) or {"op", "input"} - entry.keys():
-            raise ImportFormatError(
-                f"node {node!r} must be a mapping with `op` and `input`; received {entry!r}"
-            )
-        states |= {int(m[1]) for m in map(_OLD.fullmatch, entry["input"]) if m}
-        statements.append(Let(_nlp_name(node), _nlp_expr(node, entry["op"], entry["input"])))
+        raise ImportFormatError(f"a recipe is a mapping from names of nodes; received {_shown(recipe)}")
+    if len(recipe) > _MOST_NODES:
+        raise ImportFormatError(f"a recipe has at most {_MOST_NODES} nodes; received {len(recipe)}")
+    inputs = {node: _nlp_entry(recipe, node) for node in recipe}
     if "h_new_0" not in recipe:
+        names = _shown(", ".join(recipe)) if recipe else "no nodes"
+        raise ImportFormatError(f"a recipe has the node `h_new_0`; received {names}")
+    try:
+        TopologicalSorter(
+            {n: [i for i in given if i in recipe and i != "x"] for n, given in inputs.items()}
+        ).prepare()
+    except CycleError as error:
+        circle = " <- ".join(map(_shown, error.args[1][:5]))
+        raise ImportFormatError(f"node {_shown(error.args[1][0])} depends on itself: {circle}") from None
+    statements = [Let(_nlp_name(n), _nlp_expr(n, recipe[n]["op"], given)) for n, given in inputs.items()]
+    states = sorted(int(m[1]) for m in map(_NEW.fullmatch, recipe) if m)
+    declared = [State(f"h{i}", VEC) for i in states]
+    return _checked(name, declared, [*statements, Out(ref("h0'"))])
+
+
+def _checked(name: str, states: Sequence[State], statements: Sequence[Statement]) -> Cell:
+    """The cell of these parts, if its text is one of the language."""
+    try:
+        made = make_cell(name, states, statements)
+        parse(str(made))
+    except GrammarError as error:
+        raise ImportFormatError(f"this is no cell of the language: {error}") from error
+    return made
+
+
+def _shown(value: object) -> str:
+    """A value as text, cut if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        text = f"a {type(value).__name__} with numbers too long to write"
+    return text if len(text) <= 120 else f"{text[:100]}..."
+
+
+def _nlp_entry(recipe: Recipe, node: str) -> tuple[str, ...]:
+    """The inputs of a node, once its name and its entry are found to be of the format."""
+    new = _NEW.fullmatch(node)
+    if new and (node != f"h_new_{new[1].lstrip('0') or '0'}" or len(new[1]) > 3):
         raise ImportFormatError(
-            f"a recipe has the node `h_new_0`; received {', '.join(recipe) or 'no nodes'}"
+            f"node {_shown(node)}: states are numbered from 0 to {_MOST_STATES - 1}, without further zeros"
         )
-    declared = [State(f"h{i}", VEC) for i in sorted(states)]
-    return make_cell(name, declared, [*statements, Out(ref("h0'"))])
+    if not _NAME.fullmatch(node):
+        raise ImportFormatError(
+            f"node {_shown(node)}: a name is a letter or _ and then letters, digits or _, all of ASCII"
+        )
+    entry = recipe[node]
+    if not isinstance(entry, Mapping) or {"op", "input"} - entry.keys():
+        raise ImportFormatError(
+            f"node {_shown(node)} must be a mapping with `op` and `input`; received {_shown(entry)}"
+        )
+    op, given = entry["op"], entry["input"]
+    if not isinstance(op, str) or op not in _NLP:
+        raise ImportFormatError(
+            f"node {_shown(node)}: unknown operation {_shown(op)}; known are {', '.join(_NLP)}"
+        )
+    if not isinstance(given, list | tuple) or not all(isinstance(i, str) for i in given):
+        raise ImportFormatError(f"node {_shown(node)}: `input` is a list of names; received {_shown(given)}")
+    arity = _NLP[op][1]
+    if not given or len(given) > _MOST_INPUTS or (arity is not None and len(given) != arity):
+        raise ImportFormatError(
+            f"node {_shown(node)}: `{op}` takes {arity or f'1 to {_MOST_INPUTS}'} inputs; received {len(given)}"
+        )
+    for i in given:
+        old = _OLD.fullmatch(i)
+        if i != "x" and i not in recipe and not (old and f"h_new_{old[1]}" in recipe):
+            missing = f", as there is no node h_new_{old[1]}" if old else ""
+            raise ImportFormatError(f"node {_shown(node)}: unknown input {_shown(i)}{shortened(missing)}")
+    return tuple(given)
 
 
 def _nlp_name(node: str) -> str:
     new = _NEW.fullmatch(node)
     if new:
         return f"h{new[1]}'"
-    # `x` and the names of states cannot be lets
-    return f"{node}_" if node == "x" or re.fullmatch(r"h\d+_*", node) else node
+    return f"{node}_" if _RESERVED.fullmatch(node) else node
 
 
 def _nlp_expr(node: str, op: str, inputs: Sequence[str]) -> Expr:
-    if op not in _NLP:
-        raise ImportFormatError(f"node {node!r}: unknown operation {op!r}; known are {', '.join(_NLP)}")
-    target, arity = _NLP[op]
-    if not inputs or (arity is not None and len(inputs) != arity):
-        raise ImportFormatError(
-            f"node {node!r}: `{op}` takes {arity or 'some'} inputs; received {len(inputs)}"
-        )
+    target = _NLP[op][0]
     args = [_nlp_input(i) for i in inputs]
     if op == "blend":
         return Expr("lerp", (args[0], args[2], args[1]))
@@ -176,19 +237,19 @@ def from_darts(genotype: Genotype | Any, name: str = "darts") -> Cell:
         if op not in _DARTS_OPS or not 0 <= before < i:
             raise ImportFormatError(
                 f"node {i} needs an operation of {', '.join(_DARTS_OPS)} and an earlier node;"
-                f" received ({op!r}, {before})"
+                f" received ({_shown(op)}, {_shown(before)})"
             )
         statements.append(Let(f"s{i}", _highway((ref(f"s{before}"),), ref(f"s{before}"), op)))
     nodes = [ref(f"s{i}") for i in made.concat]
     if not nodes or any(not 1 <= i <= len(made.recurrent) for i in made.concat):
         raise ImportFormatError(
-            f"`concat` names nodes from 1 to {len(made.recurrent)}; received {made.concat}"
+            f"`concat` names nodes from 1 to {len(made.recurrent)}; received {_shown(made.concat)}"
         )
     total = nodes[0]
     for other in nodes[1:]:
         total = Expr("add", (total, other))
     mean = Expr("div", (total, num(len(nodes)))) if len(nodes) > 1 else total
-    return make_cell(name, [State("h", VEC)], [*statements, Let("h'", mean), Out(ref("h'"))])
+    return _checked(name, [State("h", VEC)], [*statements, Let("h'", mean), Out(ref("h'"))])
 
 
 def _genotype(source: Any) -> Genotype:
@@ -196,12 +257,31 @@ def _genotype(source: Any) -> Genotype:
         keyed = isinstance(source, Mapping)
         recurrent = source["recurrent"] if keyed else source.recurrent
         concat = source["concat"] if keyed else source.concat
-        return Genotype(tuple((str(f), int(j)) for f, j in recurrent), tuple(int(i) for i in concat))
+        made = Genotype(tuple((_text(f), _whole(j)) for f, j in recurrent), tuple(map(_whole, concat)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ImportFormatError(
-            f"a genotype has `recurrent` pairs and `concat` nodes; received {source!r} "
-            f"({type(error).__name__}: {error})"
+            f"a genotype has `recurrent` pairs and `concat` nodes; received {_shown(source)} "
+            f"({type(error).__name__}: {shortened(str(error))})"
         ) from error
+    if max(len(made.recurrent), len(made.concat)) > _MOST_INPUTS:
+        raise ImportFormatError(
+            f"a genotype has at most {_MOST_INPUTS} nodes; received {len(made.recurrent)}, and {len(made.concat)} "
+            "in `concat`"
+        )
+    return made
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"an operation is a name, not {_shown(value)}")
+    return value
+
+
+def _whole(value: Any) -> int:
+    """A whole number, of Python or NumPy; neither a float nor a text nor a truth value is one."""
+    if isinstance(value, bool):
+        raise TypeError(f"a node is a whole number, not {value}")
+    return operator.index(value)
 
 
 def _highway(operands: tuple[Expr, ...], carry: Expr, op: str) -> Expr:

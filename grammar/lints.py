@@ -32,11 +32,13 @@ LINTS: Mapping[str, str] = {
     "stopped-gradient": "no gradient reaches the past, or any weight",
     "must-explode": "an affine state is multiplied by more than 1 in each step",
     "unbounded-coefficient": "nothing bounds what an affine state is multiplied by",
+    "loose-coefficient": "an affine state is multiplied by what can be more than 1",
     "self-product": "a state is multiplied by itself",
     "gate-out-of-range": "the gate of a blend is never between 0 and 1",
     "loose-gate": "the gate of a blend can be below 0 or above 1",
     "unbounded-exp": "exp of a value that can be arbitrarily large reaches a state or the output",
     "zero-division": "a denominator can be 0",
+    "zero-log": "log of a value that can be 0",
     "outside-domain": "log or sqrt of a value that can be negative",
 }
 
@@ -170,7 +172,9 @@ def _component(facts: Facts, component: Component) -> Iterator[Lint]:
         return
     for state in component.states:
         own = found[state].get(state)
-        if own is not None and ranges[own].size.high == math.inf:
+        if own is None:
+            continue
+        if ranges[own].size.high == math.inf:
             learned = _is_constant(ranges, own)
             what = "a learned number" if learned else "a value that depends on the input"
             yield Lint(
@@ -179,6 +183,14 @@ def _component(facts: Facts, component: Component) -> Iterator[Lint]:
                 f"each step multiplies by {what} in {ranges[own].re}, not held in [-1, 1]: a scan of it can grow "
                 "without limit.",
                 "Bound it: `sigmoid(..)`, `tanh(..)`, or `exp(-softplus(..))` for a decay.",
+            )
+        elif ranges[own].size.high > 1 + 1e-9 and not _is_constant(ranges, own):
+            yield Lint(
+                "loose-coefficient",
+                state,
+                f"each step multiplies by a value in {ranges[own].re} that depends on the input, not held in [-1, 1]: "
+                "where it stays beyond, values grow without limit.",
+                "Make the factor with `sigmoid(..)` or `tanh(..)` alone, or `1 - 2 * sigmoid(..)` for any sign.",
             )
 
 
@@ -313,8 +325,15 @@ def _domains(facts: Facts) -> Iterator[Lint]:
                     f"Keep it away from 0, as in `.. / {sign}`.",
                 )
         elif node.op in ("log", "sqrt"):
-            low = facts.ranges[node.args[0]].re.low
-            if low < 0:
+            argument = facts.ranges[node.args[0]].re
+            if node.op == "log" and 0.0 in argument and argument.low == 0 and not _is_power(facts, index):
+                yield Lint(
+                    "zero-log",
+                    facts.show(index),
+                    f"the argument lies in {argument}, which contains 0, and log(0) is -inf.",
+                    "Keep it away from 0, as in `log(.. + 0.000001)` or `log(softplus(..))`.",
+                )
+            elif argument.low < 0:
                 yield Lint(
                     "outside-domain",
                     facts.show(index),
@@ -322,3 +341,16 @@ def _domains(facts: Facts) -> Iterator[Lint]:
                     "not a number.",
                     f"Make it positive, as in `{node.op}(softplus(..))` or `{node.op}(square(..) + 0.000001)`.",
                 )
+
+
+def _is_power(facts: Facts, index: int) -> bool:
+    """Whether a logarithm is only in `exp(p * log(a))` with p > 0, which is 0 where a is."""
+    graph = facts.graph
+    users = [i for i in sorted(facts.live) if index in graph.nodes[i].args]
+    for user in users:
+        node = graph.nodes[user]
+        others = [a for a in node.args if a != index]
+        scaled = node.op == "mul" and len(others) == 1 and facts.ranges[others[0]].re.low > 0
+        if node.op != "exp" and not (scaled and _is_power(facts, user)):
+            return False
+    return bool(users) and index not in {graph.out}.union(*(facts.roots(s) for s in facts.live_states))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -21,7 +22,8 @@ from grammar.errors import (
     one_newline,
     suggest,
 )
-from grammar.ops import OPS, Attrs, Value
+from grammar.ops import OPS, Value
+from grammar.options import DEFAULTS, option_problem, show_value
 from grammar.syntax import (
     MAX_DEPTH,
     Depth,
@@ -37,7 +39,9 @@ from grammar.syntax import (
 from grammar.types import NAMED, Type
 
 MAX_TIMES = 64  # of `repeat` and `depth`
+MAX_MEM = 4096  # numbers of a state of type mem(n)
 MAX_TEXT = 100_000  # characters of one cell
+WEIGHTS = (1e-30, 1e30)  # the least and the greatest of an alternative: sums of them stay finite
 KEYWORDS = ("cell", "state", "out", "leaf", "repeat", "fresh", "depth", "until", "choice", "x")
 
 
@@ -264,9 +268,9 @@ class _Builder(Transformer[Token, CellTree]):
 
     def type(self, token: Token) -> Type:
         if token.type == "MEM":
-            size = int("".join(c for c in token if c.isdigit()))
-            if not 1 <= size <= 4096:
-                raise CellTypeError(f"mem(n) has 1 <= n <= 4096; received {token!s}", _span(token))
+            size = mem_size(str(token))
+            if size is None:
+                raise CellTypeError(f"mem(n) has 1 <= n <= {MAX_MEM}; received {token!s}", _span(token))
             return Type("mem", size)
         if str(token) not in NAMED:
             known = (*NAMED, "mem(n)")
@@ -275,6 +279,12 @@ class _Builder(Transformer[Token, CellTree]):
                 _span(token),
             )
         return NAMED[str(token)]
+
+
+def mem_size(token: str) -> int | None:
+    """The n of `mem(n)`, or None where it is not from 1 to 4096; a number may have any length."""
+    digits = re.sub(r"\D", "", token).lstrip("0")
+    return int(digits) if digits and len(digits) <= 4 and int(digits) <= MAX_MEM else None
 
 
 def call(
@@ -303,9 +313,9 @@ def call(
             )
         if key in attrs:
             raise CellSyntaxError(f"the option {key!r} is given twice", place)
-        problem = _option_problem(key, value, attrs)
+        problem = option_problem(key, value, attrs)
         if problem:
-            raise CellTypeError(f"{problem}; received {_show_value(value)}", place)
+            raise CellTypeError(f"{problem}; received {show_value(value)}", place)
         attrs[key] = value
     if type_ is not None:
         if not op.typed:
@@ -319,59 +329,6 @@ def call(
     return _make(name, args, kept, span)
 
 
-# Options whose value equals the default are not part of the tree.
-DEFAULTS: Attrs = {
-    "bias": True,
-    "blocks": 1,
-    "transpose": False,
-    "fixed": False,
-    "causal": False,
-    "ratio": 4,
-    "part": 0.5,
-    "k": 4,
-}
-_INITS = {
-    "zeros": 0, "ones": 0, "uniform": 2, "normal": 1, "orthogonal": 1, "log_uniform": 2,
-    "permutation": 0, "fourier": 1, "legt_a": 1, "legt_b": 1,
-}  # fmt: skip
-
-
-def _option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
-    """The broken rule, or None."""
-    if key in ("bias", "transpose", "fixed", "causal"):
-        return None if isinstance(value, bool) else f"`{key}` is yes or no"
-    if key == "blocks":
-        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4096
-        return None if whole or value == "heads" else "`blocks` is a whole number from 1 to 4096, or heads"
-    if key in ("rank", "k", "ratio"):
-        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4096
-        return None if whole else f"`{key}` is a whole number from 1 to 4096"
-    if key == "part":
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
-        return None if number else "`part` is a number above 0, at most 1"
-    if key == "share":
-        return None if isinstance(value, str) else "`share` is a name"
-    if key == "init":
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return None
-        name, *numbers = value if isinstance(value, tuple) else (value,)
-        if name in _INITS and len(numbers) == _INITS[str(name)]:
-            return None
-        return (
-            "`init` is a number, zeros, ones, uniform(a, b), normal(sd), orthogonal(gain), log_uniform(a, b), "
-            "permutation, fourier(1), fourier(-1), legt_a(theta) or legt_b(theta)"
-        )
-    return None
-
-
-def _show_value(value: Value) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return f"{value[0]}({', '.join(str(v) for v in value[1:])})"
-    return str(value)
-
-
 def _number(token: Token) -> float:
     value = float(token)
     if not math.isfinite(value):
@@ -381,8 +338,11 @@ def _number(token: Token) -> float:
 
 def _weight(token: Token) -> float:
     value = float(token[1:-1])
-    if not (math.isfinite(value) and value > 0):
-        raise CellSyntaxError(f"a weight is a finite number greater than 0; received {token!s}", _span(token))
+    least, most = WEIGHTS
+    if not least <= value <= most:
+        raise CellSyntaxError(
+            f"a weight is a number from {least:g} to {most:g}; received {token!s}", _span(token)
+        )
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -12,7 +13,21 @@ from typing import Any
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from grammar import NAMED, Expr, LocatedError, Span, Type, UnknownNameError, Value, X, call, num, suggest
+from grammar import (
+    NAMED,
+    WEIGHTS,
+    Expr,
+    LocatedError,
+    Span,
+    Type,
+    UnknownNameError,
+    Value,
+    X,
+    call,
+    mem_size,
+    num,
+    suggest,
+)
 from search_spaces.errors import SpaceFileError
 
 MAX_TEXT = 100_000  # characters of one file
@@ -208,8 +223,11 @@ class _Builder(Transformer[Token, SpaceFile]):
 
     def weight(self, token: Token) -> float:
         value = _number(token)
-        if value <= 0:
-            raise SpaceFileError(f"a weight is greater than 0; received {token!s}", _span(token))
+        least, most = WEIGHTS
+        if not least <= value <= most:
+            raise SpaceFileError(
+                f"a weight is a number from {least:g} to {most:g}; received {token!s}", _span(token)
+            )
         return value
 
     def _binary(self, left: Expr, token: Token, right: Expr) -> Expr:
@@ -274,7 +292,10 @@ class _Builder(Transformer[Token, SpaceFile]):
 
     def type(self, token: Token) -> Type:
         if token.type == "MEM":
-            return Type("mem", int("".join(c for c in token if c.isdigit())))
+            size = mem_size(str(token))
+            if size is None:
+                raise SpaceFileError(f"mem(n) has 1 <= n <= 4096; received {token!s}", _span(token))
+            return Type("mem", size)
         if str(token) == "num":
             return Type("num")
         if str(token) == "operands":
@@ -300,13 +321,15 @@ def _counted(parts: Sequence[Any]) -> tuple[int, int, list[Any]]:
     """The bounds `{least..most}` at the head of `parts`, {1} where there are none, and the rest."""
     if not (isinstance(parts[0], Token) and parts[0].type == "COUNT"):
         return 1, 1, list(parts)
-    least, _, most = str(parts[0])[1:-1].replace(" ", "").partition("..")
-    if int(most or least) < int(least) or int(most or least) > 16:
+    least, _, most = re.sub(r"[{}\s]", "", str(parts[0])).partition("..")
+    most = most or least
+    small = all(len(n.lstrip("0")) <= 2 for n in (least, most))  # a number may have any length
+    if not small or not int(least) <= int(most) <= 16:
         raise SpaceFileError(
             f"a count is {{n}} or {{least..most}} with least <= most <= 16; received {parts[0]!s}",
             _span(parts[0]),
         )
-    return int(least), int(most or least), list(parts[1:])
+    return int(least), int(most), list(parts[1:])
 
 
 def _number(token: Token) -> float:

@@ -76,6 +76,8 @@ class Space(ABC):
         """
         if by not in WAYS:
             raise SpaceError(f"cells are drawn by {' or '.join(map(repr, WAYS))}; received {by!r}")
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):
+            raise SpaceError(f"a size is a whole number of operations; received {size!r}")
         if size is not None and not self.limits.least_size <= size <= self.limits.size:
             raise NoCellError(
                 f"a cell of space {self.name} has {self.limits.least_size} to {self.limits.size} operations; "

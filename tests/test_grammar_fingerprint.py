@@ -174,6 +174,11 @@ DIFFERENT = [
         "u = tanh(lin(x)); h' = stopgrad(lerp(z, h, u))",
         "u = tanh(lin(x)); h' = lerp(z, stopgrad(h), stopgrad(u))",
     ),
+    ("h' = tanh(min(relu(lin(x, h)), 1.5))", "h' = tanh(relu(lin(x, h)))"),
+    ("h' = tanh(min(lin(x, h), 3))", "h' = tanh(min(lin(x, h), 4))"),
+    ("h' = tanh(min(lin(x, h), 4))", "h' = tanh(lin(x, h))"),
+    ("h' = z * min(lin(x), 3) + lin(h)", "h' = z * min(lin(x), 4) + lin(h)"),
+    ("h' = z * min(lin(tanh(h)), 4) + lin(x)", "h' = z * lin(tanh(h)) + lin(x)"),
     ("h' = tanh(lin(x, shift(x)))", "h' = tanh(lin(x, shift(shift(x))))"),
 ]
 

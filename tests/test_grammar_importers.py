@@ -14,9 +14,9 @@ import pytest
 from source_tree import ROOT
 
 from grammar import (
+    KEYWORDS,
     Cell,
     Genotype,
-    GrammarError,
     ImportFormatError,
     Poly,
     from_darts,
@@ -27,6 +27,7 @@ from grammar import (
     zoo,
 )
 
+LIN = {"op": "linear", "input": ["x", "h_prev_0"]}
 TABLES = {"wikitext2": (33_278, 173), "ptb": (10_000, 2_375)}
 LSTM_LIKE = {
     "i": {"op": "linear", "input": ["x", "h_prev_0"]},
@@ -36,6 +37,10 @@ LSTM_LIKE = {
     "h_new_1": {"op": "blend", "input": ["i_act", "j_act", "h_prev_1"]},
     "h_new_0": {"op": "activation_tanh", "input": ["h_new_1"]},
 }
+
+
+def _given(op: Any, inputs: Any) -> dict[str, Any]:
+    return {"op": op, "input": inputs}
 
 
 def _rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
@@ -72,12 +77,60 @@ def test_a_recipe_is_the_cell_it_describes() -> None:
         ({"h_new_0": {"op": "linear"}}, "mapping with `op` and `input`"),
         ({"h_new_0": {"op": "conv", "input": ["x"]}}, "unknown operation 'conv'"),
         ({"h_new_0": {"op": "blend", "input": ["x"]}}, "`blend` takes 3 inputs; received 1"),
-        ({"h_new_0": {"op": "linear", "input": ["nowhere"]}}, "unknown name 'nowhere'"),
+        ({"h_new_0": {"op": "linear", "input": ["nowhere"]}}, "node 'h_new_0': unknown input 'nowhere'"),
+        ({"h_new_0": LIN, "9a": LIN}, "node '9a': a name is a letter or _"),
+        ({"h_new_0": LIN, "é": LIN}, "node 'é': a name is a letter or _"),
+        ({"h_new_0": LIN, "": LIN}, "node '': a name is a letter or _"),
+        ({"h_new_0": LIN, "a'": LIN}, 'node "a\'": a name is a letter or _'),
+        ({"h_new_0": LIN, "a = x\n  b": LIN}, r"node 'a = x\\n  b': a name is a letter or _"),
+        ({"h_new_0": LIN, "h_new_1\n": LIN}, r"node 'h_new_1\\n': a name"),
+        ({"h_new_0": LIN, "h_new_00": LIN}, "node 'h_new_00': states are numbered from 0"),
+        ({"h_new_0": LIN, f"h_new_{'9' * 5000}": LIN}, "9999...: states are numbered from 0 to 999"),
+        ({"h_new_0": _given("linear", ["x", "h_prev_1"])}, "unknown input 'h_prev_1', as .* no node h_new_1"),
+        ({"h_new_0": _given("linear", ["h_prev_00"])}, "unknown input 'h_prev_00', as"),
+        ({"h_new_0": _given("linear", [f"h_prev_{'9' * 5000}"])}, "node 'h_new_0': unknown input"),
+        ({"h_new_0": _given("linear", "x")}, "node 'h_new_0': `input` is a list of names; received 'x'"),
+        ({"h_new_0": _given("linear", [1])}, r"`input` is a list of names; received \[1\]"),
+        ({"h_new_0": _given("linear", None)}, "`input` is a list of names; received None"),
+        ({"h_new_0": _given("linear", [["x"]])}, r"`input` is a list of names; received \[\['x'\]\]"),
+        ({"h_new_0": _given(["linear"], ["x"])}, r"node 'h_new_0': unknown operation \['linear'\]"),
+        ({"h_new_0": _given("linear", [])}, "`linear` takes 1 to 100 inputs; received 0"),
+        ({"h_new_0": _given("elementwise_sum", ["x"] * 300)}, "takes 1 to 100 inputs; received 300"),
+        ({"h_new_0": _given("linear", ["h_new_0"])}, "node 'h_new_0' depends on itself"),
+        (
+            {"h_new_0": _given("linear", ["a"]), "a": _given("linear", ["h_new_0"])},
+            "depends on itself: 'h_new_0' <- 'a' <-",
+        ),
+        ({f"n{i}": LIN for i in range(2_000)}, "a recipe has at most 1000 nodes; received 2000"),
     ],
 )
 def test_a_bad_recipe_names_the_fault(recipe: dict[str, Any], message: str) -> None:
-    with pytest.raises(GrammarError, match=message):
+    with pytest.raises(ImportFormatError, match=message) as caught:
         from_nasbench_nlp(recipe)
+    assert len(str(caught.value)) < 500
+
+
+def test_words_of_the_language_are_names_of_nodes() -> None:
+    words = [*KEYWORDS, "h0", "h0_", "out_", "tanh", "lin", "mem", "yes", "inf", "learned", "fresh__"]
+    recipe = {word: _given("linear", ["x", "h_prev_0"]) for word in words}
+    recipe["h_new_0"] = _given("elementwise_sum", [word for word in words if word != "x"])
+    cell = from_nasbench_nlp(recipe)
+    assert parse(str(cell)) is cell
+    names = {word: "x" if word == "x" else f"n{i}" for i, word in enumerate(words)}
+    plain = {f"n{i}": recipe[word] for i, word in enumerate(words)}
+    plain["h_new_0"] = _given("elementwise_sum", [names[word] for word in words if word != "x"])
+    assert from_nasbench_nlp(plain).digest == cell.digest
+    long = {"h_new_0": _given("elementwise_sum", ["h_prev_0"] * 100)}
+    assert parse(str(from_nasbench_nlp(long))) is from_nasbench_nlp(long)
+    for name in ("é", "a b", "a\n", "", "9"):
+        with pytest.raises(ImportFormatError, match="this is no cell of the language: "):
+            from_nasbench_nlp(LSTM_LIKE, name)
+
+
+def test_a_chain_of_all_the_nodes_that_a_recipe_may_have() -> None:
+    recipe = {f"n{i}": _given("linear", [f"n{i - 1}" if i else "x"]) for i in range(999)}
+    cell = from_nasbench_nlp({**recipe, "h_new_0": _given("linear", ["n998", "h_prev_0"])})
+    assert len(cell.graph.weights) == 1_000
 
 
 @pytest.mark.parametrize("name", ["elman", "gru", "gru_cho", "lstm", "mgu", "mingru"])
@@ -151,6 +204,26 @@ def test_darts_accepts_keys_and_names_faults() -> None:
         from_darts({"recurrent": [("relu", 0)], "concat": [2]})
     with pytest.raises(ImportFormatError, match="KeyError: 'concat'"):
         from_darts({"recurrent": [("tanh", 0)]})
+    bad: tuple[tuple[Any, str], ...] = (
+        ({"recurrent": [("tanh", 0.9)], "concat": [1]}, "'float' object cannot be interpreted as an integer"),
+        ({"recurrent": [("tanh", "0")], "concat": [1]}, "'str' object cannot be interpreted"),
+        ({"recurrent": [("tanh", False)], "concat": [1]}, "a node is a whole number, not False"),
+        ({"recurrent": [("tanh", 0)], "concat": "1"}, "'str' object cannot be interpreted"),
+        ({"recurrent": [("tanh", 0)], "concat": [1.0]}, "'float' object cannot be interpreted"),
+        ({"recurrent": [(["tanh"], 0)], "concat": [1]}, r"an operation is a name, not \['tanh'\]"),
+        ({"recurrent": [("tanh", 0, 1)], "concat": [1]}, "too many values"),
+        ({"recurrent": ["tanh"], "concat": [1]}, "too many values"),
+        ({"recurrent": [("tanh", 0)], "concat": [1] * 300}, "at most 100 nodes; received 1, and 300"),
+        ({"recurrent": [("tanh", 0)] * 300, "concat": [1]}, "at most 100 nodes; received 300"),
+        ({"recurrent": [("tanh", 0)], "concat": 10**5000}, "a genotype has"),
+    )
+    for genotype, message in bad:
+        with pytest.raises(ImportFormatError, match=message):
+            from_darts(genotype)
+    numbered = from_darts({"recurrent": [("tanh", np.int64(0))], "concat": np.arange(1, 2)})
+    assert numbered is from_darts(keyed)
+    longest = from_darts({"recurrent": [("tanh", i) for i in range(100)], "concat": range(1, 101)})
+    assert parse(str(longest)) is longest
     wrong: tuple[Any, ...] = (None, [], "x", {1: 2})
     for recipe in wrong:
         with pytest.raises(ImportFormatError, match="a recipe is a mapping from names of nodes; received"):

@@ -49,6 +49,14 @@ FIRES = [
     ("h' = (1 + sigmoid(lin(x))) * h + lin(x)", ["must-explode"]),
     ("h' = lerp(-0.1, lin(x), h) / 0.05", ["must-explode", "gate-out-of-range"]),
     ("repeat 2 { h' = 1.1 * h + lin(x) }", ["must-explode"]),
+    ("h' = 2 * sigmoid(lin(x)) * h + lin(x)", ["loose-coefficient"]),
+    ("h' = 5 * sigmoid(lin(x)) * h + lin(x)", ["loose-coefficient"]),
+    ("h' = (sigmoid(lin(x)) + sigmoid(lin(x))) * h + lin(x)", ["loose-coefficient"]),
+    ("h' = (1 - 3 * sigmoid(lin(x))) * h + lin(x)", ["loose-coefficient"]),
+    ("h' = tanh(lin(h)) + log(relu(x))", ["zero-log"]),
+    ("h' = tanh(lin(x, h)) + log(0)", ["zero-log"]),
+    ("h' = tanh(lin(x, h)) * exp(-1 * log(abs(tanh(h))))", ["unbounded-exp", "zero-log"]),
+    ("u = log(abs(tanh(x))); h' = tanh(lin(x, h)) * exp(u) + u", ["zero-log"]),
     ("h' = lin(x) * h + lin(x)", ["unbounded-coefficient"]),
     ("h' = relu(x) * h + lin(x)", ["unbounded-coefficient"]),
     ("h' = diag(h) + lin(x)", ["unbounded-coefficient"]),
@@ -87,8 +95,13 @@ def test_a_lint_fires(body: str, names: list[str]) -> None:
 QUIET = [
     "h' = h + lin(x)",  # a sum of all inputs: on the border, and not beyond it
     "h' = -h + lin(x)",
-    "h' = 2 * sigmoid(lin(x)) * h + lin(x)",  # may exceed 1, but need not
-    "h' = (sigmoid(lin(x)) + sigmoid(lin(x))) * h + lin(x)",
+    "h' = (1 - 2 * sigmoid(lin(x))) * h + lin(x)",
+    "h' = (2 - sigmoid(lin(x))) * 0.5 * h + lin(x)",
+    "h' = 0.5 * (sigmoid(lin(x)) + sigmoid(lin(x))) * h + lin(x)",
+    "h' = param(init=0.9, fixed=yes) * h + lin(x)",
+    "h' = tanh(lin(x, h)) * exp(3 * log(abs(tanh(h))))",  # a power, 0 at 0
+    "h' = tanh(lin(x, h)) + log(1 + relu(h))",
+    "h' = tanh(lin(x, h)) + log(sigmoid(h))",
     "h' = exp(-relu(lin(x))) * h + lin(x)",
     "u = lin(x); h' = exp(u - max(u, 0)) * h + lin(x)",
     "u = softplus(lin(x)); v = softplus(lin(x)); h' = u / (u + v) * h + lin(x)",

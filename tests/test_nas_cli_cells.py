@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,37 @@ def test_zoo() -> None:
     assert parse(one.out) is zoo("lstm")
     assert recell("zoo", "zoo:lstm", "--json").json["digest"] == zoo("lstm").digest
     assert "no cell 'lstmm'; did you mean 'lstm'" in refused("zoo", "lstmm")
+
+
+def test_the_zoo_is_told_in_whole_sentences_at_any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in (40, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = recell("zoo").out
+        assert all(len(line) <= columns for line in out.splitlines())
+        said = " ".join(out.split())
+        assert said.count("parallel scan") > 2
+        assert "learned lower bound." in said
+        assert "Tiny recursive model: six updates of a latent" in said
+
+
+def test_costs_of_a_tree_cell_are_told_per_leaf_and_per_inner_node() -> None:
+    out = recell("show", "zoo:treelstm").out
+    assert re.search(r"operations per inner node +332,416 +20 H\^2 \+ 37 H", out)
+    assert re.search(r"operations per leaf +33,408 +2 D H \+ 5 H", out)
+    found = recell("show", "zoo:treelstm", "--json").json
+    assert (found["flops"]["value"], found["leaf_flops"]["value"]) == (332_416, 33_408)
+    assert "leaf_flops" not in recell("show", "zoo:lstm", "--json").json
+    assert "operations per leaf" not in recell("show", "zoo:treelstm", "--diff", "zoo:lstm").out
+    assert "operations per leaf" in recell("show", "zoo:treelstm", "--diff", "zoo:treegru").out
+
+
+def test_costs_and_spaces_break_no_word_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    costs = recell("show", "zoo:lstm").out.split("Costs\n")[1].split("\n\n")[0]
+    assert "operations per step: 265,728\n  = 8 D H + 8 H^2 + 28 H\n" in costs
+    out = recell("spaces", "gated").out
+    assert all(len(line) <= 40 for line in out.splitlines())
+    assert " ".join(load_space("gated").describe().split()) == " ".join(out.split())
 
 
 def test_sample_is_one_cell_a_line_and_reproducible() -> None:

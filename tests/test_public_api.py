@@ -14,9 +14,10 @@ PUBLIC: dict[str, str] = {
         GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError KEY KEYWORDS KNOWN_MATRICES
         LINTS Labelling Leaf Let Lint LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly
         RENDERINGS Ranges Region Repeat SCAL SEQ SHAPES Sizes Sketch Span State Statement Type
-        UnknownNameError VEC Value Weight WeightSpec X analyse buffer_nodes call canonical_arrays
+        UnknownNameError VEC Value WEIGHTS Weight WeightSpec X analyse buffer_nodes call canonical_arrays
         canonical_weights check choice choice_weights elementwise evaluate evaluate_stack
         fingerprint from_darts from_nasbench_nlp init_weights join known_matrix label lint make_cell
+        mem_size
         num one_newline parse parse_sketch ref register register_rendering show_expr show_number show_state
         show_statement simplify suggest to_darts to_nasbench_nlp weight_shapes written_arrays zoo
         zoo_doc zoo_names zoo_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -144,6 +145,9 @@ def test_a_size_outside_of_the_limits_is_refused() -> None:
     space, rng = load_space("gated"), np.random.default_rng(0)
     with pytest.raises(NoCellError, match="a cell of space gated has 0 to 24 operations; received size=25"):
         space.sample(rng, size=25)
+    for wrong in (1.5, True, "2"):
+        with pytest.raises(SpaceError, match="a size is a whole number of operations; received"):
+            space.sample(np.random.default_rng(0), size=wrong)  # type: ignore[arg-type]
     with pytest.raises(NoCellError, match="received size=-1"):
         space.sample(rng, size=-1)
 
@@ -166,3 +170,12 @@ def test_a_space_in_which_nothing_lives_says_so() -> None:
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(SpaceError, match="cells are drawn by 'weights' or 'size'; received 'luck'"):
         load_space("gated").sample(np.random.default_rng(0), by="luck")
+
+
+def test_the_greatest_and_the_least_weights_can_be_drawn_by() -> None:
+    text = re.sub(r"\[\d\]", "[1e30]", TINY).replace("| x", "| x [1e-30]")
+    assert text.count("1e30") > 3
+    space, rng = GrammarSpace(text), np.random.default_rng(0)
+    for by in WAYS:
+        cell = space.sample(rng, by=by)
+        assert np.isfinite(space.log_prob(cell))

@@ -330,7 +330,7 @@ def test_a_cell_without_holes_is_a_space_of_one() -> None:
 
 FAULTS = [
     (NESTED, "choice{ a |", "choice{ |", 4, 15, "a value is missing before '|'"),
-    (NESTED, "[3]", "[0]", 3, 28, r"a weight is a finite number greater than 0; received \[0\]"),
+    (NESTED, "[3]", "[0]", 3, 28, r"a weight is a number from 1e-30 to 1e\+30; received \[0\]"),
     (NESTED, "lin(h) |", "lin:key(h) |", 4, 35, "the options of a choice have one type"),
     (TWO, "u * h", "u * k", 11, 67, "unknown name 'k'"),
     (TWO, "claims elman", "claims elmann", 3, 10, "unknown cell of the zoo 'elmann'; did you mean 'elman'"),

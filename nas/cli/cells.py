@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from nas.cli.console import console, show_json, table
 from nas.cli.console import show as put
@@ -123,6 +126,7 @@ def _facts(cell: Cell, analysis: Analysis, sizes: dict[str, int]) -> dict[str, A
         "sizes_refused": refused,
         "parameters": cost(analysis.parameters),
         "flops": cost(analysis.flops),
+        **({"leaf_flops": cost(analysis.leaf_flops)} if analysis.kind == "tree" else {}),
         "state_bytes": cost(analysis.state_bytes),
     }
 
@@ -153,13 +157,29 @@ def zoo(
         else:
             put(coloured(text.rstrip()))
         return
-    rows = [(n, known(n).kind, _route(known(n)), zoo_doc(n).splitlines()[0]) for n in zoo_names()]
+    rows = [(n, known(n).kind, _route(known(n)), _sentence(zoo_doc(n))) for n in zoo_names()]
     if json:
         show_json([{"name": n, "kind": kind, "runs_as": r, "doc": zoo_doc(n)} for n, kind, r, _ in rows])
     elif console().width < _WIDE:
-        put(table(["name", "what it is"], [(name, what) for name, _, _, what in rows]))
+        for name, _, route, what in rows:
+            put(Text.assemble((name, "bold"), f"  {route}"))
+            put(
+                *textwrap.wrap(
+                    what,
+                    max(20, console().width),
+                    initial_indent="  ",
+                    subsequent_indent="  ",
+                    break_on_hyphens=False,
+                )
+            )
     else:
         put(table(["name", "runs", "what it is"], [(name, route, what) for name, _, route, what in rows]))
+
+
+def _sentence(doc: str) -> str:
+    """The first sentence of a comment, which may go over several lines."""
+    text = " ".join(doc.split())
+    return re.split(r"(?<=[.?!])\s+(?=[A-Z])", text, maxsplit=1)[0]
 
 
 def _route(cell: Cell) -> str:

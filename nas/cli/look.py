@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -193,7 +194,7 @@ def spaces(
         if json:
             show_json({"name": space.name, "doc": space.doc, "digest": space.digest, "text": space.text})
         else:
-            show(space.describe().rstrip())
+            show(*_described(space.describe().rstrip()))
         return
     known = [(n, load_space(n)) for n in space_names()]
     if json:
@@ -201,6 +202,19 @@ def spaces(
     else:
         rows = [(n, " ".join(s.doc.split()), f"at most {s.limits.size} operations") for n, s in known]
         show(table(["name", "what is in it", "size"], rows))
+
+
+def _described(text: str) -> list[str]:
+    """A description for this terminal: where it is too wide, it is wrapped between words."""
+    width = max(20, console().width)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        wrapped = textwrap.wrap(
+            line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+        )
+        lines += wrapped if len(line) > width else [line]
+    return lines
 
 
 def tasks(json: Json = False) -> None:

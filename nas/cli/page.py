@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from nas.cli.console import can_print, table
+from nas.cli.console import can_print, console, table
 from nas.cli.console import show as put
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _WORDS = {"cell", "state", "out", "leaf", "repeat", "fresh", "depth", "until"}
 _KINDS = {"time": "runs over time", "tree": "runs over trees", "depth": "runs over a whole sequence"}
 _ROWS = 24  # of the table of weights
 _LINES = 60  # of a canonical form
+_COSTS = 60  # columns, below which the table of costs has no room for its three
 _DRAWN = 400  # values of a graph that can be taken in
 
 
@@ -165,6 +167,7 @@ def _costs(analysis: Analysis) -> list[tuple[str, Poly]]:
         ("parameters", analysis.parameters),
         *fixed,
         (f"operations per {per}", analysis.flops),
+        *([("operations per leaf", analysis.leaf_flops)] if analysis.kind == "tree" else []),
         ("bytes of state", analysis.state_bytes),
     ]
 
@@ -176,7 +179,23 @@ def _show_costs(analysis: Analysis, sizes: dict[str, int], refused: str | None) 
         put(table(["", "in general"], [(name, str(p)) for name, p in _costs(analysis)]))
         return
     rows = [(name, f"{float(p.at(**sizes)):,.0f}", str(p)) for name, p in _costs(analysis)]
+    if console().width < _COSTS:
+        put(Text(at, style="dim"))
+        for name, number, formula in rows:
+            put(f"{name}: {number}", *_wrapped(f"= {formula}"))
+        return
     put(table(["", at, "in general"], rows, [at]))
+
+
+def _wrapped(text: str, indent: str = "  ") -> list[str]:
+    """Lines of a text for this terminal, broken between words."""
+    return textwrap.wrap(
+        text,
+        max(20, console().width),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+    )
 
 
 def _at(sizes: dict[str, int]) -> str:
@@ -260,15 +279,17 @@ def show_difference(one: Cell, other: Cell, sizes: dict[str, int]) -> None:
     analyses = analyse(one), analyse(other)
     rows = [("recurrence", *("; ".join(map(str, a.components)) or "in depth" for a in analyses))]
     for (label, mine), (theirs_label, theirs) in zip(
-        *(_costs_without_fixed(a) for a in analyses), strict=True
+        *(_costs_in_common(a, one.kind == other.kind) for a in analyses), strict=True
     ):
         same = label if label == theirs_label else label.split(" per ")[0]
         rows.append((same, *(f"{float(p.at(**sizes)):,.0f} = {p}" for p in (mine, theirs))))
     put("", table([_at(sizes), *names], rows))
 
 
-def _costs_without_fixed(analysis: Analysis) -> list[tuple[str, Poly]]:
-    return [row for row in _costs(analysis) if row[0] != "fixed parameters"]
+def _costs_in_common(analysis: Analysis, same_kind: bool) -> list[tuple[str, Poly]]:
+    """The rows that both cells have; only cells over trees have leaves."""
+    left_out = {"fixed parameters"} | (set() if same_kind else {"operations per leaf"})
+    return [row for row in _costs(analysis) if row[0] not in left_out]
 
 
 def _show_lines(lines: Sequence[str]) -> None:
