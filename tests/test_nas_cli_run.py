@@ -12,6 +12,7 @@ from made_runs import make_run
 
 from nas.campaign import SearchConfig, open_run
 from nas.campaign.pool import Ending
+from nas.searchers import searcher_names
 
 
 @pytest.fixture
@@ -89,6 +90,11 @@ def test_a_search_prints_its_events_and_what_it_found(given: dict[str, Any], tmp
     assert sum("] retrained " in line for line in lines) == 6
     assert f"recell export {tmp_path / 'run'} --rank 1 -o DIR" in lines
     assert said.code == 0
+
+
+def test_help_names_every_method() -> None:
+    said = recell("search", "--help").out
+    assert not [name for name in searcher_names() if name not in said]
 
 
 def test_quiet_prints_nothing(given: dict[str, Any], tmp_path: Path) -> None:

@@ -107,6 +107,10 @@ def test_a_fault_in_a_text_is_shown_with_a_caret() -> None:
     assert lines[2].index("^") == lines[1].index("hh")
 
 
+def test_yes_and_no_are_truths() -> None:
+    assert options("--option", ["lift=no", "zoo=Yes"]) == {"lift": False, "zoo": True}
+
+
 def test_options_are_numbers_truths_or_texts() -> None:
     texts = ["a=3", "b=0.5", "c=True", "d=loss,flops", "e=x=y", "proposer.samples = 4"]
     assert options("--option", texts) == {

@@ -115,6 +115,7 @@ def test_a_trial_of_a_campaign_brings_its_cells_along() -> None:
         ({"method": "enas"}, "method must be one of darts, darts2, gdas, uniform; got 'enas'"),
         ({"select": "best"}, "select must be one of argmax, perturbation, sampled; got 'best'"),
         ({"cost": "latency"}, "cost must be one of params, flops; got 'latency'"),
+        ({"lift": "perhaps"}, "lift must be yes or no, got 'perhaps'"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"depth": True}, "depth must be a whole number of at least 1, got True"),
         ({"arch_lr": 0.0}, "arch_lr must be a number above 0, got 0.0"),

@@ -43,7 +43,8 @@ def search(
     method: Annotated[
         str,
         typer.Option(
-            help="random, evolution, nsga2, halving, hyperband and others of docs/searchers.md, or module:Class."
+            help="random, evolution, guided, reinforce, nsga2, halving, hyperband, oneshot (docs/searchers.md), "
+            "or module:Class."
         ),
     ] = "evolution",
     budget: Annotated[

@@ -44,7 +44,7 @@ def count(option: str, text: str) -> int:
 
 
 def options(option: str, texts: Sequence[str]) -> dict[str, int | float | bool | str]:
-    """Options by name out of `name=value`: whole numbers, numbers, true, false, or text. Raises UsageError."""
+    """Options by name out of `name=value`: numbers, truths (yes, true, no, false) or texts. Raises UsageError."""
     found: dict[str, int | float | bool | str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
@@ -57,8 +57,8 @@ def options(option: str, texts: Sequence[str]) -> dict[str, int | float | bool |
 
 
 def _value(text: str) -> int | float | bool | str:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
+    if text.lower() in ("true", "false", "yes", "no"):
+        return text.lower() in ("true", "yes")
     for kind in (int, float):
         try:
             return kind(text)

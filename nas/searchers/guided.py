@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grammar import zoo as _zoo
+from nas.errors import SearchError
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
 from nas.searchers.encodings import GROUPS, encodings, untrained_score
-from nas.searchers.options import check_choice, check_share, check_whole
+from nas.searchers.options import check_choice, check_number, check_share, check_switch, check_whole
 from nas.searchers.random_search import sample_new
-from nas.searchers.recipes import RecipeSearch
+from nas.searchers.recipes import RecipeSearch, check_fields
 from predictors import Predictor, fit_rows
 from search_spaces import NoCellError
 
@@ -78,6 +79,8 @@ class Guided(Searcher):
         check_whole("guided", 1, samples=samples, cold=cold, candidates=candidates, rounds=rounds)
         check_whole("guided", 1, elite=elite, every=every, tries=tries)
         check_share("guided", fresh=fresh)
+        check_number("guided", kappa=kappa, prior=prior)
+        check_switch("guided", zoo=zoo)
         check_choice("guided", ACQUISITIONS, acquisition=acquisition)
         self.samples, self.candidates, self.rounds = samples, candidates, rounds
         self.elite, self.every, self.tries = elite, every, tries
@@ -85,6 +88,7 @@ class Guided(Searcher):
         self.encode = encodings(_words(features))
         self.cold = cold if "probes" in self.encode.groups else 1  # the untrained score needs them
         self.fields = _words(recipe)
+        check_fields(self.fields)
         self.recipes: RecipeSearch | None = None
         self.known = tuple(_zoo(name) for name in getattr(space, "claims", ())) if zoo else ()
         self._told: set[str] = set()
@@ -240,4 +244,8 @@ def _key(recipe: Mapping[str, Any] | None) -> str:
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     """A list, or words with commas or + between them, as the command line has them."""
-    return tuple(re.findall(r"\w+", given)) if isinstance(given, str) else tuple(given)
+    if isinstance(given, str):
+        return tuple(re.findall(r"\w+", given))
+    if not isinstance(given, Sequence):
+        raise SearchError(f"guided: features and recipe are names with commas between them, got {given!r}")
+    return tuple(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nas.errors import SearchError
 
 
@@ -17,6 +19,22 @@ def check_share(searcher: str, **options: object) -> None:
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise SearchError(f"{searcher}: {name} must be a probability, got {value!r}")
+
+
+def check_number(searcher: str, above: float | None = None, **options: object) -> None:
+    """Raise SearchError unless each is a finite number of at least 0, or greater than `above`."""
+    for name, value in options.items():
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or value < 0 or (above is not None and value <= above):  # type: ignore[operator]
+            rule = "a number of at least 0" if above is None else f"a number above {above:g}"
+            raise SearchError(f"{searcher}: {name} must be {rule}, got {value!r}")
+
+
+def check_switch(searcher: str, **options: object) -> None:
+    """Raise SearchError unless each is a bool."""
+    for name, value in options.items():
+        if not isinstance(value, bool):
+            raise SearchError(f"{searcher}: {name} must be yes or no, got {value!r}")
 
 
 def check_choice(searcher: str, among: tuple[str, ...], **options: object) -> None:

@@ -38,6 +38,13 @@ FIELDS: Mapping[str, Field] = {
 STARTUP = 10  # recipes that are drawn at random
 
 
+def check_fields(fields: Sequence[str]) -> None:
+    """Raise SearchError for a field that cannot be searched."""
+    for field in fields:
+        if field not in FIELDS:
+            raise SearchError(f"fields of a recipe to search are {', '.join(FIELDS)}; received {field!r}")
+
+
 class RecipeSearch:
     """Recipes near that of a task, `base`: changes to `fields`, and these as columns for a predictor.
 
@@ -45,9 +52,8 @@ class RecipeSearch:
     """
 
     def __init__(self, fields: Sequence[str], base: Recipe) -> None:
+        check_fields(fields)
         for field in fields:
-            if field not in FIELDS:
-                raise SearchError(f"fields of a recipe to search are {', '.join(FIELDS)}; received {field!r}")
             if field not in base:
                 raise SearchError(
                     f"the task's recipe has no {field!r}: it has {', '.join(base) or 'no field'}"

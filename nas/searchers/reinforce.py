@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from grammar import Cell
 from nas.errors import SearchError
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
-from nas.searchers.options import check_whole
+from nas.searchers.options import check_number, check_whole
 from nas.searchers.random_search import sample_new
 from search_spaces import Choice, Chooser
 
@@ -148,6 +148,7 @@ class Reinforce(Searcher):
             raise SearchError("reinforce: the space cannot be walked choice by choice; take another method")
         check_whole("reinforce", 1, hidden=hidden, samples=samples, tries=tries)
         check_whole("reinforce", 0, seed=seed)
+        check_number("reinforce", rate=rate, decay=decay, entropy=entropy)
         if not (rate > 0 and 0 <= decay < 1 and entropy >= 0):
             raise SearchError(
                 "reinforce: rate must be above 0, decay from 0 to below 1 and entropy at least 0; "

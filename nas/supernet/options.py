@@ -67,6 +67,8 @@ class SupernetOptions:
         _one_of("cost", self.cost, COSTS)
         if self.select is not None:
             _one_of("select", self.select, SELECTIONS)
+        if not isinstance(self.lift, bool):
+            raise SearchError(f"oneshot: lift must be yes or no, got {self.lift!r}")
         for name, least in (
             ("candidates", 0),
             ("keep", 0),
