@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import networkx
 
+from grammar import IN
 from nas.errors import BuildError
 from nas.ir.builder import Builder
 from nas.ir.derivatives import DERIVATIVES, NO_DERIVATIVE
@@ -80,7 +81,7 @@ def linearised(program: Program) -> Linearised:
     for instr in program.instrs:
         args = [at[a] for a in instr.args]
         at.append(b.emit(instr.op, args, instr.type, instr.attrs, instr.weight, instr.slot))
-    drafts = []
+    drafts: list[_Draft] = []
     for found in recurrences(program):
         _check(program, found)
         if found.degree == "nonlinear":
@@ -97,7 +98,7 @@ _Draft = tuple[Recurrence, tuple[tuple[int | None, ...], ...], tuple[int | None,
 
 
 def _check(program: Program, found: Recurrence) -> None:
-    kinds = {program.slots[s].type.kind.replace("in", "vec") for s in found.slots}
+    kinds = {"vec" if program.slots[s].type == IN else str(program.slots[s].type) for s in found.slots}
     if found.mixing != "elementwise" or len(kinds) > 1:
         names = ", ".join(program.slots[s].name for s in found.slots)
         raise BuildError(
@@ -148,7 +149,10 @@ class _Slopes:
         return tuple(found.get(s) for s in self.found.slots)
 
     def _parts(self, instr: Instr, k: int, slope: int) -> tuple[int | None, ...]:
-        if instr.op in ("stopgrad", "cast"):  # what follows from a value, not what it is blamed for; equal axes
+        if instr.op in (
+            "stopgrad",
+            "cast",
+        ):  # what follows from a value, not what it is blamed for; equal axes
             return (slope,)
         if instr.op in NO_DERIVATIVE:
             return (None,) * len(instr.args)
@@ -182,7 +186,5 @@ def _ordered(program: Program, drafts: Sequence[_Draft], at: Sequence[int]) -> t
         step = tuple(sorted({at[k] for k in found.body} - states))
         tangent = tuple(k for k in own if k not in states and k not in step)
         nonlinear = found.degree == "nonlinear"
-        order.append(
-            Circle(found.slots, slopes, rest, step, tangent, found.degree == "max-plus", nonlinear)
-        )
+        order.append(Circle(found.slots, slopes, rest, step, tangent, found.degree == "max-plus", nonlinear))
     return tuple(order)

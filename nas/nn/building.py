@@ -39,7 +39,9 @@ def build(
     """
     if getattr(cell, "kind", None) == "tree":
         if solver != "exact":
-            raise BuildError(f"a solver is for cells over time, and {cell.name} is a tree cell; received {solver!r}")
+            raise BuildError(
+                f"a solver is for cells over time, and {cell.name} is a tree cell; received {solver!r}"
+            )
         if num_layers != 1 or bidirectional or dropout:
             raise BuildError(
                 f"tree cell {cell.name} has one layer, no direction and no dropout; "

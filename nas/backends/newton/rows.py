@@ -2,9 +2,9 @@
 
 Guess the states of all steps; the step function applied to all of them says how far each is from following the one
 before. What is missing follows, to first order, a linear recurrence with the step's own derivatives, which a scan
-solves; again until nothing is missing. Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large
-language models, arXiv 2510.21450; Lim et al., Parallelizing non-linear sequential models over the sequence length, arXiv
-2309.12252. Only states that follow one another to rounding are accepted, so the result is that of the loop.
+solves; again until nothing is missing. F. Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for
+large language models, arXiv 2510.21450; Y. H. Lim et al., Parallelizing non-linear sequential models over the sequence
+length, arXiv 2309.12252. Only states that follow one another to rounding are accepted: the result is the loop's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nas.backends.primitives import TORCH, array_places, blocks_of, flat, linear
 from nas.backends.steps import Steps
 from nas.ir import Circle, Linearised, number_in, shape_in
 
-ROUNDS = 16  # of Newton's method, before it gives up
+ROUNDS = 24  # of Newton's method, before it gives up
 # How far a state may be from following the one before it, in units of rounding at the largest value that this entry of
 # the state takes in this sequence. The loop itself errs by one or two of these in each step.
 SLACK = 8.0
@@ -142,6 +142,8 @@ class Run:
         states = [self.frame.like.new_zeros(shape) for _ in circle.slots]
         if circle.max_plus:
             states = [self._ungrid(h) for h in solved(self._slopes(circle), self._largest(circle), MAX_PLUS)]
+        elif circle.nonlinear:  # slopes at what the step makes of nothing are better than those at nothing
+            states = self._stepped(circle, states)
         for turn in range(ROUNDS + 1):
             after = self._stepped(circle, states)
             missing = [self._grid(f - h) for f, h in zip(after, states, strict=True)]
@@ -173,9 +175,7 @@ class Run:
     def _judged(self, missing: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[bool, bool]:
         """Whether the states follow one another to rounding, and whether all is finite; asked for at once."""
         largest = [m.abs().amax(0) for m in missing]
-        slack = [
-            SLACK * torch.finfo(f.dtype).eps * self._grid(f).abs().amax(0) for f in after
-        ]
+        slack = [SLACK * torch.finfo(f.dtype).eps * self._grid(f).abs().amax(0) for f in after]
         follows = torch.stack([(m <= s).all() for m, s in zip(largest, slack, strict=True)]).all()
         finite = torch.stack([m.isfinite().all() for m in largest]).all()
         answers: list[bool] = torch.stack([follows, finite]).tolist()
