@@ -43,7 +43,7 @@ def search(
     method: Annotated[
         str,
         typer.Option(
-            help="random, evolution, guided, reinforce, nsga2, halving, hyperband, oneshot (docs/searchers.md), "
+            help="random, evolution, guided, reinforce, nsga2, halving, hyperband, oneshot, list (docs/searchers.md), "
             "or module:Class."
         ),
     ] = "evolution",
