@@ -27,7 +27,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def drawn(script: ModuleType) -> list[object]:
-    script.SHARES = {"gated": (6, 4), "diagonal": (3, 2)}
+    vars(script)["SHARES"] = {"gated": (6, 4), "diagonal": (3, 2)}
     found: list[object] = script.draw(seed=3)
     return found
 

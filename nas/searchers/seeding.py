@@ -49,7 +49,7 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]
 
 
 def _member(cell: Cell, space: SpaceLike | None) -> bool:
-    return not hasattr(space, "__contains__") or cell in space
+    return space is None or not hasattr(space, "__contains__") or cell in space
 
 
 def _parsed(text: str, where: str) -> Cell:
