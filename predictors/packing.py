@@ -27,7 +27,7 @@ _PACKED = "packed."  # in the name of an array: it is kept in another way
 
 def compress(data: bytes) -> bytes:
     """A file in the xz format."""
-    return lzma.compress(data, lzma.FORMAT_XZ, preset=9)
+    return lzma.compress(data, lzma.FORMAT_XZ)
 
 
 def expand(data: bytes) -> bytes:
@@ -54,16 +54,21 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 def _packed(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     last = name.rpartition(".")[2]
     if last == "rows" and array.dtype == np.float32 and np.abs(array).max(initial=0.0) < 2**15 * _STEP:
-        steps = np.round(array / _STEP).astype(np.int16)
-        narrow = steps.astype(np.int8) if np.abs(steps).max(initial=0) < 2**7 else steps
-        return f"{_PACKED}steps.{name}", np.ascontiguousarray(narrow.T)  # the entries of a column are alike
+        steps = np.round(array / _STEP).astype(np.int64)
+        return f"{_PACKED}steps.{name}", np.ascontiguousarray(_narrow(steps).T)  # the entries of a column are alike
     if last in ("threshold", "value") and np.abs(array).max(initial=0.0) < np.finfo(np.float16).max:
         return f"{_PACKED}half.{name}", array.astype(np.float16)
     if last in ("left", "right"):
-        return f"{_PACKED}ahead.{name}", np.where(array == _LEAF, 0, array - np.arange(len(array)))
+        return f"{_PACKED}ahead.{name}", _narrow(np.where(array == _LEAF, 0, array - np.arange(len(array))))
     if last == "feature" and array.max(initial=0) < 2**15:
         return f"{_PACKED}short.{name}", array.astype(np.int16)
     return name, array
+
+
+def _narrow(array: NDArray[np.int64]) -> NDArray[Any]:
+    """Whole numbers in the fewest bytes that hold them all."""
+    most = int(np.abs(array).max(initial=0))
+    return array.astype(np.int8 if most < 2**7 else np.int16 if most < 2**15 else np.int32)
 
 
 def unpack(arrays: Mapping[str, NDArray[Any]]) -> Arrays:

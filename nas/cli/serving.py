@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.console import note
 from nas.cli.predict import FromOption, TaskOption, opened
 
 
@@ -34,5 +33,5 @@ def serve_predictor(
         workers=workers,
         limits=limits,
         version=sys.modules["nas"].__version__,
-        on_ready=lambda url: note(f"listening on {url} (try {url}/docs); Ctrl-C ends it"),
+        on_ready=lambda url: typer.echo(f"listening on {url} (try {url}/docs); Ctrl-C ends it"),
     )
