@@ -1,7 +1,7 @@
 """Small files of predictors: arrays in fewer bits, the whole compressed. What is read back is as wide as before.
 
-Scaled rows, of which a process or a novelty compares thousands of columns, are kept in steps of an eighth of the spread
-of a column, far below the noise of probes; thresholds and values of trees in 16 bits; numbers of nodes as the way to them.
+Scaled rows, of which a process or a novelty compares many columns, are kept in steps of an eighth of the spread of a
+column, far below the noise of probes; thresholds and values of trees in 16 bits; numbers of nodes as the way to them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _packed(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     last = name.rpartition(".")[2]
     if last == "rows" and array.dtype == np.float32 and np.abs(array).max(initial=0.0) < 2**15 * _STEP:
         steps = np.round(array / _STEP).astype(np.int64)
-        return f"{_PACKED}steps.{name}", np.ascontiguousarray(_narrow(steps).T)  # the entries of a column are alike
+        return f"{_PACKED}steps.{name}", np.ascontiguousarray(
+            _narrow(steps).T
+        )  # the entries of a column are alike
     if last in ("threshold", "value") and np.abs(array).max(initial=0.0) < np.finfo(np.float16).max:
         return f"{_PACKED}half.{name}", array.astype(np.float16)
     if last in ("left", "right"):
@@ -88,8 +90,12 @@ def _unpacked(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     if way == "ahead" and kind.kind == "i" and flat:
         places = np.arange(len(array)) + array.astype(np.int64)
         if (array < 0).any() or (places >= len(array)).any():
-            raise PredictorFileError("a branch of a tree leads to a node further on; this file has one that does not")
+            raise PredictorFileError(
+                "a branch of a tree leads to a node further on; this file has one that does not"
+            )
         return name, np.where(array == 0, _LEAF, places).astype(np.int32)
     if way == "short" and kind == np.int16 and flat:
         return name, array.astype(np.int32)
-    raise PredictorFileError(f"an array is packed in a way that this version does not know: {way!r} of {kind}")
+    raise PredictorFileError(
+        f"an array is packed in a way that this version does not know: {way!r} of {kind}"
+    )

@@ -27,7 +27,7 @@ def shipped(task: str = "text") -> Predictor:
         return load(FOLDER / f"{task}{SUFFIX}")
     if not tasks:
         raise PredictorError(
-            "no predictor comes with this copy of recell; fit one to trials of yours: recell predictor fit RUN... -o FILE"
+            "no predictor comes with this copy of recell; fit one to your trials: recell predictor fit RUN... -o FILE"
         )
     raise PredictorError(
         f"predictors of the tasks {', '.join(tasks)} come with recell; received the task {task!r}"

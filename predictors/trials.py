@@ -72,19 +72,30 @@ def _rows(place: Path, data: bytes) -> Iterator[Trial]:
 
 
 def _trial(row: Any) -> Trial:
-    texts = {name: row[name] for name in ("cell", "digest", "task", "size", "status")}
-    for name, value in texts.items():
-        if not isinstance(value, str):
-            raise TypeError(f"{name} is a text; received {value!r}")
-    whole = {name: int(row[name] or 0) for name in ("seed", "params", "width", "steps")}
     score = None if row["score"] is None else float(row["score"])
     if score is not None and not math.isfinite(score):
         raise ValueError(f"a score is a finite number or null; received {score}")
     return Trial(
-        **texts,
-        **whole,
+        cell=_text(row, "cell"),
+        digest=_text(row, "digest"),
+        task=_text(row, "task"),
+        size=_text(row, "size"),
+        seed=int(row["seed"]),
+        status=_text(row, "status"),
         score=score,
-        **{name: str(row.get(name) or "") for name in ("name", "origin", "space")},
+        name=str(row.get("name") or ""),
+        origin=str(row.get("origin") or ""),
+        space=str(row.get("space") or ""),
         curve=tuple((int(step), float(loss)) for step, loss in row.get("curve") or ()),
+        params=int(row["params"] or 0),
+        width=int(row["width"] or 0),
+        steps=int(row["steps"] or 0),
         seconds=float(row["seconds"] or 0.0),
     )
+
+
+def _text(row: Any, name: str) -> str:
+    value = row[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a text; received {value!r}")
+    return value

@@ -82,7 +82,9 @@ def test_a_bug_is_an_answer_and_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(cells: list[Cell]) -> Any:
-        raise (PredictorError("no row") if cells[0].digest == zoo("gru").digest else ZeroDivisionError("oops"))
+        raise (
+            PredictorError("no row") if cells[0].digest == zoo("gru").digest else ZeroDivisionError("oops")
+        )
 
     monkeypatch.setattr(module, "encode", broken)
     first, second = said(Answerer(small(), Limits()), zoo_text("elman"), zoo_text("gru"))
@@ -98,7 +100,9 @@ def test_old_answers_are_forgotten() -> None:
 
 
 def test_numbers_that_are_not_finite_are_null() -> None:
-    assert json.loads(module.as_json({"a": [float("nan"), 1.0, (float("inf"),)]})) == {"a": [None, 1.0, [None]]}
+    assert json.loads(module.as_json({"a": [float("nan"), 1.0, (float("inf"),)]})) == {
+        "a": [None, 1.0, [None]]
+    }
 
 
 def test_what_cannot_be_served_is_refused() -> None:

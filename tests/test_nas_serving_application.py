@@ -186,7 +186,10 @@ def test_lifespan_and_websockets() -> None:
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5) | st.just("cells"), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5) | st.just("cells"), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 

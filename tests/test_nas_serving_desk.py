@@ -75,7 +75,7 @@ def test_too_many_or_too_slow() -> None:
         fake = Fake()
         fake.may.clear()
         desk = Desk([fake], Limits(waiting=10, answer_seconds=0.05))
-        with pytest.raises(BusyError, match="1 cells have no answer after 0.05 seconds"):
+        with pytest.raises(BusyError, match="1 cells have no answer after"):
             await desk.answers(["slow"])
         first = asyncio.create_task(desk.answers([f"t{i}" for i in range(10)]))
         await asyncio.sleep(0)

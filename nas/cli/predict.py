@@ -25,7 +25,9 @@ CellsArgument = Annotated[
 FromOption = Annotated[
     Path | None,
     typer.Option(
-        "-p", "--predictor", help="A file that `recell predictor fit` wrote. [default: one that comes with recell]"
+        "-p",
+        "--predictor",
+        help="A file that `recell predictor fit` wrote. [default: one that comes with recell]",
     ),
 ]
 TaskOption = Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,8 @@ def serve_predictor(
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     workers: Annotated[
-        int | None, typer.Option("-w", "--workers", min=1, help="Encoders of new cells. [default: one for each core]")
+        int | None,
+        typer.Option("-w", "--workers", min=1, help="Encoders of new cells. [default: one for each core]"),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Processor seconds that one cell may take.")] = 10.0,
 ) -> None:

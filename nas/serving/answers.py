@@ -101,9 +101,13 @@ class Answerer:
             return fault(error.message, place.line if place else None, place.column if place else None)
         except (GrammarError, PredictorError) as error:
             return fault(str(error))
-        except Exception as error:  # a bug of ours: told as one, and no reason to leave other cells without answers
+        except (
+            Exception
+        ) as error:  # a bug of ours: told as one, and no reason to leave other cells without answers
             traceback.print_exception(error)
-            return fault("internal error: this is a bug in recell, please report it with the text of the cell")
+            return fault(
+                "internal error: this is a bug in recell, please report it with the text of the cell"
+            )
 
 
 def fault(message: str, line: int | None = None, column: int | None = None) -> bytes:
@@ -133,7 +137,7 @@ class _TooLongError(BaseException):
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise _TooLongError in what takes more processor seconds: the load of the machine is no reason to refuse a cell."""
+    """Raise _TooLongError in what takes more processor seconds: that others use the machine counts for nothing."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise _TooLongError

@@ -90,12 +90,12 @@ class Application:
         path, method = str(scope["path"]), str(scope["method"])
         fixed = self._fixed.get(path)
         if fixed is None and path not in ("/predict", "/healthz"):
-            raise _RefusedError(404, "there is /predict, /card, /healthz, /openapi.json and /docs, and nothing else")
+            raise _RefusedError(
+                404, "there is /predict, /card, /healthz, /openapi.json and /docs, and nothing else"
+            )
         allowed = ("POST",) if path == "/predict" else ("GET", "HEAD")
         if method not in allowed:
-            raise _RefusedError(
-                405, f"{path} is for {allowed[0]}", (b"allow", ", ".join(allowed).encode())
-            )
+            raise _RefusedError(405, f"{path} is for {allowed[0]}", (b"allow", ", ".join(allowed).encode()))
         if fixed is not None:
             return fixed
         if path == "/healthz":

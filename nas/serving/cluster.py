@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -40,10 +41,9 @@ _PATIENCE = {  # Serve gives up on a slow machine before anything is up
 
 
 class Encoder:
-    """The actor: answers for texts, one call at a time, on its main thread. It yields to the process that listens."""
+    """The actor: answers for texts, one call at a time, on its main thread."""
 
     def __init__(self, path: str, limits: dict[str, Any]) -> None:
-        os.nice(5)
         self._answers = Answerer(load(path), Limits(**limits))
 
     def answers(self, texts: list[str]) -> list[bytes]:
@@ -65,7 +65,9 @@ class _Hand:
     def _make(self) -> Any:
         import ray
 
-        return ray.remote(Encoder).options(num_cpus=1, max_restarts=0).remote(self._path, asdict(self._limits))
+        return (
+            ray.remote(Encoder).options(num_cpus=1, max_restarts=0).remote(self._path, asdict(self._limits))
+        )
 
     async def __call__(self, texts: list[str]) -> list[bytes]:
         import ray
@@ -182,6 +184,7 @@ def _deploy(settings: Mapping[str, Any]) -> None:
     import ray
     from ray import serve as ray_serve
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what goes well is said once, by `on_ready`
     quiet = {"enable_access_log": False, "log_level": "ERROR"}
     deployment: Any = ray_serve.deployment(Front).options(
         num_replicas=1, ray_actor_options={"num_cpus": 0}, logging_config=quiet
@@ -223,7 +226,9 @@ def _ray(workers: int) -> Any:
     on_main = threading.current_thread() is threading.main_thread()
     try:
         if on_main:
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # what `finally` ends, ends then too
+            signal.signal(
+                signal.SIGTERM, lambda number, frame: sys.exit(0)
+            )  # what `finally` ends, ends then too
         yield
     finally:
         with contextlib.suppress(RuntimeError, ray.exceptions.RayError):
@@ -235,5 +240,3 @@ def _ray(workers: int) -> Any:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-

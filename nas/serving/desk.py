@@ -16,7 +16,9 @@ Encoder = Callable[[list[str]], Awaitable[list[bytes]]]
 
 TOGETHER = 8  # texts that an encoder gets at once
 
-_LOST = fault("the process that encoded this cell ended: the cell is too large for it, or the machine is in need")
+_LOST = fault(
+    "the process that encoded this cell ended: the cell is too large for it, or the machine is in need"
+)
 _log = logging.getLogger(__name__)
 
 

@@ -28,7 +28,7 @@ def open_api(limits: Limits, version: str, card: Mapping[str, Any]) -> dict[str,
                     "requestBody": {"required": True, "content": _json(_request(limits))},
                     "responses": {
                         "200": {
-                            "description": "One object for each cell, in their order: an answer, or what is wrong with it",
+                            "description": "One object for each cell, in order: an answer, or what is wrong with it",
                             "content": _json(
                                 {"type": "array", "items": {"oneOf": [_ref("Answer"), _ref("Fault")]}}
                             ),
@@ -36,7 +36,7 @@ def open_api(limits: Limits, version: str, card: Mapping[str, Any]) -> dict[str,
                         "400": _failure("The body is not of this form"),
                         "408": _failure(f"The body did not arrive within {limits.body_seconds:g} seconds"),
                         "413": _failure(
-                            f"More than {limits.body} bytes, {limits.cells} cells, or {limits.text} characters of a cell"
+                            f"Over {limits.body} bytes, {limits.cells} cells, or {limits.text} characters of a cell"
                         ),
                         "415": _failure("The body is compressed"),
                         "503": _failure("Too many new cells wait, or they take too long: ask again later"),
@@ -60,7 +60,9 @@ def docs_page(described: Mapping[str, Any], card: Mapping[str, Any]) -> str:
         for path, methods in described["paths"].items()
         for method, what in methods.items()
     )
-    shown = html.escape(json.dumps({name: described["components"]["schemas"][name] for name in _SHOWN}, indent=1))
+    shown = html.escape(
+        json.dumps({name: described["components"]["schemas"][name] for name in _SHOWN}, indent=1)
+    )
     return _PAGE.format(
         title=html.escape(info["title"]),
         version=html.escape(info["version"]),
@@ -120,7 +122,10 @@ _FAULT = {
     "required": ["error", "line", "column"],
     "properties": {
         "error": {"type": "string"},
-        "line": {"type": ["integer", "null"], "description": "Counted from 1; null where no place is to blame"},
+        "line": {
+            "type": ["integer", "null"],
+            "description": "Counted from 1; null where no place is to blame",
+        },
         "column": {"type": ["integer", "null"]},
     },
 }
@@ -182,7 +187,8 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.2rem; margin-top: 2rem; }} h3 {{ font: bold 1rem ui-monospace, monospace; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.2rem; margin-top: 2rem; }}
+h3 {{ font: bold 1rem ui-monospace, monospace; }}
 textarea {{ width: 100%; box-sizing: border-box; font: 0.9rem ui-monospace, monospace; }}
 pre {{ background: #f4f4f4; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem; }}
 td {{ padding: 0 1rem 0 0; vertical-align: top; }}
