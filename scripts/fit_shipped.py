@@ -192,8 +192,8 @@ def page(cards: Sequence[Mapping[str, Any]], command: str) -> str:
             lines.append(f"| {name} | {' | '.join(_text(one.get(name)) for one in flat)} |")
     lines += [
         "",
-        "Scores are losses on validation data, lower is better. `sd of seeds` is the noise floor: how far trainings of one",
-        "cell differ. Cross validation is over classes: cells that compute the same are one row.",
+        "Scores are losses on validation data, lower is better. `sd of seeds` is the noise floor: how far trainings of",
+        "one cell differ. Cross validation is over classes: cells that compute the same are one row.",
         "",
     ]
     return "\n".join(lines)

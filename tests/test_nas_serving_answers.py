@@ -52,6 +52,10 @@ def test_equal_cells_are_encoded_once(answerer: Answerer, monkeypatch: pytest.Mo
     assert first == second
     assert said(answerer, zoo_text("mingru")) == [first]
     assert asked == [zoo("mingru").digest]
+    other = Answerer(small(), Limits())
+    fault = module.fault("no cell")
+    assert [json.loads(a) for a in other([zoo_text("mingru")], [module.as_json(first), fault])] == [first]
+    assert asked == [zoo("mingru").digest]
 
 
 def test_faults_have_a_place(answerer: Answerer) -> None:

@@ -21,8 +21,8 @@ def made(limits: Limits = LIMITS) -> Application:
     """An application whose encoder is this process."""
     answerer = Answerer(small(), limits)
 
-    async def encoder(texts: list[str]) -> list[bytes]:
-        return answerer(texts)
+    async def encoder(texts: list[str], others: list[bytes]) -> list[bytes]:
+        return answerer(texts, others)
 
     return Application(Desk([encoder], limits), small().card, "1.2.3")
 

@@ -12,11 +12,13 @@ class Fake:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.told: list[bytes] = []
         self.may = asyncio.Event()
         self.may.set()
 
-    async def __call__(self, texts: list[str]) -> list[bytes]:
+    async def __call__(self, texts: list[str], others: list[bytes]) -> list[bytes]:
         self.asked.append(texts)
+        self.told += others
         await asyncio.sleep(0)
         await self.may.wait()
         if any("bad" in text for text in texts):
@@ -98,6 +100,12 @@ def test_encoders_share_what_waits() -> None:
         assert all(sum(map(len, fake.asked)) >= 8 for fake in fakes)
         assert max(len(batch) for fake in fakes for batch in fake.asked) == 8
         assert desk.state()["kept"] == 5
+        for fake, other in (fakes, fakes[::-1]):  # each hears of what the other answered
+            await desk.answers([f"more{i}" for i in range(20)] if not fake.told else [])
+            assert {answer.decode() for answer in fake.told} <= {
+                text.upper() for t in other.asked for text in t
+            }
+        assert all(fake.told for fake in fakes)
         await desk.close()
 
     asyncio.run(scenario())

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from predictor_fixtures import rows, small
 
 from predictors import PredictorFileError, kendall_tau, load
@@ -32,7 +34,7 @@ def test_a_small_file_is_a_fixed_point(tmp_path: Path) -> None:
 
 def test_shapes_and_kinds_come_back() -> None:
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "process.rows": rng.normal(size=(5, 7)).astype(np.float32),
         "novelty.rows": 30 * rng.normal(size=(5, 7)).astype(np.float32),
         "far.rows": np.full((2, 2), 1e30, np.float32),
@@ -63,7 +65,7 @@ def test_shapes_and_kinds_come_back() -> None:
         ("packed", np.zeros(2), ""),
     ],
 )
-def test_what_was_not_packed_is_refused(name: str, array: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
+def test_what_was_not_packed_is_refused(name: str, array: NDArray[Any], message: str) -> None:
     if not message:
         assert list(unpack({name: array})) == [name]
         return

@@ -67,7 +67,7 @@ def test_bad_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(PredictorError, match="cannot read the table of trials"):
             read_trials(tmp_path / bad)
     missing = write(tmp_path / "missing", {"cell": "c"})
-    with pytest.raises(PredictorError, match="line 1 is not a trial: KeyError: 'digest'"):
+    with pytest.raises(PredictorError, match="line 1 is not a trial: KeyError: 'score'"):
         read_trials(missing)
     monkeypatch.setattr("predictors.trials.MOST_BYTES", 10)
     with pytest.raises(PredictorError, match="holds at most 10 bytes"):

@@ -39,8 +39,12 @@ class Answerer:
         self.predictor, self.limits = predictor, limits
         self._kept: OrderedDict[str, bytes] = OrderedDict()
 
-    def __call__(self, texts: Sequence[str]) -> list[bytes]:
-        """One answer for each text, in their order."""
+    def __call__(self, texts: Sequence[str], others: Sequence[bytes] = ()) -> list[bytes]:
+        """One answer for each text, in their order. `others` are answers of other encoders, to be kept as well."""
+        for answer in others:
+            digest = json.loads(answer).get("digest")
+            if digest:
+                self._kept[digest] = answer
         found = [self._read(text) for text in texts]
         new = {cell.digest: cell for cell in found if isinstance(cell, Cell)}
         known = {digest: self._kept[digest] for digest in new if digest in self._kept}
@@ -57,7 +61,8 @@ class Answerer:
             _ = cell.digest  # takes time, so here; the cell keeps it
             return cell
 
-        return self._tried(read)
+        found: Cell | bytes = self._tried(read)
+        return found
 
     def _predicted(self, cells: Sequence[Cell]) -> dict[str, bytes]:
         """Answers by digest. Cells are encoded one by one, so that one does not spoil it for the others."""

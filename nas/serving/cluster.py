@@ -46,9 +46,9 @@ class Encoder:
     def __init__(self, path: str, limits: dict[str, Any]) -> None:
         self._answers = Answerer(load(path), Limits(**limits))
 
-    def answers(self, texts: list[str]) -> list[bytes]:
+    def answers(self, texts: list[str], others: list[bytes]) -> list[bytes]:
         """One answer for each text."""
-        return self._answers(texts)
+        return self._answers(texts, others)
 
     def ready(self) -> int:
         """The number of its process, once it can answer."""
@@ -69,13 +69,13 @@ class _Hand:
             ray.remote(Encoder).options(num_cpus=1, max_restarts=0).remote(self._path, asdict(self._limits))
         )
 
-    async def __call__(self, texts: list[str]) -> list[bytes]:
+    async def __call__(self, texts: list[str], others: list[bytes]) -> list[bytes]:
         import ray
 
         most = GRACE * self._limits.seconds * len(texts) + START_SECONDS
         try:
             async with asyncio.timeout(most):
-                found: list[bytes] = await self.actor.answers.remote(texts)
+                found: list[bytes] = await self.actor.answers.remote(texts, others)
             return found
         except Exception:
             ray.kill(self.actor)
@@ -182,16 +182,16 @@ def serve(
 
 def _deploy(settings: Mapping[str, Any]) -> None:
     import ray
-    from ray import serve as ray_serve
+    import ray.serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what goes well is said once, by `on_ready`
     quiet = {"enable_access_log": False, "log_level": "ERROR"}
-    deployment: Any = ray_serve.deployment(Front).options(
+    deployment: Any = ray.serve.deployment(Front).options(
         num_replicas=1, ray_actor_options={"num_cpus": 0}, logging_config=quiet
     )
     try:
-        ray_serve.start(proxy_location="Disabled", logging_config=quiet)
-        ray_serve.run(deployment.bind(dict(settings)), name="recell", route_prefix=None)
+        ray.serve.start(proxy_location="Disabled", logging_config=quiet)
+        ray.serve.run(deployment.bind(dict(settings)), name="recell", route_prefix=None)
     except (OSError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         raise ServingError(f"Ray Serve could not start the server: {str(error).splitlines()[0]}") from error
 
@@ -203,7 +203,7 @@ def _ray(workers: int) -> Any:
         os.environ.setdefault(name, value)
     try:
         import ray
-        from ray import serve as ray_serve
+        import ray.serve
     except ImportError as error:
         raise ServingError(f'serving wants Ray Serve: pip install "recell[serve]" ({error})') from error
     if ray.is_initialized():
@@ -232,7 +232,7 @@ def _ray(workers: int) -> Any:
         yield
     finally:
         with contextlib.suppress(RuntimeError, ray.exceptions.RayError):
-            ray_serve.shutdown()
+            ray.serve.shutdown()
         ray.shutdown()
         if on_main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -12,9 +12,11 @@ from nas.errors import ServingError
 from nas.serving.answers import fault
 from nas.serving.limits import Limits
 
-Encoder = Callable[[list[str]], Awaitable[list[bytes]]]
+Encoder = Callable[[list[str], list[bytes]], Awaitable[list[bytes]]]
+"""Texts, and what other encoders answered lately, to answers for the texts."""
 
 TOGETHER = 8  # texts that an encoder gets at once
+TOLD = 2_000  # answers that an encoder is told of at most, of those that others gave since it was asked last
 
 _LOST = fault(
     "the process that encoded this cell ended: the cell is too large for it, or the machine is in need"
@@ -30,8 +32,8 @@ class Desk:
     """Answers to texts of cells, of one event loop: from memory, or from the first of `encoders` that is free.
 
     A text that is asked for twice at a time is encoded once. The last `limits.kept` answers are remembered by the hash
-    of the text; encoders remember them by digest. An encoder that raises gave no answer: its texts are told so, and
-    another try is made when they come again.
+    of the text; encoders remember them by digest, also those of each other. An encoder that raises gave no answer: its
+    texts are told so, and another try is made when they come again.
     """
 
     def __init__(self, encoders: Sequence[Encoder], limits: Limits) -> None:
@@ -42,6 +44,7 @@ class Desk:
         self._waiting: deque[tuple[bytes, str]] = deque()
         self._news = asyncio.Event()
         self._at_work: list[asyncio.Task[None]] = []
+        self._untold: list[deque[bytes]] = [deque(maxlen=TOLD) for _ in encoders]
 
     async def answers(self, texts: Sequence[str]) -> list[bytes]:
         """One answer for each text, in their order. Raises BusyError."""
@@ -83,11 +86,11 @@ class Desk:
             self._asked[key] = loop.create_future()
             self._waiting.append((key, text))
         if not self._at_work:
-            self._at_work = [loop.create_task(self._work(encoder)) for encoder in self._encoders]
+            self._at_work = [loop.create_task(self._work(number)) for number in range(len(self._encoders))]
         if new:
             self._news.set()
 
-    async def _work(self, encoder: Encoder) -> None:
+    async def _work(self, number: int) -> None:
         """Hand texts to one encoder, as long as there are any: a fair share of what waits, and never many."""
         while True:
             while not self._waiting:
@@ -95,16 +98,18 @@ class Desk:
                 await self._news.wait()
             share = -(-len(self._waiting) // len(self._encoders))
             batch = [self._waiting.popleft() for _ in range(min(share, TOGETHER))]
-            if await self._encode(encoder, batch):
+            if await self._encode(number, batch):
                 continue
             for one in batch:  # one of several is to blame, and the others deserve an answer
-                if len(batch) == 1 or not await self._encode(encoder, [one]):
+                if len(batch) == 1 or not await self._encode(number, [one]):
                     self._answer(one[0], _LOST, keep=False)
 
-    async def _encode(self, encoder: Encoder, batch: Sequence[tuple[bytes, str]]) -> bool:
-        """Whether there were answers; they are given out."""
+    async def _encode(self, number: int, batch: Sequence[tuple[bytes, str]]) -> bool:
+        """Whether there were answers; they are given out, and the other encoders will hear of them."""
+        others = [*self._untold[number]]
+        self._untold[number].clear()
         try:
-            answers = await encoder([text for _, text in batch])
+            answers = await self._encoders[number]([text for _, text in batch], others)
             if len(answers) != len(batch):
                 raise ServingError(f"{len(answers)} answers for {len(batch)} texts")
         except Exception as error:
@@ -112,6 +117,9 @@ class Desk:
             return False
         for (key, _), answer in zip(batch, answers, strict=True):
             self._answer(key, answer, keep=True)
+            for other, untold in enumerate(self._untold):
+                if other != number:
+                    untold.append(answer)
         return True
 
     def _answer(self, key: bytes, answer: bytes, keep: bool) -> None:
