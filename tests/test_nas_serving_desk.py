@@ -30,8 +30,8 @@ def test_answers_are_remembered_and_asked_for_once() -> None:
     async def scenario() -> None:
         fake = Fake()
         desk = Desk([fake], Limits())
-        both = await asyncio.gather(desk.answers(["a", "b", "a"]), desk.answers(["b"]))
-        assert both == [[b"A", b"B", b"A"], [b"B"]]
+        first, second = await asyncio.gather(desk.answers(["a", "b", "a"]), desk.answers(["b"]))
+        assert (first, second) == ([b"A", b"B", b"A"], [b"B"])
         assert await desk.answers(["b", "c"]) == [b"B", b"C"]
         assert sorted(text for texts in fake.asked for text in texts) == ["a", "b", "c"]
         assert desk.state() == {"kept": 3, "waiting": 0, "encoders": 1}

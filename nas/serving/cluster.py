@@ -86,7 +86,7 @@ class _Hand:
 class Front:
     """The deployment: listens on a port, remembers answers, and hands new cells to its encoders."""
 
-    async def __init__(self, settings: Mapping[str, Any]) -> None:
+    async def __init__(self, settings: Mapping[str, Any]) -> None:  # type: ignore[misc] # Serve awaits it
         limits = Limits(**settings["limits"])
         hands = [_Hand(settings["predictor"], limits) for _ in range(settings["workers"])]
         await asyncio.gather(*(hand.actor.ready.remote() for hand in hands))
@@ -186,12 +186,10 @@ def _deploy(settings: Mapping[str, Any]) -> None:
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what goes well is said once, by `on_ready`
     quiet = {"enable_access_log": False, "log_level": "ERROR"}
-    deployment: Any = ray.serve.deployment(Front).options(
-        num_replicas=1, ray_actor_options={"num_cpus": 0}, logging_config=quiet
-    )
+    made: Any = ray.serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0}, logging_config=quiet)
     try:
         ray.serve.start(proxy_location="Disabled", logging_config=quiet)
-        ray.serve.run(deployment.bind(dict(settings)), name="recell", route_prefix=None)
+        ray.serve.run(made(Front).bind(dict(settings)), name="recell", route_prefix=None)
     except (OSError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         raise ServingError(f"Ray Serve could not start the server: {str(error).splitlines()[0]}") from error
 
@@ -219,7 +217,7 @@ def _ray(workers: int) -> Any:
                 object_store_memory=STORE_BYTES,
                 namespace="recell-serve",
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
             )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ServingError(f"Ray could not be started: {str(error).splitlines()[0]}") from error
@@ -232,7 +230,7 @@ def _ray(workers: int) -> Any:
         yield
     finally:
         with contextlib.suppress(RuntimeError, ray.exceptions.RayError):
-            ray.serve.shutdown()
+            ray.serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
         if on_main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
