@@ -229,9 +229,7 @@ def _ray(workers: int) -> Any:
             )  # what `finally` ends, ends then too
         yield
     finally:
-        with contextlib.suppress(RuntimeError, ray.exceptions.RayError):
-            ray.serve.shutdown()  # type: ignore[no-untyped-call]
-        ray.shutdown()
+        ray.shutdown()  # all of Serve was started by it, and ends with it
         if on_main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
