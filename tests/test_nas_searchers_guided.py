@@ -162,9 +162,9 @@ def test_transfer_begins_with_what_another_task_knows(tmp_path: Any, monkeypatch
         make_searcher("guided", SPACE, {"transfer": "text", "features": "flow"})
     searcher = Guided(SPACE, transfer="text", cold=48)
     everyone = [SPACE.cell((g, a, s)) for g in range(3) for a in range(4) for s in range(4)]
-    best = everyone[int(np.argmin(small().predict(everyone).rank))]
-    chosen = [searcher.ask(np.random.default_rng(seed)) for seed in range(6)]
-    assert sum(made is not None and made.cell is best for made in chosen) >= 2
+    good = np.quantile(small().predict(everyone).rank, 0.15)
+    chosen = [made.cell for seed in range(3) if (made := searcher.ask(np.random.default_rng(seed)))]
+    assert (small().predict(chosen).rank <= good).all()
     told(searcher, *[float(n) for n in range(9)])
     assert searcher.ask(np.random.default_rng(0)) is not None
     fitted = searcher._fitted[1]
