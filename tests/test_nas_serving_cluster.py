@@ -40,7 +40,7 @@ def test_a_taken_port_is_told_before_anything_is_started(tmp_path: Path) -> None
 
 def test_without_ray_serve_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray.serve", None)
-    with pytest.raises(ServingError, match=r'serving wants Ray Serve: pip install "recell\[serve\]"'):
+    with pytest.raises(ServingError, match=r'serving needs Ray Serve, .*: pip install "ray\[serve\]=='):
         serve(small(), port=_free_port())
 
 

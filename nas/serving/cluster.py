@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import os
 import signal
@@ -102,10 +103,6 @@ class Front:
         """Raise where the server has ended: Serve begins anew then."""
         if self._task.done():
             raise ServingError(f"the server has ended: {self._task}")
-
-    async def __del__(self) -> None:
-        self._server.should_exit = True
-        self._socket.close()
 
 
 def _server(application: Application) -> Any:
@@ -203,7 +200,10 @@ def _ray(workers: int) -> Any:
         import ray
         import ray.serve
     except ImportError as error:
-        raise ServingError(f'serving wants Ray Serve: pip install "recell[serve]" ({error})') from error
+        wanted = f"ray[serve]=={importlib.metadata.version('ray')}"
+        raise ServingError(
+            f'serving needs Ray Serve, which the extra `serve` of recell brings: pip install "{wanted}" ({error})'
+        ) from error
     if ray.is_initialized():
         raise ServingError("this process has joined a Ray already; serve from a process of its own")
     before = signal.getsignal(signal.SIGTERM)
