@@ -1,11 +1,12 @@
-"""Load a running `recell serve-predictor` from this machine: rates, latencies, processor time of its processes, bad bodies.
+"""Load a running `recell serve-predictor` from this machine: rates, latencies, processor time, bad bodies.
 
     recell serve-predictor -p p.recell --port 8000 &
     python scripts/time_server.py --port 8000 --pid PID [--cells 240] [--bodies 10000] [--seed 0]
 
 Asks for new cells at 30 requests a second, for the same cells at 200, as fast as it goes, and under other names at 200;
 then sends random bodies (noise, random JSON, damaged cells, bombs) and counts the answers by status. On a busy machine
-compare processor times per request, of --pid and its descendants; rates are a lower bound. Exits with 1 if any answer was a 500.
+compare processor times per request, of --pid and its descendants; rates are a lower bound there. Exits with 1 if any
+answer was an error of the server.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from grammar import zoo_names, zoo_text  # noqa: E402
-from search_spaces import load_space  # noqa: E402
+from grammar import zoo_names, zoo_text
+from search_spaces import load_space
 
 SPACES = ("gated", "mixed", "diagonal")
 CONNECTIONS = 16
