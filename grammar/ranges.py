@@ -143,7 +143,7 @@ class Ranges:
         if node.type.is_complex:
             return found
         form = self._forms[index]
-        if node.op in ("add", "sub", "neg") and len(form.terms) <= _LARGEST_FORM:
+        if node.op in ("add", "sub", "neg") and index not in form.terms:  # a long sum is its own only term
             return Range.real(meet(found.re, self._bounds(form)))
         if node.op == "mul":
             return Range.real(meet(self._repeated(node), found.re))
