@@ -97,9 +97,16 @@ class Ranges:
             turn += 1
 
     def _sweep(self) -> None:
-        self._found = []
-        for index in range(len(self.graph.nodes)):
+        """The range of every node; of those that see no leaf that moved it is as in the sweep before."""
+        before, self._found = self._found, []
+        moved: set[int] = set()
+        for index, node in enumerate(self.graph.nodes):
+            if before and node.args and moved.isdisjoint(node.args):
+                self._found.append(before[index])
+                continue
             self._found.append(self._range(index))
+            if node.args or not before or self._found[index] != before[index]:
+                moved.add(index)
 
     def _widen(self, turn: int) -> bool:
         """Add what one step makes of the states; whether that was anything new."""
