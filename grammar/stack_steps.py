@@ -318,6 +318,7 @@ class SharedMaps:
 
     before: dict[int, list[tuple[int, Step]]]
     steps: dict[int, Step]
+    last: dict[int, int]  # by place, the node that reads it last
     places: int  # of results, behind those of the nodes
 
 
@@ -328,7 +329,7 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
     for i in plain:
         for j, arg in enumerate(graph.nodes[i].args):
             readers.setdefault(arg, []).append((i, j))
-    found = SharedMaps({}, {}, len(readers))
+    found = SharedMaps({}, {}, {}, len(readers))
     parts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in plain}
     for slot, (arg, uses) in enumerate(readers.items(), start=len(graph.nodes)):
         begin, matrices, biases = 0, [], []
@@ -340,6 +341,7 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
             biases.append(np.zeros((*layout.lead, rows, 1), layout.machine.dtype) if bias is None else bias)
             parts[i].append((slot, begin, begin + rows))
             begin += rows
+        found.last[slot] = uses[-1][0]
         some = any(j == 0 and graph.nodes[i].attr("bias", True) for i, j in uses)
         found.before.setdefault(uses[0][0], []).append(
             (slot, _product(layout, arg, matrices, biases if some else []))

@@ -18,7 +18,7 @@ from grammar.graph import Graph
 from grammar.machine import Machine, dependent, memory_length
 from grammar.renderings import Array, Value
 from grammar.sizes import Sizes
-from grammar.stack_steps import Layout, Step, Values, make_step, shared_maps
+from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, shared_maps
 from grammar.types import NUM
 
 
@@ -66,16 +66,29 @@ class _Stack:
         self.named = [(i, str(graph.nodes[i].attr("name"))) for i in order if graph.nodes[i].op == "state"]
         self.steps = self._steps([i for i in order if i in moving])
 
-    def _steps(self, order: Iterable[int]) -> list[tuple[int, Step]]:
+    def _steps(self, order: Iterable[int]) -> list[tuple[int, Step, tuple[int, ...]]]:
         own = [i for i in order if self.graph.nodes[i].op not in ("x", "state")]
         shared = shared_maps(self.layout, self.graph, own)
         self.places = len(self.graph.nodes) + shared.places
-        steps: list[tuple[int, Step]] = []
+        done = self._last_reads(own, shared)
+        steps: list[tuple[int, Step, tuple[int, ...]]] = []
         for index in own:
-            steps += shared.before.get(index, [])
+            steps += [(place, step, ()) for place, step in shared.before.get(index, [])]
             step = shared.steps.get(index) or make_step(self.layout, self.graph, index, self._past)
-            steps.append((index, step))
+            steps.append((index, step, tuple(done.get(index, ()))))
         return steps
+
+    def _last_reads(self, own: Sequence[int], shared: SharedMaps) -> dict[int, list[int]]:
+        """For each node the values that are not read after it: dropped there, their memory is used again while near."""
+        last = dict(shared.last)
+        for index in own:
+            last |= dict.fromkeys(self.graph.nodes[index].args, index)
+        kept = {*self.still, *self.graph.roots(), *(self.graph.nodes[i].args[0] for i in self.buffers)}
+        done: dict[int, list[int]] = {}
+        for value, reader in last.items():
+            if value not in kept:
+                done.setdefault(reader, []).append(value)
+        return done
 
     def _past(self, index: int) -> Sequence[Array]:
         return self.held.get(index, ())
@@ -96,8 +109,10 @@ class _Stack:
                 values[i] = seen
             for i, name in self.named:
                 values[i] = states[name]
-            for index, step in self.steps:
+            for index, step, done in self.steps:
                 values[index] = step(values)
+                for value in done:
+                    values[value] = None
             late = moment + 1  # layers from here on have not begun
             for s, i in zip(graph.states, graph.next, strict=True):
                 states[s.name] = _kept(layout.full(values[i], s.type), states[s.name], late)
