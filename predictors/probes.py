@@ -39,6 +39,7 @@ DELAYS = (0, 1, 2, 4, 8)  # steps after the last token of the design at which ou
 _RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
 _READ_RIDGES = (1e-2, 1e-4)
 _FLOOR, _CEILING = 1e-7, 1e9
+_ROUNDING = 1e-6  # parts of the size of outputs that mean nothing: columns are to be the same on every machine
 _ORDERS = ((1, 1), (2, 2), (3, 3), (4, TOKENS))  # of interactions, lowest and highest
 _EIGENVALUES = (0, WIDTH // 2)
 _CORRELATED = (1, 3)  # steps apart
@@ -217,15 +218,16 @@ def _measured(y: NDArray[np.float32]) -> Floats:
     mean = flat.mean(axis=-1, keepdims=True)
     centred = flat - mean
     variance = np.square(centred).mean(axis=(1, 2))
-    spread = np.sqrt(variance) + np.float32(1e-9)
-    scaled = centred / spread[:, None, None]
     size = variance + np.square(mean).mean(axis=(1, 2))
+    noise = np.float32(_ROUNDING**2) * size
+    spread = np.sqrt(variance + noise) + np.float32(1e-9)
+    scaled = centred / spread[:, None, None]
     late, early = (np.square(y[step, ..., rows:]).mean(axis=(1, 2)) for step in (-1, 2))
     covariance = np.matmul(scaled, np.swapaxes(scaled, -1, -2)) / flat.shape[-1]
     by_step = scaled.reshape(*scaled.shape[:2], steps, -1)
     return np.concatenate(
         [
-            _effects(y, spread),
+            _effects(y, spread, noise),
             _log(np.stack([spread, np.sqrt(size), np.sqrt(late / (early + np.float32(1e-12)))])),
             _spectrum(covariance),
             [_tails(scaled)],
@@ -235,10 +237,11 @@ def _measured(y: NDArray[np.float32]) -> Floats:
     )
 
 
-def _effects(y: NDArray[np.float32], spread: Floats) -> Floats:
+def _effects(y: NDArray[np.float32], spread: Floats, noise: Floats) -> Floats:
     """The energy of each order, of each token, and of pairs, relative to the spread; the share of single tokens."""
     design = _design()
     outputs = y[[BEFORE + TOKENS - 1 + delay for delay in DELAYS]][..., : design.rows]
+    outputs -= outputs[..., :1].copy()  # exact where rows differ little, as the means of these would not be
     effects = np.matmul(outputs, design.walsh.T)  # [delays, n, WIDTH, subsets]
     energy = np.square(effects).mean(axis=-2)
     order = np.array([len(subset) for subset in design.subsets])
@@ -246,7 +249,7 @@ def _effects(y: NDArray[np.float32], spread: Floats) -> Floats:
     each = np.eye(len(order))[list(_chosen())]
     parts = np.matmul(energy, np.concatenate([sums, each]).T.astype(np.float32))
     relative = _log(np.sqrt(parts) / spread[:, None])  # [delays, n, parts]
-    additive = parts[..., 0] / (energy[..., 1:].sum(axis=-1) + np.float32(1e-18))
+    additive = parts[..., 0] / (energy[..., 1:].sum(axis=-1) + noise + np.float32(1e-18))
     return np.concatenate([np.swapaxes(relative, 1, 2).reshape(-1, len(spread)), additive])
 
 
