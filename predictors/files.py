@@ -23,7 +23,7 @@ from predictors.novelty import Novelty
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
 from predictors.scaling import Columns, Scale
 
-FILE_VERSION = 2
+FILE_VERSION = 3
 MOST_BYTES = 1 << 30
 _MOST_PRIORS = 4
 _HEADER_LENGTH = 8  # bytes that say how long the header of safetensors is
@@ -151,6 +151,7 @@ def _collect(predictor: Predictor, prefix: str, arrays: _Arrays, cards: list[dic
         "scale.at": predictor.scale.at,
         "scale.score": predictor.scale.score,
         "novelty.rows": novelty.rows,
+        "novelty.near": novelty.near,
         "novelty.mean": novelty.mean,
         "novelty.spread": novelty.spread,
         "numbers": np.array(
@@ -248,7 +249,10 @@ def _novelty(parts: _Arrays, usual: float) -> Novelty:
         )
     if len(mean) > len(encoding_names()) or not math.isfinite(usual):
         raise PredictorFileError("novelty compares columns of the encoding")
-    return Novelty(rows, mean, spread, usual)
+    near = _flat(parts, "novelty.near", len(rows))
+    if (near < _SMALLEST).any():
+        raise PredictorFileError(f"the distance of a fitted cell to the others is at least {_SMALLEST:g}")
+    return Novelty(rows, near, mean, spread, usual)
 
 
 def with_card(predictor: Predictor, **entries: Any) -> Predictor:

@@ -15,7 +15,7 @@ from predictors import Predictor, PredictorFileError, encode, fit_rows
 from predictors.encoding import encoding_key
 from search_spaces import load_space
 
-HEADER = {"recell_predictor": "2", "encoding": encoding_key(), "cards": "[{}]"}
+HEADER = {"recell_predictor": "3", "encoding": encoding_key(), "cards": "[{}]"}
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def rewritten(path: Path, header: dict[str, str], **changed: object) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({**HEADER, "recell_predictor": "1"}, "reads predictor files of version 2; received '1'"),
-        ({}, "does not say what it is|version 2; received None"),
+        ({**HEADER, "recell_predictor": "1"}, "reads predictor files of version 3; received '1'"),
+        ({}, "does not say what it is|version 3; received None"),
         ({**HEADER, "encoding": "0" * 16}, "another encoding of cells than this version has: fit it again"),
         ({**HEADER, "cards": "[]"}, "a list of 1 to 4 JSON objects"),
         ({**HEADER, "cards": "[" * 100_000}, "not JSON"),
