@@ -1,7 +1,7 @@
 """What each operation is on a stack: arrays [layers, sets, *own, B], the batch last.
 
-With the batch last, numbers per head, rows and columns of matrices broadcast over whole runs of it, products of weights need
-no transposed copies, and several maps of one operand are one product. Operations that have no entry here
+With the batch last, numbers per head, rows and columns of matrices broadcast over whole runs of it, products of
+weights need no transposed copies, and several maps of one operand are one product. Operations without an entry here
 run as `grammar.renderings` has them, between two moves of the batch axis.
 """
 
@@ -112,9 +112,7 @@ def make_step(layout: Layout, graph: Graph, index: int, past: Callable[[int], Se
     return step or _as_rendered(layout, graph, index, past)
 
 
-def _as_rendered(
-    layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]
-) -> Step:
+def _as_rendered(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
     """The rendering of the table, between two moves of the batch axis."""
     node = graph.nodes[index]
     types = {a: graph.nodes[a].type for a in node.args}
@@ -131,7 +129,9 @@ def _as_rendered(
 # ---- elementwise ------------------------------------------------------------------------------
 
 
-def _elementwise(layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any]) -> Step | None:
+def _elementwise(
+    layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any]
+) -> Step | None:
     kinds = {t.kind for t in types if t != NUM}
     if not kinds:
         return None
@@ -142,7 +142,9 @@ def _elementwise(layout: Layout, node: Node, types: Sequence[Type], function: Ca
         return step
     if node.type.kind in _MATRICES and kinds & set(_MATRICES):
         shape_of = layout.as_matrix
-    elif (node.type.kind in _FLAT and kinds & set(_FLAT)) or (node.type.kind == "key" and kinds == {"key", "scal"}):
+    elif (node.type.kind in _FLAT and kinds & set(_FLAT)) or (
+        node.type.kind == "key" and kinds == {"key", "scal"}
+    ):
         shape_of = layout.per_head
     else:
         return None
@@ -256,7 +258,7 @@ def _diag(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
 def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
     """Maps of small rank, of blocks or transposed; plain ones are made by `shared_maps`."""
     arrays = layout.machine.weights[node.weight]
-    flat = [(*layout.lead, -1, layout.batch)] * len(types)
+    flat: list[tuple[int, ...]] = [(*layout.lead, -1, layout.batch)] * len(types)
     result = layout.shape(node.type)
     factors: list[list[Array]] = []
     for i in range(len(types)):

@@ -148,9 +148,7 @@ class _Stack:
         """Put the operands of this step into the buffers, and let the oldest go."""
         for i, held in self.held.items():
             newest = self.layout.full(values[self.graph.nodes[i].args[0]], self.kinds[i])
-            self.held[i] = [
-                _kept(new, old, late) for new, old in zip([*held[1:], newest], held, strict=True)
-            ]
+            self.held[i] = [_kept(new, old, late) for new, old in zip([*held[1:], newest], held, strict=True)]
 
 
 def _kept(new: Array, old: Array, late: int) -> Array:

@@ -108,7 +108,9 @@ def _check_sizes(arrays: _Arrays) -> None:
         if array.dtype not in _KINDS:
             raise PredictorFileError(f"arrays are of {', '.join(map(str, _KINDS))}; received {array.dtype}")
         if array.dtype.kind == "f" and array.size and not np.abs(array).max() <= _LARGEST:
-            raise PredictorFileError(f"`{_short(name)[1:-1]}` is of finite numbers of at most {_LARGEST:g}; it has others")
+            raise PredictorFileError(
+                f"`{_short(name)[1:-1]}` is of finite numbers of at most {_LARGEST:g}; it has others"
+            )
 
 
 def _header(data: bytes) -> Mapping[str, Any]:

@@ -191,9 +191,7 @@ class _Flow:
         """Steps from x to the output, the lags at which it gets there, and loops."""
         names, out = list(self.following), self.graph.out
         from_x = self.costs.reached("x")
-        readers = {
-            name: [r for r in names if self.costs.reads([self.following[name]], r)] for name in names
-        }
+        readers = {name: [r for r in names if self.costs.reads([self.following[name]], r)] for name in names}
         seen_by_out = [r for r in names if self.costs.reads([out], r)]
         lags = {0} if from_x[out] else set()
         front = set(seen_by_out)

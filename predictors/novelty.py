@@ -1,4 +1,4 @@
-"""How unlike the fitted cells a cell is: how far its nearest fitted cells are, in units of how far these are from theirs."""
+"""How unlike the fitted cells a cell is: the distance to its nearest, in units of what is usual around these."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Novelty:
         """The novelty of rows [m, F'] of an encoding, of which the first F columns are compared."""
         scaled = np.clip((x[:, : len(self.mean)] - self.mean) / self.spread, -_LIMIT, _LIMIT)
         distance, places = _nearest(scaled, self.rows.astype(np.float64), 0)
-        return distance / self.near[places].mean(axis=1) / self.usual
+        return np.asarray(distance / self.near[places].mean(axis=1) / self.usual)
 
 
 def fit_novelty(x: Floats, columns: int) -> Novelty:
@@ -49,7 +49,7 @@ def fit_novelty(x: Floats, columns: int) -> Novelty:
 
 
 def _nearest(a: Floats, b: Floats, skip: int) -> tuple[Floats, NDArray[np.int64]]:
-    """The mean distance of each row of `a` to its nearest rows of `b`, after `skip` of them (itself), and which they are."""
+    """The mean distance of each row of `a` to its nearest of `b`, and which these are; `skip` 1 leaves out itself."""
     square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
     count = min(_NEIGHBOURS + skip, len(b))
     places = np.argsort(square, axis=1, kind="stable")[:, min(skip, count - 1) : count]

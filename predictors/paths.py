@@ -40,7 +40,9 @@ class Paths:
         starts = [*sources.values(), *self.carriers.values()]
         self._place = {name: i for i, name in enumerate(sources)}
         self._state = {name: i for i, name in enumerate(self.carriers, start=len(sources))}
-        costs = np.array([[node.op in OPS and kind(node) for kind in kinds] for node in graph.nodes], np.float64)
+        costs = np.array(
+            [[node.op in OPS and kind(node) for kind in kinds] for node in graph.nodes], np.float64
+        )
         self._least = _settled(graph, np.concatenate([costs, -costs], axis=1), starts)
         self._count = len(kinds)
 
@@ -63,7 +65,7 @@ class Paths:
         return bool(np.isfinite(self._least[list(roots), self._state[name], 0]).any())
 
     def loops(self, ends: Mapping[str, Iterable[int]]) -> Floats:
-        """The least cost [states, kinds] of a way from each state back to itself over any number of steps; inf for none.
+        """The least cost [states, kinds] of a way from each state back to itself over time; inf for none.
 
         `ends` are the nodes that give a state its values.
         """

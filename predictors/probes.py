@@ -39,7 +39,9 @@ DELAYS = (0, 1, 2, 4, 8)  # steps after the last token of the design at which ou
 _RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
 _READ_RIDGES = (1e-2, 1e-4)
 _FLOOR, _CEILING = 1e-7, 1e9
-_ROUNDING = 1e-6  # parts of the size of outputs that mean nothing: columns are to be the same on every machine
+_ROUNDING = (
+    1e-6  # parts of the size of outputs that mean nothing: columns are to be the same on every machine
+)
 _ORDERS = ((1, 1), (2, 2), (3, 3), (4, TOKENS))  # of interactions, lowest and highest
 _EIGENVALUES = (0, WIDTH // 2)
 _CORRELATED = (1, 3)  # steps apart

@@ -43,7 +43,9 @@ def strangers(bench: Bench, seed: int) -> Mapping[str, float]:
         own = novelty(rows[order[FITTED : FITTED + ASKED]])
         for other in others:
             cells, asked = _sampled(other)
-            foreign = [i for i in np.random.default_rng(seed).permutation(len(cells)) if cells[i] not in space]
+            foreign = [
+                i for i in np.random.default_rng(seed).permutation(len(cells)) if cells[i] not in space
+            ]
             said = novelty(asked[foreign[:ASKED]])
             strange = np.repeat([0.0, 1.0], [len(own), len(said)])
             found[f"novelty: {fitted} cells, asked with {other} (AUC)"] = auc(

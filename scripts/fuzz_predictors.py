@@ -169,8 +169,8 @@ def _cards(data: bytes, rng: np.random.Generator) -> bytes:
     header = json.loads(data[8:end])
     meta = header["__metadata__"]
     name = sorted(meta)[int(rng.integers(len(meta)))]
-    forged = ("", "[]", "[1]", "[{}]", "[{},{}]", "[{},{},{},{},{}]", "[" * 5000, "2", "3", "\ud800", "9" * 5000, None, 7,
-              "[NaN]", '[{"a": 1e999}, {}]', "{}", "null")  # fmt: skip
+    forged = ("", "[]", "[1]", "[{}]", "[{},{}]", "[{},{},{},{},{}]", "[" * 5000, "2", "3", "\ud800", "9" * 5000, None,
+              7, "[NaN]", '[{"a": 1e999}, {}]', "{}", "null")  # fmt: skip
     meta[name] = forged[int(rng.integers(len(forged)))]
     if rng.random() < 0.3:
         del meta[name]
@@ -220,7 +220,18 @@ def _changed(array: NDArray[Any], other: NDArray[Any], rng: np.random.Generator)
     return made.reshape(array.shape)
 
 
-KINDS: tuple[Damage, ...] = (_flipped, _cut, _spliced, _length, _json, _entries, _cards, _arrays, _arrays, _arrays)
+KINDS: tuple[Damage, ...] = (
+    _flipped,
+    _cut,
+    _spliced,
+    _length,
+    _json,
+    _entries,
+    _cards,
+    _arrays,
+    _arrays,
+    _arrays,
+)
 
 if __name__ == "__main__":
     sys.exit(main())
