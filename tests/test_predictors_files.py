@@ -106,7 +106,7 @@ def test_another_header_is_refused(path: Path, header: dict[str, str], message: 
         ({"trees__left": np.zeros(3, np.int32)}, "one entry for each node"),
         ({"trees__roots": np.array([10**9], np.int32)}, "leads to a node further on"),
         ({"trees__value": np.zeros(3, np.float64)}, "a flat array 'value' of float32"),
-        ({"numbers": np.array([0.5, 0.5, 0.0, 1.0, 1.0, 1.0, np.nan])}, "finite float64"),
+        ({"numbers": np.array([0.5, 0.5, 0.0, 1.0, 1.0, 1.0, np.nan])}, "`numbers` is of finite numbers"),
         ({"numbers": np.array([0.5, 0.5, 0.0, 1.0, 1.0, 1.0, 0.5])}, "out of range"),
         ({"columns__used": np.array([10**6])}, "numbers of columns"),
         ({"process__alphas": np.zeros((2, 2))}, "finite arrays of shapes"),
