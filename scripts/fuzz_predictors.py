@@ -206,7 +206,10 @@ def _changed(array: NDArray[Any], other: NDArray[Any], rng: np.random.Generator)
     if choice == 3:
         return np.concatenate([array, array]) if array.ndim else array
     if choice == 4:
-        return array.astype((np.float32, np.float64, np.int64, np.int32, np.bool_)[int(rng.integers(5))])
+        kind = (np.float32, np.float64, np.int64, np.int32, np.bool_)[int(rng.integers(5))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return array.astype(kind)
     if choice == 5:
         return np.zeros((0, *array.shape[1:]), array.dtype)
     with np.errstate(all="ignore"), warnings.catch_warnings():
