@@ -2,6 +2,8 @@
 
 A layer is named by a key, its sizes and its text, so that another process can build it again. Eager calls take a
 shorter way (`runner.py`) to the same functions.
+
+Where x is `[C, rows, D]`, C candidates run in one call: every tensor has their axis before its own but `sizes`.
 """
 
 from __future__ import annotations
@@ -69,6 +71,13 @@ def even(batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:
     return Geometry(batch, count, step, sequence, batch * count, reverse)
 
 
+def compact(x: Tensor) -> Tensor:
+    """Rows that lie side by side; those of each candidate do, and may be the same."""
+    if x.is_contiguous() or (x.dim() == 3 and x[0].is_contiguous()):
+        return x
+    return x.contiguous()
+
+
 # ---- forward -------------------------------------------------------------------------------------
 
 
@@ -88,11 +97,10 @@ def _cell(
     layer, where = layer_of(key).loaded(), geometry(sizes, batch, count, by_sequence, reverse)
     values = iter(state)
     start = [next(values).contiguous() if one else None for one in given]
-    y, finals, saved = layer.forward(x.contiguous(), [w.contiguous() for w in weights], start, where, keep)
+    y, finals, saved = layer.forward(compact(x), [w.contiguous() for w in weights], start, where, keep)
     for checkpoints in saved[len(saved) - len(layer.checkpoints) :] if keep else ():
-        checkpoints[:, -(-count // layer.every) :] = (
-            0  # room that is never read; operators give no chance values
-        )
+        # room that is never read; operators give no chance values
+        checkpoints[..., -(-count // layer.every) :, :] = 0
     return [y, *finals, *saved[layer.keeps_y :]]
 
 
@@ -109,16 +117,15 @@ def _fake_cell(
     reverse: bool,
     keep: bool,
 ) -> list[Tensor]:
-    layer = layer_of(key)
-    made = [x.new_empty((x.shape[0], layer.sizes.hidden_size))]
+    layer, lead = layer_of(key), x.shape[:-2]
+    made = [x.new_empty((*x.shape[:-1], layer.sizes.hidden_size))]
     for slot in layer.slots:
-        made.append(
-            x.new_empty((batch, *slot.shape), dtype=torch.complex64 if slot.complex else torch.float32)
-        )
+        kind = torch.complex64 if slot.complex else torch.float32
+        made.append(x.new_empty((*lead, batch, *slot.shape), dtype=kind))
     for floats in layer.saved_rows if keep else ():
-        made.append(x.new_empty((x.shape[0], floats)))
+        made.append(x.new_empty((*x.shape[:-1], floats)))
     for floats in layer.checkpoints.values() if keep else ():
-        made.append(x.new_empty((batch, layer.chunks(count), floats)))
+        made.append(x.new_empty((*lead, batch, layer.chunks(count), floats)))
     return made
 
 
@@ -143,7 +150,7 @@ def _cell_backward(
     ends = [None if value is None else value.contiguous() for value in dfinal]
     dx, dweights, dstate = layer.backward(
         saved,
-        x.contiguous(),
+        compact(x),
         [w.contiguous() for w in weights],
         where,
         None if dy is None else dy.contiguous(),
@@ -153,7 +160,7 @@ def _cell_backward(
     found = [x.new_zeros(0) if dx is None else dx]
     for n in layer.graded:  # parts of one tensor, which an operator must not give
         value = dweights[n]
-        found.append(torch.zeros_like(weights[n]) if value is None else value.clone())
+        found.append(torch.zeros_like(weights[n]) if value is None else torch.empty_like(weights[n]).copy_(value))
     return found + [value for value in dstate if value is not None]
 
 
@@ -172,12 +179,12 @@ def _fake_cell_backward(
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     layer = layer_of(key)
-    made = [torch.empty_like(x) if wanted[0] and layer.has_dx else x.new_empty(0)]
+    made = [x.new_empty(x.shape if wanted[0] and layer.has_dx else 0)]
     made += [weights[n].new_empty(weights[n].shape) for n in layer.graded]
     for slot, want in zip(layer.slots, wanted[1:], strict=True):
         if want:
             kind = torch.complex64 if slot.complex else torch.float32
-            made.append(x.new_empty((batch, *slot.shape), dtype=kind))
+            made.append(x.new_empty((*x.shape[:-2], batch, *slot.shape), dtype=kind))
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
 from nas.backends.c.compiler import CompilerError
 from nas.backends.c.layer import Layer, slots_of
-from nas.backends.c.ops import even, key_of, layer_of
+from nas.backends.c.ops import compact, even, key_of, layer_of
 from nas.backends.c.running import Geometry
+from nas.backends.candidates import side_by_side
 from nas.backends.fallback import fell_back
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
@@ -24,7 +26,8 @@ class CompiledRunner(FlexibleRunner):
     """One layer in one direction through generated C, in float32 on the CPU; anything else through the reference.
 
     The library is built at the first call that needs it. Where that fails, `fallback` says so in a warning and leaves
-    the layer to the reference; otherwise that call raises CompilerError.
+    the layer to the reference; otherwise that call raises CompilerError. It is also what `compile_candidates` gives:
+    x has three axes then.
     """
 
     def __init__(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> None:
@@ -56,7 +59,7 @@ class CompiledRunner(FlexibleRunner):
             y, *final = _Layer.apply(layer, geometry(steps, reverse), x, *weights, *given)  # type: ignore[no-untyped-call]
             return y, tuple(final)
         y, ends, _ = layer.forward(
-            x.contiguous(), [w.contiguous() for w in weights], given, geometry(steps, reverse), False
+            compact(x), [w.contiguous() for w in weights], given, geometry(steps, reverse), False
         )
         return y, tuple(ends)
 
@@ -96,6 +99,8 @@ class CompiledRunner(FlexibleRunner):
         steps: Steps,
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if x.dim() == 3:
+            return side_by_side(partial(self._by_reference, steps=steps, reverse=reverse), x, weights, state)
         if self._plain is None:
             self._plain = Reference().compile(self.cell, self.sizes)
         like = weights[0] if weights else x
@@ -141,7 +146,7 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: Any, layer: Layer, where: Geometry, x: Tensor, *rest: Tensor | None
     ) -> tuple[Tensor, ...]:
-        x = x.contiguous()
+        x = compact(x)
         count = len(rest) - len(layer.slots)
         weights = [w.contiguous() for w in rest[:count] if w is not None]
         keep = any(ctx.needs_input_grad)
