@@ -12,6 +12,7 @@ from nas.backends import base
 from nas.backends.c.backend import C
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
+from nas.backends.triton.candidates import CandidatesRunner
 from nas.backends.triton.cudnn import TorchRunner, plain_name
 from nas.backends.triton.jit import interpreted
 from nas.backends.triton.runner import Runner
@@ -20,12 +21,14 @@ from nas.backends.triton.runner import Runner
 class ByDevice:
     """See `nas.backends.Runner`."""
 
-    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool) -> None:
-        self.cell, self.sizes, self.fallback = cell, sizes, fallback
+    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool, candidates: bool = False) -> None:
+        self.cell, self.sizes, self.fallback, self.candidates = cell, sizes, fallback, candidates
 
     @cached_property
     def kernels(self) -> base.Runner:
         """The runner for CUDA tensors; in the interpreter, for all."""
+        if self.candidates:  # torch's own kernels know none
+            return CandidatesRunner(self.cell, self.sizes)
         if not interpreted() and plain_name(self.cell) is not None:
             return TorchRunner(self.cell)
         return Runner(self.cell, self.sizes)
@@ -35,7 +38,9 @@ class ByDevice:
         """The runner for other tensors."""
         compiled = C()
         able = compiled.available() is None and compiled.refuses(self.cell) is None
-        return (compiled if able else Reference()).compile(self.cell, self.sizes, self.fallback)
+        backend = compiled if able else Reference()
+        make = backend.compile_candidates if self.candidates else backend.compile
+        return make(self.cell, self.sizes, self.fallback)
 
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps

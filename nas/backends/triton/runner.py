@@ -33,7 +33,7 @@ class Both:
         reads = {i.slot: k for k, i in enumerate(forward.instrs) if i.op == "state"}
         # the forward instruction whose rows each leaf of the backward program is
         self.replay = made.replay if _replays(made, sizes, dtype, stepwise) else None
-        slots = () if self.replay is None else self.replay.slots
+        self.checked = slots = () if self.replay is None else self.replay.slots
         self.leaves: dict[int, int] = {}
         self.again: dict[int, int] = {}  # of the leaves of the replay
         programs = [(backward, self.leaves)]
@@ -67,6 +67,58 @@ class Both:
             replay=self.replay,
             scan=scan,
         )
+
+    def run(
+        self, x: Tensor, weights: Sequence[Tensor], first: Sequence[Tensor], steps: Steps, keep: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The output's rows, the slots' last values, and with `keep` what `pull` wants to see again."""
+        run, program = self.forward if keep else self.alone, self.made.forward
+        given = {k: x for k, i in enumerate(program.instrs) if i.op == "x"} or {-1: x}
+        values = run(given, weights, dict(enumerate(first)), Order.of(steps, False, x.device))
+        y = rows_of(program, program.out, values, steps, self.sizes)
+        last = [_last(program, s, values, steps, self.sizes) for s in range(len(first))]
+        if not keep:
+            return y.to(x.dtype), last, []
+        kept = [rows_of(program, k, values, steps, self.sizes) for k in self.kept]
+        return y.to(x.dtype), last, kept + [values.checks[s] for s in self.checked]
+
+    def pull(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        saved: Sequence[Tensor],
+        dy: Tensor,
+        dlast: Sequence[Tensor],
+        steps: Steps,
+    ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor]]:
+        """The gradients of x, the weights and the slots' first values."""
+        kept, checks = saved[: len(self.kept)], saved[len(self.kept) :]
+        program, made = self.made.backward, self.made
+        rows = dict(zip(self.kept, kept, strict=True))
+        given = {k: rows[of] for k, of in self.leaves.items()}
+        given |= dict.fromkeys(self.x, x) | dict.fromkeys(self.dy, dy) | {-1: x}
+        values = Values(given, weights, dict(enumerate(dlast)), x)
+        if self.replay is not None:
+            values.checks = dict(zip(self.checked, checks, strict=True))
+            values.again = {k: rows[of] for k, of in self.again.items()}
+            values.again |= {k: x for k, i in enumerate(self.replay.program.instrs) if i.op == "x"}
+            values.once = self.eager.constants(values)
+        self.backward.run(values, Order.of(steps, True, x.device))
+        ends = _End(program, self, values, steps)
+        dx = None if made.dx is None else rows_of(program, made.dx, values, steps, self.sizes).to(x.dtype)
+        grads: list[Tensor | None] = [None] * len(weights)
+        for one in made.weights:
+            value, array = ends.value(one.value), weights[one.array]
+            whole = grads[one.array]
+            if one.column < 0:
+                part = value.reshape(array.shape).to(array.dtype)
+                grads[one.array] = part if whole is None else whole + part
+            else:
+                whole = torch.zeros_like(array) if whole is None else whole
+                whole[..., one.column] += value.reshape(array.shape[:-1]).to(array.dtype)
+                grads[one.array] = whole
+        slots = range(len(made.forward.slots))
+        return dx, grads, [_last(program, s, values, steps, self.sizes, reverse=True) for s in slots]
 
 
 def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) -> bool:
@@ -132,54 +184,21 @@ class _Function(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, first = rest[:count], rest[count:]
         wants = any(ctx.needs_input_grad)
-        run, program = both.forward if wants else both.alone, both.made.forward
-        given = {k: x for k, i in enumerate(program.instrs) if i.op == "x"} or {-1: x}
-        values = run(given, weights, dict(enumerate(first)), Order.of(steps, False, x.device))
-        y = rows_of(program, program.out, values, steps, both.sizes)
-        last = [_last(program, s, values, steps, both.sizes) for s in range(len(first))]
+        y, last, saved = both.run(x, weights, first, steps, wants)
         if wants:
-            kept = [rows_of(program, k, values, steps, both.sizes) for k in both.kept]
             ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
-            slots = () if both.replay is None else both.replay.slots
-            ctx.save_for_backward(x, *weights, *first, *kept, *(values.checks[s] for s in slots))
-        return (y.to(x.dtype), *last)
+            ctx.save_for_backward(x, *weights, *first, *saved)
+        return (y, *last)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
         both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
         x, *rest = ctx.saved_tensors
-        weights, first, kept = rest[:count], rest[count : count + slots], rest[count + slots :]
-        kept, checks = kept[: len(both.kept)], kept[len(both.kept) :]
-        program, made = both.made.backward, both.made
-        rows = dict(zip(both.kept, kept, strict=True))
-        given = {k: rows[of] for k, of in both.leaves.items()}
-        given |= dict.fromkeys(both.x, x) | dict.fromkeys(both.dy, dy) | {-1: x}
-        values = Values(given, weights, dict(enumerate(dlast)), x)
-        if both.replay is not None:
-            values.checks = dict(zip(both.replay.slots, checks, strict=True))
-            values.again = {k: rows[of] for k, of in both.again.items()}
-            values.again |= {k: x for k, i in enumerate(both.replay.program.instrs) if i.op == "x"}
-            values.once = both.eager.constants(values)
-        both.backward.run(values, Order.of(steps, True, x.device))
-        ends = _End(program, both, values, steps)
-        dx = None if made.dx is None else rows_of(program, made.dx, values, steps, both.sizes).to(x.dtype)
-        grads: list[Tensor | None] = [None] * count
-        for one in made.weights:
-            value, array = ends.value(one.value), weights[one.array]
-            whole = grads[one.array]
-            if one.column < 0:
-                part = value.reshape(array.shape).to(array.dtype)
-                grads[one.array] = part if whole is None else whole + part
-            else:
-                whole = torch.zeros_like(array) if whole is None else whole
-                whole[..., one.column] += value.reshape(array.shape[:-1]).to(array.dtype)
-                grads[one.array] = whole
-        dfirst = [
-            _last(program, s, values, steps, both.sizes, reverse=True).to(first[s].dtype)
-            for s in range(slots)
-        ]
-        return (None, None, None, dx, *grads, *dfirst)
+        weights, first, saved = rest[:count], rest[count : count + slots], rest[count + slots :]
+        dx, grads, dfirst = both.pull(x, weights, saved, dy, dlast, steps)
+        ends = [value.to(one.dtype) for value, one in zip(dfirst, first, strict=True)]
+        return (None, None, None, dx, *grads, *ends)
 
 
 def rows_of(program: Program, k: int, values: Values, steps: Steps, sizes: Sizes) -> Tensor:
