@@ -180,6 +180,12 @@ class Layer:
         """How many checkpoints there is room for: never one, which torch would not trace as any number."""
         return count // self.every + 2
 
+    def most_kept(self, geometry: Geometry) -> int:
+        """The floats of the largest piece of memory that is made for one candidate and the backward half."""
+        rows = [geometry.rows * floats for floats in (*self.saved_rows, self.sizes.hidden_size)]
+        room = geometry.batch * self.chunks(geometry.count)
+        return max(rows + [room * floats for floats in self.checkpoints.values()])
+
     def seen_by(self, asked: Sequence[bool]) -> frozenset[int]:
         """The arrays that the output or a final state depends on; `asked` says which of these count."""
         return frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
