@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from nas.errors import BuildError
 from nas.nn.module import CellModule, State
 from nas.nn.rows import Layout, as_rows, checked_lengths
 
+Module = TypeVar("Module", bound=CellModule)
 _SAME = (
     "input_size",
     "hidden_size",
@@ -96,9 +98,7 @@ class Ensemble(CellModule):
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
         made.to(first._like())
         made.load_state_dict(stacked)
-        for name, parameter in made.named_parameters():
-            parameter.requires_grad_(first.get_parameter(name).requires_grad)
-        return made.train(first.training)
+        return _as_set(made, first)
 
     def candidate(self, number: int) -> CellModule:
         """One candidate as a module of its own, with a copy of its weights."""
@@ -107,9 +107,7 @@ class Ensemble(CellModule):
         options = {name: getattr(self, name) for name in _SAME}
         made = CellModule(self.cell, backend=self.backend, **options).to(self._like())
         made.load_state_dict({name: value[number] for name, value in self.state_dict().items()})
-        for name, parameter in made.named_parameters():
-            parameter.requires_grad_(self.get_parameter(name).requires_grad)
-        return made.train(self.training)
+        return _as_set(made, self)
 
     # -- weights ----------------------------------------------------------------------------
 
@@ -203,6 +201,13 @@ class Ensemble(CellModule):
         return y.transpose(1, 2) if self.batch_first else y
 
 
+def _as_set(made: Module, like: CellModule) -> Module:
+    """A module in the mode of another, with the same parameters trained."""
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(like.get_parameter(name).requires_grad)
+    return made.train(like.training)
+
+
 def _check_same(first: CellModule, module: CellModule, number: int) -> None:
     """Raise BuildError where two modules cannot stand side by side."""
     if type(module) is not CellModule:
@@ -218,3 +223,12 @@ def _check_same(first: CellModule, module: CellModule, number: int) -> None:
             raise BuildError(
                 f"candidates side by side have the same sizes; number {number} has {name}={ours}, number 0 {theirs}"
             )
+    ours, theirs = (
+        [name for name, parameter in one.named_parameters() if parameter.requires_grad]
+        for one in (module, first)
+    )
+    if ours != theirs:
+        raise BuildError(
+            f"candidates side by side have the same weights trained; number {number} differs from number 0 "
+            f"in {', '.join(sorted(set(ours) ^ set(theirs)))}"
+        )
