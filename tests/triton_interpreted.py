@@ -124,6 +124,7 @@ def test_the_operators_are_what_they_say(name: str) -> None:
     torch.library.opcheck(torch.ops.recell.cell.default, given)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("name", TRACED)
 def test_a_module_is_traced_whole_and_exported(name: str) -> None:
     module = module_of(name)
