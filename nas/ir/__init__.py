@@ -19,6 +19,14 @@ from nas.ir.derivatives import NO_DERIVATIVE as NO_DERIVATIVE
 from nas.ir.expansions import EXPANSIONS as EXPANSIONS
 from nas.ir.expansions import register_expansion as register_expansion
 from nas.ir.lowering import taps as taps
+from nas.ir.matrices import OWN as OWN
+from nas.ir.matrices import Chain as Chain
+from nas.ir.matrices import Contraction as Contraction
+from nas.ir.matrices import Factors as Factors
+from nas.ir.matrices import Form as Form
+from nas.ir.matrices import Matrices as Matrices
+from nas.ir.matrices import Read as Read
+from nas.ir.matrices import matrices as matrices
 from nas.ir.normal import DEPTH_ONLY as DEPTH_ONLY
 from nas.ir.normal import PRIMITIVES as PRIMITIVES
 from nas.ir.normal import Normal as Normal

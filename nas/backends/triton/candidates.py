@@ -1,84 +1,68 @@
-"""Candidates of one cell side by side through kernels: each is launched once for all of them."""
+"""The programs of a cell on rows, and on those of many candidates: `[C, rows, D]`, with all else that is given.
+
+torch.vmap gives the axis to what torch computes, and kernels have it as an axis of their grid (`launch`): one launch
+of each is for all candidates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from nas.backends.states import divided, united
 from nas.backends.steps import Steps
-from nas.backends.triton.execute import Order
-from nas.backends.triton.runner import Both, Runner
+from nas.backends.triton.values import Order
+
+if TYPE_CHECKING:
+    from nas.backends.triton.runner import Both
 
 
-class CandidatesRunner(Runner):
-    """See `Backend.compile_candidates`. What torch computes between kernels is for all candidates at once, too."""
+def run(
+    both: Both, x: Tensor, weights: Sequence[Tensor], first: Sequence[Tensor], steps: Steps, keep: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """`Both.run`, for candidates where x is `[C, rows, D]`."""
+    if x.dim() == 2:
+        return both.run(x, weights, first, steps, keep)
+    Order.of(steps, False, x.device)  # made, and kept, where no axis is
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __call__(
-        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """See `nas.backends.Runner`."""
-        like = weights[0] if weights else x
-        both, places = self.both(like.dtype), self.normal.slots
-        first = torch.vmap(lambda *values: tuple(divided(values, places)))(*state) if state else ()
-        given = (both, steps, len(weights), x.to(like.dtype), *weights, *first)
-        with torch.cuda.device_of(x):
-            y, *last = _Function.apply(*given)  # type: ignore[no-untyped-call]
-        ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
-        if not ends:
-            return y, ()
-        return y, torch.vmap(lambda *values: united(values, places, self.count))(*ends)
+    def one(x: Tensor, weights: list[Tensor], first: list[Tensor]) -> tuple[Any, ...]:
+        return both.run(x, weights, first, steps, keep)
+
+    rows, axis = _shared(x, weights)
+    y, last, saved = torch.vmap(one, in_dims=(axis, 0, 0))(rows, list(weights), list(first))
+    return y, list(last), list(saved)
 
 
-class _Function(torch.autograd.Function):
-    """Takes x, the weights and the slots' first values; gives the output's rows and the slots' last values."""
+def pull(
+    both: Both,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    saved: Sequence[Tensor],
+    dy: Tensor,
+    dlast: Sequence[Tensor],
+    steps: Steps,
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor]]:
+    """`Both.pull`, for candidates where x is `[C, rows, D]`."""
+    if x.dim() == 2:
+        return both.pull(x, weights, saved, dy, dlast, steps)
+    Order.of(steps, True, x.device)
+    places: list[int] = []  # which of the gradients of x and the weights there are
 
-    @staticmethod
-    def forward(
-        ctx: Any, both: Both, steps: Steps, count: int, x: Tensor, *rest: Tensor
-    ) -> tuple[Tensor, ...]:
-        weights, first = list(rest[:count]), list(rest[count:])
-        wants = any(ctx.needs_input_grad)
-        rows, axis = _shared(x, weights)
-        Order.of(steps, False, x.device)  # made, and kept, where no candidates are
+    def one(x: Tensor, dy: Tensor, *rest: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        weights, saved, dlast = rest
+        dx, grads, dfirst = both.pull(x, weights, saved, dy, dlast, steps)
+        places[:] = [k for k, value in enumerate((dx, *grads)) if value is not None]
+        return [value for value in (dx, *grads) if value is not None], dfirst
 
-        def run(x: Tensor, weights: list[Tensor], first: list[Tensor]) -> tuple[Any, ...]:
-            return both.run(x, weights, first, steps, wants)
-
-        y, last, saved = torch.vmap(run, in_dims=(axis, 0, 0))(rows, weights, first)
-        if wants:
-            ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
-            ctx.save_for_backward(x, *rest, *saved)
-        return (y, *last)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
-        both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
-        x, *rest = ctx.saved_tensors
-        weights, first, saved = rest[:count], rest[count : count + slots], rest[count + slots :]
-        rows, axis = _shared(x, weights)
-        Order.of(steps, True, x.device)
-        places: list[int] = []  # which of the gradients of x and the weights there are
-
-        def pull(
-            x: Tensor, weights: list[Tensor], saved: list[Tensor], dy: Tensor, dlast: list[Tensor]
-        ) -> tuple[list[Tensor], list[Tensor]]:
-            dx, grads, dfirst = both.pull(x, weights, saved, dy, dlast, steps)
-            places[:] = [k for k, value in enumerate((dx, *grads)) if value is not None]
-            return [value for value in (dx, *grads) if value is not None], dfirst
-
-        called = torch.vmap(pull, in_dims=(axis, 0, 0, 0, 0))
-        found, dfirst = called(rows, weights, saved, dy, list(dlast))
-        grads: list[Tensor | None] = [None] * (1 + count)
-        for k, value in zip(places, found, strict=True):
-            grads[k] = value
-        ends = [value.to(one.dtype) for value, one in zip(dfirst, first, strict=True)]
-        return (None, None, None, *grads, *ends)
+    rows, axis = _shared(x, weights)
+    called = torch.vmap(one, in_dims=(axis, 0, 0, 0, 0))
+    found, dfirst = called(rows, dy, list(weights), list(saved), list(dlast))
+    grads: list[Tensor | None] = [None] * (1 + len(weights))
+    for k, value in zip(places, found, strict=True):
+        grads[k] = value
+    return grads[0], grads[1:], list(dfirst)
 
 
 def _shared(x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, int | None]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,69 +21,21 @@ from nas.backends.primitives import (
     product,
 )
 from nas.backends.steps import Steps
+from nas.backends.triton.chunking import Chunked
+from nas.backends.triton.chunks import ChunkKernel, Plan
 from nas.backends.triton.emit import Again, Kernel, emit
 from nas.backends.triton.jit import interpreted
 from nas.backends.triton.launch import Call, Room, launch
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.scan import scan
 from nas.backends.triton.tiles import Tiles, tiles
+from nas.backends.triton.values import Order as Order
+from nas.backends.triton.values import Values as Values
 from nas.ir import Instr, Program, Replay, number_in, shape_in
 
 # Elementwise recurrences are scanned from LONG steps on, or where fewer than FEW lanes run at once and there are at
 # least SHORT steps. Estimates: to be measured.
 LONG, FEW, SHORT = 512, 16 * 1024, 64
-AHEAD = 64  # how many steps a kernel may look beyond the last
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The steps of a batch in the order in which a program runs them, on a device."""
-
-    steps: Steps
-    offsets: Tensor  # of each step in that order: its first row, and how many rows it has; 0 beyond the last
-    counts: Tensor
-    spans: tuple[tuple[int, int], ...]  # the same as numbers
-
-    @property
-    def chunk(self) -> int:
-        """How many steps lie between two checkpoints of a matrix: what keeps least of it in memory."""
-        return max(1, math.isqrt(self.steps.count))
-
-    @staticmethod
-    def of(steps: Steps, reverse: bool, device: torch.device) -> Order:
-        """The order of a program, which runs from the first step to the last or in reverse."""
-        return Order(steps, *_ordered(steps.sizes, reverse, device))
-
-
-@lru_cache(maxsize=64)
-def _ordered(
-    sizes: tuple[int, ...], reverse: bool, device: torch.device
-) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
-    """See `Order`; batches of the same lengths come again."""
-    counts = torch.tensor(sizes, device="cpu")
-    offsets = counts.cumsum(0) - counts
-    if reverse:
-        counts, offsets = counts.flip(0), offsets.flip(0)
-    spans = tuple(zip(offsets.tolist(), counts.tolist(), strict=True))
-    pad = torch.zeros(AHEAD, dtype=counts.dtype, device="cpu")
-    return torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans
-
-
-@dataclass(slots=True)
-class Values:
-    """What one run has: rows and values without rows by instruction, first and last values by slot, weights."""
-
-    rows: dict[int, Tensor]
-    weights: Sequence[Tensor]
-    first: Mapping[int, Tensor]
-    like: Tensor
-    consts: dict[int, Tensor] = field(default_factory=dict)
-    last: dict[int, Tensor] = field(default_factory=dict)
-    totals: dict[int, Tensor] = field(default_factory=dict)
-    stacks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # matrices side by side
-    checks: dict[int, Tensor] = field(default_factory=dict)  # by slot: before every chunk of steps
-    again: Mapping[int, Tensor] = field(default_factory=dict)  # what a replay reads: rows, and without rows
-    once: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +99,8 @@ class Executable:
     """A program cut into kernels, for some sizes and a type of numbers. `wanted`: whose rows a run returns.
 
     `reverse` says that it runs from the last step to the first. `stepwise`: hold no matrices on the chip.
-    `scan`: whether to scan over chunks of steps where that can be; None is where it pays.
+    `scan`: whether to scan over chunks of steps where that can be; None is where it pays. `chunked`: what computes
+    matrices a chunk at once.
     """
 
     def __init__(
@@ -163,11 +115,14 @@ class Executable:
         checks: Sequence[int] = (),
         replay: Replay | None = None,
         scan: bool | None = None,
+        chunked: Plan | None = None,
     ) -> None:
         self.program, self.sizes, self.reverse, self.dtype = program, sizes, reverse, dtype
         self.checks, self.replay, self.scan = checks, replay, scan
         self.state = torch.float64 if dtype == torch.float64 else torch.float32
-        cut = partition(program, sizes, wanted)
+        found = None if chunked is None else chunked.found
+        self.chunked = None if chunked is None else Chunked(chunked, program, sizes, self.state)
+        cut = partition(program, sizes, wanted, found)
         self.owner = cut.owner
         self.eager = Eager(program, sizes)
         self.steps = tuple(
@@ -227,9 +182,9 @@ class Executable:
         assert isinstance(inner, Sweep)
         return Again(self.replay.program, inner, self.replay.slots, held["past"], held["next"])
 
-    def kernels(self) -> list[Kernel]:
+    def kernels(self) -> list[Kernel | ChunkKernel]:
         """Every kernel that a run may launch."""
-        found = []
+        found: list[Kernel | ChunkKernel] = [] if self.chunked is None else self.chunked.kernels()
         for step in self.steps:
             for one in step.inner if isinstance(step, Stepwise) else (step,):
                 if isinstance(one, Launch):
@@ -253,15 +208,21 @@ class Executable:
         values.consts = self.eager.constants(values)
         for place, step in enumerate(self.steps):
             if isinstance(step, Gap):
-                self._gap(step, values.rows, values)
+                self._gap(step, values.rows, values, order)
             elif isinstance(step, Launch):
                 self._launch(step, values, order, owned={s for s, p in self.owner.items() if p == place})
             else:
                 self._stepwise(step, values, order, place)
         return values
 
-    def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values) -> None:
+    def _gap(
+        self, gap: Gap, rows: dict[int, Tensor], values: Values, order: Order | None = None
+    ) -> None:
         for k in gap.body:
+            if order is not None and self.chunked is not None and k in self.chunked.outputs:
+                if k not in rows:  # all of its stage are computed together
+                    self.chunked(k, values, Order.of(order.steps, False, values.like.device))
+                continue
             together = self.together(k, gap)
             if len(together) < 2:
                 rows[k] = self.eager(k, rows, values)
@@ -328,7 +289,7 @@ class Executable:
             "store": lambda k: (height, *shape_in(self.program.instrs[k].type, self.sizes)),
             "last": lambda s: values.first[s].shape,
             "total": lambda k: (grid[0], *shape_in(self.program.instrs[k].type, self.sizes)),
-            "check": lambda s: (-(-count // order.chunk), *values.first[s].shape),
+            "check": lambda s: (order.checkpoints(count), *values.first[s].shape),
             "scratch": lambda s: (order.chunk + 1, *values.first[s].shape),
         }
         given: list[Tensor] = []
