@@ -62,7 +62,7 @@ def test_rounds_end_where_those_of_single_candidates_do() -> None:
         "cell rounds { state h: vec; depth 3 until(sigmoid(lin:scal(h) + hsum(x)))"
         " { h' = tanh(lin(h) + lin(x)) }; out h' }"
     )
-    arrays = [p for p in build(cell, WIDTH, WIDTH, heads=2, backend="reference").parameters()]
+    arrays = list(build(cell, WIDTH, WIDTH, heads=2, backend="reference").parameters())
     weights = [drawn(COUNT, *p.shape) for p in arrays]
     one, many = (make("reference", cell, SIZES) for make in (runner, candidates_runner))
     x, h = drawn(COUNT, BATCH * STEPS, WIDTH), drawn(COUNT, BATCH, WIDTH)

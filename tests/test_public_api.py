@@ -28,8 +28,8 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend FlexibleRunner FlexibleTreeRunner RENDERINGS Runner Steps TreeRunner backend_names choose
-        fallbacks merged register_backend register_rendering runner tree_runner
+        Backend FlexibleRunner FlexibleTreeRunner RENDERINGS Runner Steps TreeRunner backend_names
+        candidates_runner choose fallbacks merged register_backend register_rendering runner tree_runner
     """,
     "nas.backends.c": "",
     "nas.backends.triton": "",
@@ -55,7 +55,7 @@ PUBLIC: dict[str, str] = {
         show show_after taps tree_parts verify verify_normal width width_of with_scans
     """,
     "nas.nn": """
-        CellModule Stack State TreeModule build detach_state from_torch
+        CellModule Ensemble Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
         Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report write_study

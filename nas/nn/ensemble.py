@@ -154,9 +154,7 @@ class Ensemble(CellModule):
         self._check_stepwise("step")
         C, D = self.candidates, self.input_size
         if x.dim() not in (2, 3) or x.shape[-1] != D or (x.dim() == 3 and x.shape[0] != C):
-            raise BuildError(
-                f"step takes x of shape [B, {D}] or [{C}, B, {D}]; received {list(x.shape)}"
-            )
+            raise BuildError(f"step takes x of shape [B, {D}] or [{C}, B, {D}]; received {list(x.shape)}")
         layout = Layout(Steps.same(x.shape[-2], 1))
         rows = x if x.dim() == 3 else x.expand(C, *x.shape)
         y, final = self._run(self._runners, rows, layout.steps, self._state_in(state, layout))
@@ -211,7 +209,9 @@ def _as_set(made: Module, like: CellModule) -> Module:
 def _check_same(first: CellModule, module: CellModule, number: int) -> None:
     """Raise BuildError where two modules cannot stand side by side."""
     if type(module) is not CellModule:
-        raise BuildError(f"an ensemble is made of modules over time; number {number} is a {type(module).__name__}")
+        raise BuildError(
+            f"an ensemble is made of modules over time; number {number} is a {type(module).__name__}"
+        )
     if module.cell is not first.cell:
         raise BuildError(
             f"candidates side by side have one structure, and differ in their weights alone; number {number} is of "

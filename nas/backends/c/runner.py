@@ -135,7 +135,12 @@ def geometry(steps: Steps, reverse: bool = False) -> Geometry:
 
 
 def _in_groups(
-    layer: Layer, where: Geometry, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor | None], most: int
+    layer: Layer,
+    where: Geometry,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    state: Sequence[Tensor | None],
+    most: int,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Candidates, so many in one call."""
     calls = len(x.split(most))

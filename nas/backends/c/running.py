@@ -77,9 +77,7 @@ class Running:
         given = (self.kit.buffer_info()[0], geometry.numbers[self.back].buffer_info()[0])
         if candidates:
             apart = array("q", (0, 0))  # of the layout, which is the same for all
-            apart.extend(
-                [0 if (v := values[p]) is None else v.stride(0) * v.itemsize for p in self.pointers]
-            )
+            apart.extend([0 if (v := values[p]) is None else v.stride(0) * v.itemsize for p in self.pointers])
             last = (len(pointers), candidates, apart.buffer_info()[0])
             failed = each()(self.address, *given, pointers.buffer_info()[0], *last)
         else:

@@ -23,6 +23,9 @@ class ByDevice:
     def __init__(self, cell: Cell, sizes: Sizes, fallback: bool, candidates: bool = False) -> None:
         self.cell, self.sizes, self.fallback, self.candidates = cell, sizes, fallback, candidates
         self.interpreted = interpreted()
+        # made here, because torch.compile traces no making of them
+        self.own = Runner(cell, sizes)  # of generated kernels
+        self.plain = self._plain()  # for tensors elsewhere
 
     @cached_property
     def kernels(self) -> base.Runner:
@@ -31,14 +34,7 @@ class ByDevice:
             return TorchRunner(self.cell)
         return self.own
 
-    @cached_property
-    def own(self) -> Runner:
-        """The runner of generated kernels."""
-        return Runner(self.cell, self.sizes)
-
-    @cached_property
-    def plain(self) -> base.Runner:
-        """The runner for other tensors."""
+    def _plain(self) -> base.Runner:
         compiled = C()
         able = compiled.available() is None and compiled.refuses(self.cell) is None
         backend = compiled if able else Reference()
