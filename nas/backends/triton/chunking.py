@@ -64,7 +64,7 @@ class Chunked:
             pointers.append(made)
         across = -(-steps.count // kernel.steps) if kernel.chunks else kernel.blocks
         options = {"EVEN": steps.even, "num_warps": kernel.warps, "num_stages": 1, "enable_fp_fusion": True}
-        scalars = (steps.count, steps.batch, 0, *(strides[name] for name in kernel.stride_names))
+        scalars = (steps.count, steps.batch, kernel.steps, *(strides[name] for name in kernel.stride_names))
         run = load(kernel.text)[steps.batch, self.sizes.heads, across]
         run(*scalars, order.offsets, order.counts, *pointers, **options)
 

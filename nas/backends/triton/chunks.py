@@ -39,7 +39,8 @@ class ChunkKernel:
 
     The pointers are those of `emit.Kernel`; `again` and `once` are of the forward program, `check` and `held` the
     matrices before each chunk, of the program's own chain and of the forward program's. `strides`: names of the
-    arguments that say how far it is from row to row, one for each pointer to rows.
+    arguments that say how far it is from row to row, one for each pointer to rows. Loops over a chunk have the argument
+    CHUNK, its steps, for a bound: where it is a constant, LLVM unrolls them and registers spill.
     """
 
     text: str
@@ -162,8 +163,9 @@ class _Text:
         text = HEAD + head + "\n".join(self.lines) + "\n"
         return ChunkKernel(text, tuple(self.pointers), tuple(self.strides), warps, self.steps, chunks, blocks)
 
-    def _warps(self) -> int:
-        return 4 if self.key * self.value <= 64 * 64 else 8
+    def _warps(self, wide: int) -> int:
+        """Warps of a program that holds a matrix of so many values, and as many numbers on the way."""
+        return next((w for w, most in ((4, 32), (8, 64)) if self.key * wide <= most * 64), 16)
 
     # ---- addresses ------------------------------------------------------------------------
 
@@ -330,7 +332,7 @@ class _Text:
         steps, last = self.steps, self.steps - 1
         kept = dict(self.made)
         e = self.let(f"tl.zeros([{steps}, {self.key}], {self.compute})")
-        self.put(f"for jx in range(0, {steps}):")
+        self.put(f"for jx in range(0, CHUNK):")
         self.depth += 1
         self.put(f"jj = {last} - jx + n * 0" if way.ahead else "jj = jx + n * 0")  # a tensor, interpreted too
         self.rows("_1", "base + jj + tl.arange(0, 1)")
@@ -448,7 +450,7 @@ class _Text:
             self.put(f"m += {self.dot(f'tl.trans({key})', self.values(v))}")
         self.depth -= 1
         self.put(f"tl.store({self.matrix('last', s, 'n * 0')}, m, mask=m_mat)")
-        return self.kernel(self._warps(), False, -(-self.value // block))
+        return self.kernel(self._warps(block) // 2 or 1, False, -(-self.value // block))
 
     def solve(
         self, way: _Way, known: Sequence[tuple[Factors, Factors]], last: tuple[Factors, Factors]
@@ -464,7 +466,7 @@ class _Text:
         for k, v in read.form.terms:
             made = self.let(f"{made} + tl.sum({self.wide(by.times(k))}, 1)[:, None] * {self.values(v)}")
         scores = self.scores(way, q, last[0])
-        self.put(f"for jx in range(0, {self.steps}):")
+        self.put(f"for jx in range(0, CHUNK):")
         self.put("    jj = jx" if way.ahead else f"    jj = {self.steps - 1} - jx")
         row = f"tl.sum(tl.where((idx == jj)[:, None], {made}, 0.0), 0)"
         column = f"tl.sum(tl.where((idx == jj)[None, :], {scores}, 0.0), 1)"
@@ -499,7 +501,7 @@ class _Text:
             self.store(read.instr, self.form_read(read.form, by, held), "vec")
         else:
             self.store(read.instr, self.form_readt(read.form, self.values(by), held), "key")
-        return self.kernel(self._warps(), True)
+        return self.kernel(self._warps(self.value), True)
 
     def contraction(self, found: Contraction) -> ChunkKernel:
         """One contraction for all chunks: of a chain that runs backward with one that runs forward."""
@@ -523,7 +525,7 @@ class _Text:
         if found.kind == "scal":
             made = self.let(f"tl.sum({made}, 1)")
         self.store(found.instr, made, found.kind)
-        return self.kernel(self._warps(), True)
+        return self.kernel(self._warps(self.value), True)
 
     def both(self, back: _Way, ahead: _Way, one: str, other: str) -> str:
         """The sums over values of G * S, G before each step of its chain and S before each of its own: `[C, K]`.
@@ -542,7 +544,7 @@ class _Text:
         suffix = "" if self.kind(back) == "none" else self.column(self.prefix(back), back)
         before = "" if self.kind(back) == "none" else self.decay(back, "_p")
         kept = dict(self.made)
-        self.put(f"for t in range(0, {steps}):")
+        self.put(f"for t in range(0, CHUNK):")
         self.depth += 1
         self.rows("_1", "base + t + tl.arange(0, 1)")
         here = "(idx == t)[:, None]"
