@@ -54,6 +54,11 @@ class Chunked:
                 made = values.first[k].contiguous()
             elif kind == "last":
                 made = values.last[k] = like.new_empty(values.first[k].shape, dtype=self.state)
+            elif kind == "square":
+                if k not in values.squares:
+                    room = (-(-steps.count // kernel.steps), steps.batch, self.sizes.heads)
+                    values.squares[k] = like.new_empty(*room, kernel.steps, kernel.steps, dtype=self.state)
+                made = values.squares[k]
             elif kind == "held":
                 made = values.held[k]
             else:
