@@ -18,7 +18,7 @@ from torch import Tensor
 
 from grammar import Cell, Sizes, parse, zoo, zoo_names
 from nas.backends.operators import key_of
-from nas.ir import normal_cell, shape_in
+from nas.ir import adjoint_cell, matrices, normal_cell, shape_in
 from nas.nn import CellModule, Ensemble, build
 
 # In the places that pad a tile numpy warns of what nothing reads.
@@ -27,6 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 RATIOS = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 8e-3}
 FEW = ("lstm", "mingru", "slstm", "lmu", "aaren", "gla")
 SCANNED = ("mingru", "lru", "rwkv4")  # one slot, two, and max-plus
+# Cells with matrix states that are computed a chunk of steps at once.
+CHUNKED = (
+    "deltanet deltanet_negative gated_deltanet gla hgrn2 kda linear_attention mamba2 mlstm retnet rwkv6 rwkv7".split()
+)
 TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
 REAL = [n for n in TIME if not any(s.type.is_complex for s in zoo(n).states)]  # torch has no complex bfloat16
 RANDOM = settings(max_examples=40)
@@ -147,6 +151,45 @@ def test_a_module_is_traced_whole_and_exported(name: str) -> None:
         torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["retnet", "deltanet"])
+def test_chunks_of_matrices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.runner.CHUNKED", 1)
+    agrees(zoo(name), torch.float64, steps=18)  # more than one chunk
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_of_all_matrices(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.runner.CHUNKED", 1)
+    agrees(zoo(name), dtype, steps=20)
+
+
+# Decays may be negative, zero and above 1, and fall from a state in any order of terms.
+MATRICES = (
+    "state S: mat; S' = tanh(lin:scal(x)) * S + outer(lin:key(x), lin(x)); out read(S', lin:key(x))",
+    "state S: mat; a = max(lin:key(x), 0); S' = a * S - outer(lin:key(x), lin(x)); out read(S, lin:key(x)) + lin(x)",
+    "state S: mat; S' = 1.1 * S + outer(lin:key(x), lin(x)) + outer(lin:key(x), lin(x)); out read(S', lin:key(x))",
+    "state S: mat, P: mat; S' = 0.5 * S + outer(lin:key(x), lin(x)); P' = P + outer(lin:key(x), lin(x)); "
+    "out read(S', lin:key(x)) * read(P, lin:key(x))",
+    "state S: mat; P = sigmoid(lin:key(x)) * S; r = read(P, lin:key(x)); "
+    "S' = P + outer(lin:key(x), sigmoid(lin:scal(x)) * (lin(x) - 0.3 * r)); out read(S', lin:key(x)) + r",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("text", MATRICES)
+def test_chunks_of_odd_matrices(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.runner.CHUNKED", 1)
+    cell = parse(f"cell odd {{ {text} }}")
+    forward = matrices(adjoint_cell(cell).forward)
+    assert forward is not None
+    assert matrices(adjoint_cell(cell).backward, forward.chains) is not None
+    agrees(cell, torch.float64, steps=18)
+
+
 def candidates_agree(cell: Cell, own: bool) -> None:
     """Candidates are those of the reference; each kernel is launched once for all of them."""
     from nas.backends.triton import launch
@@ -182,6 +225,7 @@ def test_candidates(name: str, own: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("name", TIME)
 def test_candidates_of_every_known_cell(name: str, own: bool) -> None:

@@ -185,10 +185,7 @@ class _Finder:
             if instr.type.kind == "mat":
                 self._matrix(k, instr)
             elif mats and instr.op in ("read", "readt"):
-                form = self._form(mats[0])
-                if form.source is None:
-                    raise _OtherError
-                reads.append(Read(k, instr.op, form, instr.args[1]))
+                reads.append(Read(k, instr.op, self._form(mats[0]), instr.args[1]))
             elif mats and instr.op == "reduce":
                 contractions.append(self._contraction(k, instr))
             elif mats:

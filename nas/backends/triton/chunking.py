@@ -54,6 +54,11 @@ class Chunked:
                 made = values.first[k].contiguous()
             elif kind == "last":
                 made = values.last[k] = like.new_empty(values.first[k].shape, dtype=self.state)
+            elif kind == "square":
+                if k not in values.squares:
+                    room = (-(-steps.count // kernel.steps), steps.batch, self.sizes.heads)
+                    values.squares[k] = like.new_empty(*room, kernel.steps, kernel.steps, dtype=self.state)
+                made = values.squares[k]
             elif kind == "held":
                 made = values.held[k]
             else:
@@ -64,7 +69,7 @@ class Chunked:
             pointers.append(made)
         across = -(-steps.count // kernel.steps) if kernel.chunks else kernel.blocks
         options = {"EVEN": steps.even, "num_warps": kernel.warps, "num_stages": 1, "enable_fp_fusion": True}
-        scalars = (steps.count, steps.batch, 0, *(strides[name] for name in kernel.stride_names))
+        scalars = (steps.count, steps.batch, kernel.steps, *(strides[name] for name in kernel.stride_names))
         run = load(kernel.text)[steps.batch, self.sizes.heads, across]
         run(*scalars, order.offsets, order.counts, *pointers, **options)
 

@@ -18,9 +18,8 @@ from grammar import Sizes
 from nas.backends.triton.tiles import power
 from nas.ir import OWN, Chain, Contraction, Factors, Form, Instr, Matrices, Program, Read
 
-STEPS = 32  # of a chunk
-SOLVED = 16  # the same where a chunk is a triangular system, or decays are per key
-VALUES = 64  # of the matrix that one program of `states` holds
+STEPS = 16  # of a chunk
+VALUES = 32  # of the matrix that one program of `states` holds
 LARGEST = 128  # keys or values of a matrix that a program holds whole
 
 HEAD = """import triton
@@ -38,8 +37,10 @@ class ChunkKernel:
     """A kernel's text, what each of its pointers is, and how it is launched.
 
     The pointers are those of `emit.Kernel`; `again` and `once` are of the forward program, `check` and `held` the
-    matrices before each chunk, of the program's own chain and of the forward program's. `strides`: names of the
-    arguments that say how far it is from row to row, one for each pointer to rows.
+    matrices before each chunk, of the program's own chain and of the forward program's, `square` those of scores
+    within each. `stride_names`: names of the
+    arguments that say how far it is from row to row, one for each pointer to rows. Loops over a chunk have the argument
+    CHUNK, its steps, for a bound: where it is a constant, LLVM unrolls them and registers spill.
     """
 
     text: str
@@ -53,7 +54,7 @@ class ChunkKernel:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The kernels of a program's matrices: of each chain, then of each read and contraction."""
+    """The kernels of a program's matrices: of all chains, then of each read and contraction."""
 
     found: Matrices
     steps: int
@@ -78,30 +79,21 @@ def plan(
     sizes: Sizes,
     *,
     reverse: bool,
-    steps: int,
     compute: str = "tl.float32",
     exact: bool = True,
 ) -> Plan:
     """The kernels of a program that runs forward in time, or in `reverse` as the adjoint of `forward`."""
-    common = (program, forward, found, sizes, reverse, steps, compute, exact)
-    states = tuple(_Text(*common).states(chain) for chain in found.chains)
+    common = (program, forward, found, sizes, reverse, STEPS, compute, exact)
+    states = [_Text(*common).squares(chain) for chain in found.chains if chain.solved]
+    states += [_Text(*common).states(chain) for chain in found.chains]
     uses = [(r.instr, "", _Text(*common).read(r)) for r in found.reads]
     uses += [(c.instr, c.kind if c.total else "", _Text(*common).contraction(c)) for c in found.contractions]
-    return Plan(found, steps, states, tuple(uses))
+    return Plan(found, STEPS, tuple(states), tuple(uses))
 
 
 def fits(sizes: Sizes) -> bool:
     """Whether a program can hold such a matrix whole."""
     return max(sizes.key_size, sizes.value_size) <= LARGEST
-
-
-def steps_of(found: Sequence[Matrices], programs: Sequence[Program]) -> int:
-    """The steps of a chunk."""
-    for matrices, program in zip(found, programs, strict=True):
-        for chain in matrices.chains:
-            if chain.solved or any(program.instrs[k].type.kind == "key" for _, k in chain.decay.values):
-                return SOLVED
-    return STEPS
 
 
 class _Text:
@@ -154,6 +146,13 @@ class _Text:
     def dot(self, a: str, b: str) -> str:
         return f"tl.dot({a}, {b}{self.precision})"
 
+    def dots(self, a: str, b: str) -> str:
+        """The dot product of each row of a with each of b, `[C, C]`.
+
+        Not by tensor cores: beside a square product Triton lets every warp hold all of the other operand of all others.
+        """
+        return f"tl.sum({a}[:, None, :] * {b}[None, :, :], 2)"
+
     def kernel(self, warps: int, chunks: bool, blocks: int = 1) -> ChunkKernel:
         names = ", ".join(f"{kind}{k}" for kind, k in self.pointers)
         strides = "".join(f"{name}, " for name in self.strides)
@@ -162,8 +161,9 @@ class _Text:
         text = HEAD + head + "\n".join(self.lines) + "\n"
         return ChunkKernel(text, tuple(self.pointers), tuple(self.strides), warps, self.steps, chunks, blocks)
 
-    def _warps(self) -> int:
-        return 4 if self.key * self.value <= 64 * 64 else 8
+    def _warps(self, wide: int) -> int:
+        """Warps of a program that holds a matrix of so many values, and as many numbers on the way."""
+        return next((w for w, most in ((4, 32), (8, 64)) if self.key * wide <= most * 64), 16)
 
     # ---- addresses ------------------------------------------------------------------------
 
@@ -330,7 +330,7 @@ class _Text:
         steps, last = self.steps, self.steps - 1
         kept = dict(self.made)
         e = self.let(f"tl.zeros([{steps}, {self.key}], {self.compute})")
-        self.put(f"for jx in range(0, {steps}):")
+        self.put(f"for jx in range(0, CHUNK):")
         self.depth += 1
         self.put(f"jj = {last} - jx + n * 0" if way.ahead else "jj = jx + n * 0")  # a tensor, interpreted too
         self.rows("_1", "base + jj + tl.arange(0, 1)")
@@ -353,7 +353,7 @@ class _Text:
         if key in self.made:
             return self.made[key]
         if self.kind(way) != "key":
-            made = f"{self.between(way)} * {self.dot(q, f'tl.trans({self.wide(k)})')}"
+            made = f"{self.between(way)} * {self.dots(q, self.wide(k))}"
             return self.once(*key, text=made)
         name = self.let(f"tl.zeros([{self.steps}, {self.steps}], {self.compute})")
         kept, e = self.each(way)
@@ -384,7 +384,7 @@ class _Text:
         if self.kind(way) != "none":
             made = self.let(f"{made} * {self.column(self.prefix(way), way)}")
         for k, v in self.terms(way):
-            both = self.let(self.dot(w, f"tl.trans({self.values(v)})"))
+            both = self.let(self.dots(w, self.values(v)))
             if self.kind(way) != "key":
                 weights = self.let(f"{both} * {self.between(way)}")
                 made = self.let(f"{made} + {self.dot(weights, self.wide(k))}")
@@ -401,18 +401,22 @@ class _Text:
 
     def form_read(self, form: Form, q: Factors, held: str) -> str:
         """read(form, q), `[C, V]`."""
-        assert form.source is not None
-        made = self.core_read(self.way(form.source), self.wide(q.times(form.scale)), held)
+        if form.source is None:
+            made = self.let(f"tl.zeros([{self.steps}, {self.value}], {self.compute})")
+        else:
+            made = self.core_read(self.way(form.source), self.wide(q.times(form.scale)), held)
         for k, v in form.terms:
             made = self.let(f"{made} + tl.sum({self.wide(q.times(k))}, 1)[:, None] * {self.values(v)}")
         return made
 
     def form_readt(self, form: Form, w: str, held: str) -> str:
         """readt(form, w), `[C, K]`."""
-        assert form.source is not None
-        made = self.core_readt(self.way(form.source), w, held)
-        if form.scale != Factors():
-            made = self.let(f"{made} * {self.wide(form.scale)}")
+        if form.source is None:
+            made = self.let(f"tl.zeros([{self.steps}, {self.key}], {self.compute})")
+        else:
+            made = self.core_readt(self.way(form.source), w, held)
+            if form.scale != Factors():
+                made = self.let(f"{made} * {self.wide(form.scale)}")
         for k, v in form.terms:
             made = self.let(f"{made} + {self.wide(k)} * tl.sum({w} * {self.values(v)}, 1)[:, None]")
         return made
@@ -424,12 +428,14 @@ class _Text:
         s, way = chain.slot, self.way(("state", chain.slot))
         block = min(self.value, VALUES)
         self.places(block)
-        self.put(f"m = tl.load({self.matrix('first', s, 'n * 0')}, mask=m_mat, other=0.0).to({self.compute})")
+        # held as [V, K]: more keys than values let Triton divide the keys among the warps (see `dots`)
+        first = f"tl.load({self.matrix('first', s, 'n * 0')}, mask=m_mat, other=0.0)"
+        self.put(f"m = tl.trans({first}.to({self.compute}))")
         self.put(f"chunks = (T + {self.steps - 1}) // {self.steps}")
         self.put("for h in range(0, chunks):")
         self.depth += 1
         self.chunk("h" if way.ahead else "chunks - 1 - h")
-        self.put(f"tl.store({self.matrix('check', s, 'c')}, m, mask=m_mat)")
+        self.put(f"tl.store({self.matrix('check', s, 'c')}, tl.trans(m), mask=m_mat)")
         known = self.terms(way)
         if chain.solved:
             *known, last = known
@@ -442,13 +448,30 @@ class _Text:
             whole = self.let(f"{rest} * {self.column(self.decay(way), way)}")
             first = 0 if way.ahead else self.steps - 1
             total = self.let(f"tl.sum(tl.where((idx == {first})[:, None], {whole}, 0.0), 0)")
-            self.put(f"m = m * {total}[:, None]" if self.kind(way) == "key" else f"m = m * {total}")
+            self.put(f"m = m * {total}[None, :]" if self.kind(way) == "key" else f"m = m * {total}")
         for n, (k, v) in enumerate(known):
             key = keys[n] if keys else self.wide(k)
-            self.put(f"m += {self.dot(f'tl.trans({key})', self.values(v))}")
+            self.put(f"m += {self.dot(f'tl.trans({self.values(v)})', key)}")
         self.depth -= 1
-        self.put(f"tl.store({self.matrix('last', s, 'n * 0')}, m, mask=m_mat)")
-        return self.kernel(self._warps(), False, -(-self.value // block))
+        self.put(f"tl.store({self.matrix('last', s, 'n * 0')}, tl.trans(m), mask=m_mat)")
+        return self.kernel(4 if self.key <= 64 else 8, False, -(-self.value // block))
+
+    def square(self, n: int) -> str:
+        """The address of the scores of a chain's term n, for a chunk."""
+        size = self.steps * self.steps
+        name, inside = self.pointer("square", n), f"idx[:, None] * {self.steps} + idx[None, :]"
+        return f"{name} + ((c.to(tl.int64) * B + b) * {self.sizes.heads} + n) * {size} + {inside}"
+
+    def squares(self, chain: Chain) -> ChunkKernel:
+        """The scores that `solve` needs, for all chunks: none of them depends on the matrix."""
+        assert chain.solved is not None
+        self.places()
+        self.chunk("tl.program_id(2)")
+        way, read = self.way(("state", chain.slot)), chain.solved.read
+        q = self.wide(Factors(1.0, ((OWN, read.by),)).times(read.form.scale))
+        for n, (k, _) in enumerate(self.terms(way)):
+            self.put(f"tl.store({self.square(n)}, {self.scores(way, q, k)})")
+        return self.kernel(self._warps(self.value), True)
 
     def solve(
         self, way: _Way, known: Sequence[tuple[Factors, Factors]], last: tuple[Factors, Factors]
@@ -460,11 +483,13 @@ class _Text:
         partial = _Way(replace(way.chain, terms=tuple(known)), way.ahead, way.origin, way.name)
         by = Factors(1.0, ((OWN, read.by),))
         q = self.wide(by.times(read.form.scale))
-        made = self.core_read(partial, q, "m")
+        for n, (k, _) in enumerate((*known, last)):
+            self.made["scores", way.name, q, k] = self.let(f"tl.load({self.square(n)}).to({self.compute})")
+        made = self.core_read(partial, q, "tl.trans(m)")
         for k, v in read.form.terms:
             made = self.let(f"{made} + tl.sum({self.wide(by.times(k))}, 1)[:, None] * {self.values(v)}")
         scores = self.scores(way, q, last[0])
-        self.put(f"for jx in range(0, {self.steps}):")
+        self.put(f"for jx in range(0, CHUNK):")
         self.put("    jj = jx" if way.ahead else f"    jj = {self.steps - 1} - jx")
         row = f"tl.sum(tl.where((idx == jj)[:, None], {made}, 0.0), 0)"
         column = f"tl.sum(tl.where((idx == jj)[None, :], {scores}, 0.0), 1)"
@@ -493,13 +518,13 @@ class _Text:
         """One read for all chunks."""
         self.places()
         self.chunk("tl.program_id(2)")
-        assert read.form.source is not None
-        held, by = self.held(read.form.source), Factors(1.0, ((OWN, read.by),))
+        held = "" if read.form.source is None else self.held(read.form.source)
+        by = Factors(1.0, ((OWN, read.by),))
         if read.op == "read":
             self.store(read.instr, self.form_read(read.form, by, held), "vec")
         else:
             self.store(read.instr, self.form_readt(read.form, self.values(by), held), "key")
-        return self.kernel(self._warps(), True)
+        return self.kernel(self._warps(self.value), True)
 
     def contraction(self, found: Contraction) -> ChunkKernel:
         """One contraction for all chunks: of a chain that runs backward with one that runs forward."""
@@ -523,7 +548,7 @@ class _Text:
         if found.kind == "scal":
             made = self.let(f"tl.sum({made}, 1)")
         self.store(found.instr, made, found.kind)
-        return self.kernel(self._warps(), True)
+        return self.kernel(self._warps(self.value), True)
 
     def both(self, back: _Way, ahead: _Way, one: str, other: str) -> str:
         """The sums over values of G * S, G before each step of its chain and S before each of its own: `[C, K]`.
@@ -537,12 +562,12 @@ class _Text:
         terms = [(self.wide(k), self.values(v)) for k, v in self.terms(back)]
         reads = [self.let(self.dot(v, f"tl.trans({other})")) for _, v in terms]
         own = self.terms(ahead)
-        crossed = [[self.let(self.dot(w, f"tl.trans({self.values(v)})")) for _, v in own] for _, w in terms]
+        crossed = [[self.let(self.dots(w, self.values(v))) for _, v in own] for _, w in terms]
         ends = [self.let(self.dot(self.values(v), f"tl.trans({one})")) for _, v in own]
         suffix = "" if self.kind(back) == "none" else self.column(self.prefix(back), back)
         before = "" if self.kind(back) == "none" else self.decay(back, "_p")
         kept = dict(self.made)
-        self.put(f"for t in range(0, {steps}):")
+        self.put(f"for t in range(0, CHUNK):")
         self.depth += 1
         self.rows("_1", "base + t + tl.arange(0, 1)")
         here = "(idx == t)[:, None]"

@@ -16,7 +16,7 @@ from nas.backends.states import divided, united
 from nas.backends.steps import Steps
 from nas.backends.triton.candidates import pull, run
 from nas.backends.triton.chunking import room_for
-from nas.backends.triton.chunks import Plan, fits, plan, steps_of
+from nas.backends.triton.chunks import Plan, fits, plan
 from nas.backends.triton.execute import Eager, Executable, Launch
 from nas.backends.triton.partition import Gap, Sweep, partition
 from nas.backends.triton.values import CHUNK, Order, Values
@@ -243,7 +243,6 @@ def plans_of(made: Adjoint, sizes: Sizes, dtype: torch.dtype) -> tuple[Plan, Pla
     if ahead is None or back is None or not fits(sizes):
         return None
     options: dict[str, Any] = {
-        "steps": steps_of((ahead, back), (made.forward, made.backward)),
         "compute": "tl.float64" if dtype == torch.float64 else "tl.float32",
         "exact": dtype != torch.bfloat16,
     }

@@ -69,4 +69,5 @@ class Values:
     checks: dict[int, Tensor] = field(default_factory=dict)  # by slot: before every chunk of steps
     again: Mapping[int, Tensor] = field(default_factory=dict)  # what a replay reads: rows, and without rows
     once: Mapping[int, Tensor] = field(default_factory=dict)
+    squares: dict[int, Tensor] = field(default_factory=dict)  # by term: scores within every chunk
     held: Mapping[int, Tensor] = field(default_factory=dict)  # by slot: of the forward run, before every chunk
