@@ -50,9 +50,9 @@ def test_rows_by_sequence_and_backwards(dtype: torch.dtype, options: dict[str, b
     weights = [w.to(dtype) for w in weights_of("gru")]
     strided = torch.empty(WIDTH, COUNT, BATCH * STEPS, dtype=dtype).permute(1, 2, 0).copy_(x)
     for given in (x, strided):
-        y, (h,) = many(given, weights, [None], steps, **options)  # type: ignore[list-item, call-arg]
+        y, (h,) = many(given, weights, [None], steps, **options)  # type: ignore[list-item]
         for c in range(COUNT):
-            own = one(x[c], [w[c] for w in weights], [None], steps, **options)  # type: ignore[list-item, call-arg]
+            own = one(x[c], [w[c] for w in weights], [None], steps, **options)  # type: ignore[list-item]
             torch.testing.assert_close((y[c], (h[c],)), own)
 
 

@@ -232,17 +232,11 @@ def test_candidates_of_every_known_cell(name: str, own: bool) -> None:
     candidates_agree(zoo(name), own)
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_candidates_are_traced_whole() -> None:
+def test_candidates_are_not_traced_and_say_so() -> None:
     together = Ensemble.of([built(zoo("mingru"), "triton", torch.float32) for _ in range(2)])
-    x = drawn(together, 3)
     whole = torch.compile(together, fullgraph=True, backend="aot_eager")
-
-    def gradients(run: Any) -> tuple[Tensor, ...]:
-        y, _ = run(x)
-        return (y, *torch.autograd.grad(y.square().sum(), list(together.parameters())))
-
-    torch.testing.assert_close(gradients(whole), gradients(together), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="candidates side by side are no operator that torch traces"):
+        whole(drawn(together, 3))
 
 
 @pytest.mark.slow

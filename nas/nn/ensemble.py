@@ -62,10 +62,9 @@ class Ensemble(CellModule):
     ) -> None:
         if candidates < 1:
             raise BuildError(f"an ensemble has at least 1 candidate; received candidates={candidates}")
-        if isinstance(cell, Cell) and cell.kind not in self._kinds:
-            raise BuildError(
-                f"candidates run side by side for cells over time; {cell.name} is a {cell.kind} cell"
-            )
+        kind = getattr(cell, "kind", "time")  # what is no cell is found out later
+        if kind not in self._kinds:
+            raise BuildError(f"candidates run side by side for cells over time; {cell.name} is a {kind} cell")
         self.candidates = candidates
         self._lead = (candidates,)
         super().__init__(
@@ -118,8 +117,7 @@ class Ensemble(CellModule):
 
         `generator` is one for all, or one for each: candidate c then begins as a module with the c-th one does.
         """
-        several = isinstance(generator, Sequence)
-        own = list(generator) if several else [generator] * self.candidates  # type: ignore[arg-type, list-item]
+        own = list(generator) if isinstance(generator, Sequence) else [generator] * self.candidates
         if len(own) != self.candidates:
             raise BuildError(
                 f"there is one generator for each of {self.candidates} candidates; received {len(own)}"
@@ -192,7 +190,8 @@ class Ensemble(CellModule):
         if layout.packed is not None:
             padded = layout.restore(rows.transpose(0, 1).flatten(1))
             assert isinstance(padded, Tensor)
-            return padded.unflatten(2, (self.candidates, width)).movedim(2, 0)
+            found: Tensor = padded.unflatten(2, (self.candidates, width)).movedim(2, 0)
+            return found
         if steps.by_sequence:
             return rows.view(self.candidates, steps.batch, steps.count, width)
         y = rows.view(self.candidates, steps.count, steps.batch, width)

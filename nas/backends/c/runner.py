@@ -22,7 +22,6 @@ from nas.backends.operators import key_of
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
 
-
 # Floats that candidates may keep in one piece of memory for the backward half. Larger pieces come fresh from the system
 # in every call, and its zeroing of them takes a third of the time.
 _AT_ONCE = 4 * 1024 * 1024

@@ -283,13 +283,8 @@ class Executable:
         known |= {"again": values.again, "once": values.once}
         if kernel.replays:
             known["check"] = values.checks
-        shapes = {
-            "store": lambda k: (height, *shape_in(self.program.instrs[k].type, self.sizes)),
-            "last": lambda s: values.first[s].shape,
-            "total": lambda k: (grid[0], *shape_in(self.program.instrs[k].type, self.sizes)),
-            "check": lambda s: (order.checkpoints(count), *values.first[s].shape),
-            "scratch": lambda s: (order.chunk + 1, *values.first[s].shape),
-        }
+        # rooms for rows and sums are so many values of an instruction, for checkpoints so many of a slot
+        times = {"store": height, "total": grid[0], "check": order.checkpoints(count), "scratch": order.chunk + 1}
         given: list[Tensor] = []
         pointers: list[Room | None] = []
         for kind, k in kernel.pointers:
@@ -297,7 +292,9 @@ class Executable:
                 given.append(known[kind][k] if kind in known else self._matrix(k, values, kernel.tiles))
                 pointers.append(None)
             else:
-                pointers.append(Room(tuple(shapes[kind](k)), self.state))
+                own = kind in ("store", "total")
+                one = shape_in(self.program.instrs[k].type, self.sizes) if own else values.first[k].shape
+                pointers.append(Room((times[kind], *one) if kind in times else tuple(one), self.state))
         whole = kernel.scan or order.steps.count % kernel.unrolled == 0
         even = not kernel.loop or (order.steps.even and whole)
         call = Call(kernel, grid, (count, batch, order.chunk), even, tuple(pointers))

@@ -11,7 +11,6 @@ from torch import Tensor
 from grammar import Cell, Sizes
 from nas.backends.operators import Layout, Operated
 from nas.backends.steps import Steps
-from nas.backends.triton.candidates import pull, run
 from nas.backends.triton.runner import Both, Runner
 from nas.ir import shape_in
 
@@ -35,7 +34,7 @@ class KernelOperated(Operated):
         self.has_dx = made.dx is not None
 
     def _both(self, x: Tensor, weights: Sequence[Tensor]) -> Both:
-        return self.runner.both((weights[0] if weights else x).dtype, chunked=x.dim() == 2)
+        return self.runner.both((weights[0] if weights else x).dtype, chunked=True)
 
     def _states(self, both: Both, x: Tensor, wanted: Sequence[bool], *lead: int) -> list[Tensor]:
         """Room for slots."""
@@ -58,22 +57,20 @@ class KernelOperated(Operated):
     ) -> list[Tensor]:
         """See `Operated`."""
         both = self._both(x, weights)
-        program, sizes, lead = both.made.forward, self.runner.sizes, x.shape[:-2]
+        program, sizes = both.made.forward, self.runner.sizes
         if fake:
-            rows = x.shape[:-1]
-            made = [x.new_empty((*rows, sizes.hidden_size))]
-            made += self._states(both, x, [True] * self.finals, *lead, layout.batch)
+            made = [x.new_empty((x.shape[0], sizes.hidden_size))]
+            made += self._states(both, x, [True] * self.finals, layout.batch)
             for k, dtype in both.kept_types.items() if keep else ():
-                made.append(x.new_empty((*rows, *shape_in(program.instrs[k].type, sizes)), dtype=dtype))
+                made.append(x.new_empty((x.shape[0], *shape_in(program.instrs[k].type, sizes)), dtype=dtype))
             held = [keep and s in both.checked for s in range(self.finals)]
-            return made + self._states(both, x, held, *lead, both.room(layout.count), layout.batch)
+            return made + self._states(both, x, held, both.room(layout.count), layout.batch)
         first = [value for value in state if value is not None]
         with torch.cuda.device_of(x):
-            y, last, saved = run(both, x, weights, first, steps_of(layout), keep)
-        used = -(-layout.count // both.between(layout.count))
+            y, last, saved = both.run(x, weights, first, steps_of(layout), keep)
         for checks in saved[len(both.kept) :]:
             # room that is never read; operators give no chance values
-            checks.narrow(len(lead), used, checks.shape[len(lead)] - used).zero_()
+            checks[-(-layout.count // both.between(layout.count)) :] = 0
         types = [both.forward.state] * len(last) + (list(both.kept_types.values()) if keep else [])
         rest = [v.to(t) for v, t in zip((*last, *saved), types, strict=False)] + saved[len(both.kept) :]
         return alone([y, *rest], (x, *weights, *first))
@@ -92,22 +89,22 @@ class KernelOperated(Operated):
         """See `Operated`."""
         both = self._both(x, weights)
         if fake:
-            made = [x.new_empty(x.shape if wanted[0] and self.has_dx else 0)]
+            made = [torch.empty_like(x) if wanted[0] and self.has_dx else x.new_empty(0)]
             made += [weights[n].new_empty(weights[n].shape) for n in self.graded]
-            return made + self._states(both, x, wanted[1:], *x.shape[:-2], layout.batch)
-        zeros = self._states(both, x, [True] * self.finals, *x.shape[:-2], layout.batch)
-        ends = [room.zero_() if value is None else value for room, value in zip(zeros, dfinal, strict=True)]
+            return made + self._states(both, x, wanted[1:], layout.batch)
+        zeros = self._states(both, x, [True] * self.finals, layout.batch)
+        ends = [
+            room.zero_() if value is None else value for room, value in zip(zeros, dfinal, strict=True)
+        ]
         if dy is None:
-            dy = x.new_zeros((*x.shape[:-1], self.runner.sizes.hidden_size))
+            dy = x.new_zeros((x.shape[0], self.runner.sizes.hidden_size))
         with torch.cuda.device_of(x):
-            dx, grads, dfirst = pull(both, x, weights, saved, dy.contiguous(), ends, steps_of(layout))
+            dx, grads, dfirst = both.pull(x, weights, saved, dy.contiguous(), ends, steps_of(layout))
         found = [x.new_zeros(0) if dx is None or not wanted[0] else dx]
         for n in self.graded:
             value = grads[n]
             found.append(torch.zeros_like(weights[n]) if value is None else value)
-        found += [
-            value.to(both.forward.state) for value, want in zip(dfirst, wanted[1:], strict=True) if want
-        ]
+        found += [value.to(both.forward.state) for value, want in zip(dfirst, wanted[1:], strict=True) if want]
         return alone(found, (x, *weights, *saved, dy, *ends))
 
 

@@ -20,6 +20,7 @@ from nas.backends.triton.chunks import Plan, fits, plan
 from nas.backends.triton.execute import Eager, Executable, Launch
 from nas.backends.triton.partition import Gap, Sweep, partition
 from nas.backends.triton.values import CHUNK, Order, Values
+from nas.errors import BuildError
 from nas.ir import Adjoint, Program, adjoint_cell, compile_program, matrices, normal_cell, shape_in
 
 CHUNKED = 32  # steps from which on matrices are computed a chunk at once. An estimate: to be measured.
@@ -198,9 +199,26 @@ class Runner:
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
-        like = weights[0] if weights else x
+        if x.dim() == 3:
+            return self._side_by_side(x, weights, state, steps)
         if traced(x):
+            like = weights[0] if weights else x
             return self._traced(x.to(like.dtype), weights, state, steps)
+        return self._launched(x, weights, state, steps)
+
+    @torch.compiler.disable(reason="triton's candidates side by side are no operator that torch traces")  # type: ignore[untyped-decorator]
+    def _side_by_side(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Candidates. Their operator would have to call torch.vmap, which torch forbids where it runs compiled code."""
+        if traced(x):
+            raise BuildError("triton's candidates side by side are no operator that torch traces")
+        return self._launched(x, weights, state, steps)
+
+    def _launched(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        like = weights[0] if weights else x
         axis = x.dim() - 1  # of a window's steps
         # Kernels that compute a chunk of steps at once take no candidates, who are many programs as they are.
         both = self.both(like.dtype, steps.count >= CHUNKED and x.dim() == 2)
@@ -216,7 +234,7 @@ class Runner:
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The same as an operator that torch can trace."""
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        first = divided(state, self.normal.slots, x.dim() - 1)
+        first = divided(state, self.normal.slots)
         sizes = None if steps.even else torch.tensor(steps.sizes, device=x.device)
         layout = (sizes, steps.batch, steps.count, False, False)
         given = [value.to(wide) for value in first]
@@ -224,7 +242,7 @@ class Runner:
             self.key, x, weights, given, [True] * len(given), *layout, torch.is_grad_enabled()
         )
         last = [value.to(one.dtype) for value, one in zip(found[1:], first, strict=False)]
-        return found[0], united(last, self.normal.slots, self.count, x.dim() - 1)
+        return found[0], united(last, self.normal.slots, self.count)
 
     def both(self, dtype: torch.dtype, chunked: bool = False) -> Both:
         """The programs for a type of numbers; `chunked`: matrices a chunk of steps at once, where they can be."""
