@@ -200,7 +200,8 @@ class Runner:
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
         if x.dim() == 3:
-            return self._side_by_side(x, weights, state, steps)
+            found: tuple[Tensor, tuple[Tensor, ...]] = self._side_by_side(x, weights, state, steps)
+            return found
         if traced(x):
             like = weights[0] if weights else x
             return self._traced(x.to(like.dtype), weights, state, steps)
