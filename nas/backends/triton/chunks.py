@@ -19,7 +19,7 @@ from nas.backends.triton.tiles import power
 from nas.ir import OWN, Chain, Contraction, Factors, Form, Instr, Matrices, Program, Read
 
 STEPS = 16  # of a chunk
-VALUES = 32  # of the matrix that one program of `states` holds
+VALUES, SOLVED = 64, 32  # of the matrix that one program of `states` holds, and of one that solves for its reads
 LARGEST = 128  # keys or values of a matrix that a program holds whole
 
 HEAD = """import triton
@@ -426,16 +426,18 @@ class _Text:
     def states(self, chain: Chain) -> ChunkKernel:
         """From chunk to chunk: keeps the matrix before each, and gives the last one."""
         s, way = chain.slot, self.way(("state", chain.slot))
-        block = min(self.value, VALUES)
+        block = min(self.value, SOLVED if chain.solved else VALUES)
         self.places(block)
-        # held as [V, K]: more keys than values let Triton divide the keys among the warps (see `dots`)
-        first = f"tl.load({self.matrix('first', s, 'n * 0')}, mask=m_mat, other=0.0)"
-        self.put(f"m = tl.trans({first}.to({self.compute}))")
+        # where it is read, it is held as [V, K]: more keys than values let Triton divide keys among warps (see `dots`)
+        held = "tl.trans(m)" if chain.solved else "m"
+        self.put(f"m = tl.load({self.matrix('first', s, 'n * 0')}, mask=m_mat, other=0.0).to({self.compute})")
+        if chain.solved:
+            self.put("m = tl.trans(m)")
         self.put(f"chunks = (T + {self.steps - 1}) // {self.steps}")
         self.put("for h in range(0, chunks):")
         self.depth += 1
         self.chunk("h" if way.ahead else "chunks - 1 - h")
-        self.put(f"tl.store({self.matrix('check', s, 'c')}, tl.trans(m), mask=m_mat)")
+        self.put(f"tl.store({self.matrix('check', s, 'c')}, {held}, mask=m_mat)")
         known = self.terms(way)
         if chain.solved:
             *known, last = known
@@ -448,13 +450,16 @@ class _Text:
             whole = self.let(f"{rest} * {self.column(self.decay(way), way)}")
             first = 0 if way.ahead else self.steps - 1
             total = self.let(f"tl.sum(tl.where((idx == {first})[:, None], {whole}, 0.0), 0)")
-            self.put(f"m = m * {total}[None, :]" if self.kind(way) == "key" else f"m = m * {total}")
+            axis = "" if self.kind(way) != "key" else "[None, :]" if chain.solved else "[:, None]"
+            self.put(f"m = m * {total}{axis}")
         for n, (k, v) in enumerate(known):
             key = keys[n] if keys else self.wide(k)
-            self.put(f"m += {self.dot(f'tl.trans({self.values(v)})', key)}")
+            turned = self.dot(f"tl.trans({self.values(v)})", key)
+            self.put(f"m += {turned if chain.solved else self.dot(f'tl.trans({key})', self.values(v))}")
         self.depth -= 1
-        self.put(f"tl.store({self.matrix('last', s, 'n * 0')}, tl.trans(m), mask=m_mat)")
-        return self.kernel(4 if self.key <= 64 else 8, False, -(-self.value // block))
+        self.put(f"tl.store({self.matrix('last', s, 'n * 0')}, {held}, mask=m_mat)")
+        small = self.key <= 64 and not (chain.solved and self.kind(way) == "key")
+        return self.kernel(4 if small else 8, False, -(-self.value // block))
 
     def square(self, n: int) -> str:
         """The address of the scores of a chain's term n, for a chunk."""
