@@ -214,9 +214,7 @@ class Executable:
                 self._stepwise(step, values, order, place)
         return values
 
-    def _gap(
-        self, gap: Gap, rows: dict[int, Tensor], values: Values, order: Order | None = None
-    ) -> None:
+    def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values, order: Order | None = None) -> None:
         for k in gap.body:
             if order is not None and self.chunked is not None and k in self.chunked.outputs:
                 if k not in rows:  # all of its stage are computed together
