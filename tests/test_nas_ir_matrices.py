@@ -57,7 +57,8 @@ def test_the_delta_rule_solves_for_what_it_reads() -> None:
     "text",
     [
         "state S: mat; S' = S * lin:mat(x) + outer(lin:key(x), lin(x)); out read(S', lin:key(x))",  # a decay per entry
-        "state S: mat; S' = S + outer(lin:key(x), lin(x)); r = read(S', lin:key(x)); out read(S', lin:key(r))",  # one read feeds one
+        # the next: one read feeds another
+        "state S: mat; S' = S + outer(lin:key(x), lin(x)); r = read(S', lin:key(x)); out read(S', lin:key(r))",
         "state S: mat; S' = tanh(S) + outer(lin:key(x), lin(x)); out read(S', lin:key(x))",
         "state S: mat; S' = S + outer(lin:key(x), lin(x)); out read(tanh(S'), lin:key(x))",
         "state S: mat, h: vec; S' = S + outer(lin:key(h), lin(x)); h' = tanh(read(S', lin:key(x))); out h'",

@@ -28,9 +28,9 @@ RATIOS = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 8e-3}
 FEW = ("lstm", "mingru", "slstm", "lmu", "aaren", "gla")
 SCANNED = ("mingru", "lru", "rwkv4")  # one slot, two, and max-plus
 # Cells with matrix states that are computed a chunk of steps at once.
-CHUNKED = (
-    "deltanet deltanet_negative gated_deltanet gla hgrn2 kda linear_attention mamba2 mlstm retnet rwkv6 rwkv7".split()
-)
+CHUNKED = """
+    deltanet deltanet_negative gated_deltanet gla hgrn2 kda linear_attention mamba2 mlstm retnet rwkv6 rwkv7
+""".split()
 TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
 REAL = [n for n in TIME if not any(s.type.is_complex for s in zoo(n).states)]  # torch has no complex bfloat16
 RANDOM = settings(max_examples=40)

@@ -4,10 +4,9 @@ A state S of type mat takes this form where its recurrence is diagonal, or diago
 
     S_t = decay_t * S_{t-1} + the sum over terms of outer(k_t, v_t)
 
-with a decay per head or per key. All that is known of S by others is read(S, q), readt(S, v), and in the adjoint sums of
-its products with another such matrix; so neither S nor any other matrix is ever computed for each step. One of the
-terms may depend on S itself, as in the delta rule: v_t = e_t * r_t with r_t = read(S, w), which is a triangular system
-within a chunk.
+with a decay per head or per key. All that others see of S is read(S, q), readt(S, v), and in the adjoint sums of its
+products with another such matrix; so neither S nor any other matrix is ever computed for each step. One of the terms
+may depend on S itself, as in the delta rule: v_t = e_t * r_t with r_t = read(S, w), a triangular system in each chunk.
 """
 
 from __future__ import annotations
@@ -307,7 +306,9 @@ class _Finder:
     def _value(self, k: int) -> Factors:
         """A vector; one that is a scal everywhere is that scal."""
         instr = self.instrs[k]
-        while instr.op == "cast" and self.instrs[instr.args[0]].type.kind == "scal" and instr.type.kind == "key":
+        while (
+            instr.op == "cast" and self.instrs[instr.args[0]].type.kind == "scal" and instr.type.kind == "key"
+        ):
             k = instr.args[0]
             instr = self.instrs[k]
         if instr.type.kind not in (*_KEYS, *_VALUES) or instr.stage == "end":
@@ -356,7 +357,11 @@ class _Finder:
         last = [term for term in form.terms if own in term[1].values]
         known = [term for term in form.terms if own not in term[1].values]
         read = next(r for r in reads if r.instr == self.cyclic[0])
-        if len(last) != 1 or read.form.source != ("state", s) or any(own in v.values for _, v in read.form.terms):
+        if (
+            len(last) != 1
+            or read.form.source != ("state", s)
+            or any(own in v.values for _, v in read.form.terms)
+        ):
             raise _OtherError
         return Chain(s, form.scale, (*known, *last), Solved(read, last[0][0]))
 

@@ -19,7 +19,18 @@ from nas.backends.triton.jit import load
 from nas.backends.triton.launch import over_candidates
 
 SM_90 = GPUTarget("cuda", 90, 32)
-STATES = ("first", "last", "total", "store", "load", "check", "scratch", "again", "held", "square")  # kept in float32
+STATES = (
+    "first",
+    "last",
+    "total",
+    "store",
+    "load",
+    "check",
+    "scratch",
+    "again",
+    "held",
+    "square",
+)  # kept in float32
 SHARED = 227 * 1024  # bytes of shared memory that one program may use on sm_90
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from torch import Tensor
 
@@ -21,31 +20,23 @@ class ByDevice:
     """See `nas.backends.Runner`."""
 
     def __init__(self, cell: Cell, sizes: Sizes, fallback: bool, candidates: bool = False) -> None:
-        self.cell, self.sizes, self.fallback, self.candidates = cell, sizes, fallback, candidates
+        # All of them at once: while torch traces, nothing can be made.
         self.interpreted = interpreted()
-        # made here, because torch.compile traces no making of them
-        self.own = Runner(cell, sizes)  # of generated kernels
-        self.plain = self._plain()  # for tensors elsewhere
-
-    @cached_property
-    def kernels(self) -> base.Runner:
-        """The runner for CUDA tensors; in the interpreter, for all."""
-        if not (self.interpreted or self.candidates) and plain_name(self.cell) is not None:
-            return TorchRunner(self.cell)
-        return self.own
-
-    def _plain(self) -> base.Runner:
+        self.own = Runner(cell, sizes)  # generated kernels
+        plain = not (self.interpreted or candidates) and plain_name(cell) is not None
+        self.kernels: base.Runner = TorchRunner(cell) if plain else self.own
         compiled = C()
-        able = compiled.available() is None and compiled.refuses(self.cell) is None
+        able = compiled.available() is None and compiled.refuses(cell) is None
         backend = compiled if able else Reference()
-        make = backend.compile_candidates if self.candidates else backend.compile
-        return make(self.cell, self.sizes, self.fallback)
+        make = backend.compile_candidates if candidates else backend.compile
+        self.plain = make(cell, sizes, fallback)
 
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
         here = x.is_cuda or (self.interpreted and x.device.type == "cpu")
+        run: base.Runner
         if not here:
             run = self.plain
         elif traced(x):  # torch's own kernels are none that it traces

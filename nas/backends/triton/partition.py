@@ -226,7 +226,9 @@ class _Cut:
         rows = set(self.rows)
         stored.update(i.args[0] for i in instrs if i.op == "total" and i.args[0] not in self.phase)
         steps: list[Sweep | Gap] = []
-        order = list(networkx.lexicographical_topological_sort(self._forward())) if self.chunked else self.rows
+        order = (
+            list(networkx.lexicographical_topological_sort(self._forward())) if self.chunked else self.rows
+        )
         for p in range(count + 1):
             members = tuple(k for k in order if self.gap.get(k) == p and k not in self.given)
             if members:

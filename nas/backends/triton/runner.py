@@ -189,7 +189,7 @@ class Runner:
     """See `nas.backends.Runner`, and `Backend.compile_candidates`."""
 
     def __init__(self, cell: Cell, sizes: Sizes, stepwise: bool = False, scan: bool | None = None) -> None:
-        self.normal, self.adjoint = normal_cell(cell), adjoint_cell(cell)
+        self.cell, self.normal = cell, normal_cell(cell)
         self.sizes, self.stepwise, self.scan = sizes, stepwise, scan
         self.count = len(compile_program(cell).slots)
         self.key = key_of("triton", cell, sizes)
@@ -244,6 +244,11 @@ class Runner:
         )
         last = [value.to(one.dtype) for value, one in zip(found[1:], first, strict=False)]
         return found[0], united(last, self.normal.slots, self.count)
+
+    @property
+    def adjoint(self) -> Adjoint:
+        """The normal form and its adjoint."""
+        return adjoint_cell(self.cell)
 
     def both(self, dtype: torch.dtype, chunked: bool = False) -> Both:
         """The programs for a type of numbers; `chunked`: matrices a chunk of steps at once, where they can be."""

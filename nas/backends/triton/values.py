@@ -70,4 +70,6 @@ class Values:
     again: Mapping[int, Tensor] = field(default_factory=dict)  # what a replay reads: rows, and without rows
     once: Mapping[int, Tensor] = field(default_factory=dict)
     squares: dict[int, Tensor] = field(default_factory=dict)  # by term: scores within every chunk
-    held: Mapping[int, Tensor] = field(default_factory=dict)  # by slot: of the forward run, before every chunk
+    held: Mapping[int, Tensor] = field(
+        default_factory=dict
+    )  # by slot: of the forward run, before every chunk
