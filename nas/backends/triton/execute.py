@@ -284,7 +284,12 @@ class Executable:
         if kernel.replays:
             known["check"] = values.checks
         # rooms for rows and sums are so many values of an instruction, for checkpoints so many of a slot
-        times = {"store": height, "total": grid[0], "check": order.checkpoints(count), "scratch": order.chunk + 1}
+        times = {
+            "store": height,
+            "total": grid[0],
+            "check": order.checkpoints(count),
+            "scratch": order.chunk + 1,
+        }
         given: list[Tensor] = []
         pointers: list[Room | None] = []
         for kind, k in kernel.pointers:
