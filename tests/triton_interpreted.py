@@ -232,6 +232,7 @@ def test_candidates_of_every_known_cell(name: str, own: bool) -> None:
     candidates_agree(zoo(name), own)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_candidates_are_not_traced_and_say_so() -> None:
     together = Ensemble.of([built(zoo("mingru"), "triton", torch.float32) for _ in range(2)])
     whole = torch.compile(together, fullgraph=True, backend="aot_eager")
