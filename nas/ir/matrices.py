@@ -279,10 +279,10 @@ class _Finder:
         if instr.op == "outer" and args[0] not in self.circle:
             key = self._value(args[0])
             known = self._linear(args[1])
-            terms = [(key.times(by), v) for by, v in known.known]
+            found = [(key.times(by), v) for by, v in known.known]
             if known.factor is not None:
-                terms.append((key.times(known.factor), Factors(1.0, ((OWN, self.cyclic[0]),))))
-            return Form(None, Factors(), tuple(terms))
+                found.append((key.times(known.factor), Factors(1.0, ((OWN, self.cyclic[0]),))))
+            return Form(None, Factors(), tuple(found))
         return None
 
     def _scaled(self, form: Form, factor: Factors) -> Form:

@@ -289,8 +289,8 @@ class _Text(ChunkText):
             a = self.column(self.decay(ahead, "_1"), ahead)
             for name in (x, *reads):
                 self.put(f"{name} = {name} * {a}")
-        for n, (k, _) in enumerate(own):
-            row = self.key_row(k)
+        for n, (key, _) in enumerate(own):
+            row = self.key_row(key)
             self.put(f"{x} += {row} * tl.sum(tl.where({here}, {ends[n]}, 0.0), 0)[None, :]")
             for m, name in enumerate(reads):
                 column = f"tl.sum(tl.where((idx == t)[None, :], {crossed[m][n]}, 0.0), 1)[:, None]"

@@ -184,7 +184,9 @@ class Executable:
 
     def kernels(self) -> list[Kernel | ChunkKernel]:
         """Every kernel that a run may launch."""
-        found: list[Kernel | ChunkKernel] = [] if self.chunked is None else self.chunked.kernels()
+        found: list[Kernel | ChunkKernel] = []
+        if self.chunked is not None:
+            found += self.chunked.kernels()
         for step in self.steps:
             for one in step.inner if isinstance(step, Stepwise) else (step,):
                 if isinstance(one, Launch):
