@@ -270,6 +270,8 @@ def test_modules_of_another_structure() -> None:
         Ensemble.of([module, build(zoo("gru"), WIDTH, 16)])
     with pytest.raises(BuildError, match="modules over time; number 1 is a TreeModule"):
         Ensemble.of([module, build(zoo("treelstm"), WIDTH, WIDTH)])
+    with pytest.raises(BuildError, match="have the exact solver; received modules with 'newton'"):
+        Ensemble.of([build(zoo("indrnn"), WIDTH, WIDTH, solver="newton")])
     with pytest.raises(BuildError, match="at least 1 candidate; received no modules"):
         Ensemble.of([])
 

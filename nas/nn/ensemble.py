@@ -25,6 +25,7 @@ _SAME = (
     "batch_first",
     "bidirectional",
     "dropout",
+    "solver",
 )
 
 
@@ -91,7 +92,11 @@ class Ensemble(CellModule):
         first = modules[0]
         for number, module in enumerate(modules):
             _check_same(first, module, number)
-        options = {name: getattr(first, name) for name in _SAME}
+        if first.solver != "exact":
+            raise BuildError(
+                f"candidates side by side have the exact solver; received modules with {first.solver!r}"
+            )
+        options = {name: getattr(first, name) for name in _SAME if name != "solver"}
         made = cls(first.cell, len(modules), backend=backend or first.backend, **options)
         states = [module.state_dict() for module in modules]
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
@@ -103,7 +108,7 @@ class Ensemble(CellModule):
         """One candidate as a module of its own, with a copy of its weights."""
         if not 0 <= number < self.candidates:
             raise BuildError(f"there are the candidates 0 to {self.candidates - 1}; received {number}")
-        options = {name: getattr(self, name) for name in _SAME}
+        options = {name: getattr(self, name) for name in _SAME}  # the exact solver, too
         made = CellModule(self.cell, backend=self.backend, **options).to(self._like())
         made.load_state_dict({name: value[number] for name, value in self.state_dict().items()})
         return _as_set(made, self)
