@@ -133,14 +133,14 @@ def test_the_operators_are_what_they_say(name: str) -> None:
 def test_a_module_is_traced_whole_and_exported(name: str) -> None:
     module = module_of(name)
 
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
+
     def gradients(run: Any) -> tuple[Tensor, ...]:
         y, after = run(drawn(3, 4))
         parts = after if isinstance(after, tuple) else (after,)
         loss = y.square().sum() + torch.stack([part.abs().sum() for part in parts]).sum()
         return (y, *torch.autograd.grad(loss, list(module.parameters())))
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
 
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
