@@ -22,6 +22,14 @@ from nas.ir.linearised import Circle as Circle
 from nas.ir.linearised import Linearised as Linearised
 from nas.ir.linearised import linearised as linearised
 from nas.ir.lowering import taps as taps
+from nas.ir.matrices import OWN as OWN
+from nas.ir.matrices import Chain as Chain
+from nas.ir.matrices import Contraction as Contraction
+from nas.ir.matrices import Factors as Factors
+from nas.ir.matrices import Form as Form
+from nas.ir.matrices import Matrices as Matrices
+from nas.ir.matrices import Read as Read
+from nas.ir.matrices import matrices as matrices
 from nas.ir.normal import DEPTH_ONLY as DEPTH_ONLY
 from nas.ir.normal import PRIMITIVES as PRIMITIVES
 from nas.ir.normal import Normal as Normal
