@@ -29,6 +29,8 @@ from nas.ir import (
     width,
 )
 
+Table = tuple[Tensor, Tensor]  # tokens, int64 [rows + 1], of which the last is V, and what they are rows of, [V, D]
+
 _HELD = 512 * 1024  # bytes of matrices that a chunk of steps may take for each sequence
 
 
@@ -57,6 +59,8 @@ class Layer:
         ahead = Driver(forward, shared=sorted({column.key for column in self.saved.values()}))
         back = Driver(backward, given=ahead.regions, grams=grams_in_order(backward))
         self.text = ahead.text + back.text
+        # of a table that x is rows of, whether all rows are needed as well, and of its gradient
+        self.x_rows, self.dx_rows = ahead.x_rows or back.x_rows, back.dx_rows
         self.seen = _seen(normal)
         self.seen_by_all = all(found == self.seen[0] for found in self.seen)
         self._prepare(adjoint, ahead, back)
@@ -89,9 +93,10 @@ class Layer:
         self.rows_back = [(self.back.place((OWN, 1)), back.widths[OWN, 1])] if back.widths[OWN, 1] else []
         self.checked = [(self.ahead.place(("checkpoint", s)), size) for s, size in self.checkpoints.items()]
         self.x, self.y = (self.ahead.place((name, 0)) for name in "xy")
-        self.x_back, self.dy, self.dx, self.sums = (
-            self.back.place((name, 0)) for name in ("x", "dy", "dx", "sums")
+        self.x_back, self.dy, self.dx, self.sums, self.dtable = (
+            self.back.place((name, 0)) for name in ("x", "dy", "dx", "sums", "dtable")
         )
+        self.tables = [[run.place((name, 0)) for name in ("tokens", "table")] for run in (self.ahead, self.back)]
         self.is_loaded = False
         self.keeps_y = int(reads_y)
         self.saved_rows = [region[key] for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
@@ -183,16 +188,23 @@ class Layer:
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | None,
         weights: Sequence[Tensor],
         state: Sequence[Tensor | None],
         geometry: Geometry,
         keep: bool,
+        table: Table | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The output's rows, the final states, and what the backward half wants to see again."""
+        """The output's rows, the final states, and what the backward half wants to see again.
+
+        With `table` x is its rows as tokens say; it may be None unless `x_rows`.
+        """
         rows = geometry.rows
         values: Values = [*weights, *self.empty[0]]
         values[self.x] = x
+        if table is not None:
+            for place, value in zip(self.tables[0], table, strict=True):
+                values[place] = value
         values[self.y] = y = torch.empty((rows, self.sizes.hidden_size))
         finals = []
         for (init, final, shape, kind), value in zip(self.ends, state, strict=True):
@@ -212,24 +224,34 @@ class Layer:
     def backward(
         self,
         saved: Sequence[Tensor],
-        x: Tensor,
+        x: Tensor | None,
         weights: Sequence[Tensor],
         geometry: Geometry,
         dy: Tensor | None,
         dfinal: Sequence[Tensor | None],
         wanted: Sequence[bool],
+        table: Table | None = None,
     ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
         """The gradients of x, of the weights, and of the states before the first step.
 
-        `wanted` says for x, then for each state, whether its gradient is.
+        `wanted` says for x, then for each state, whether its gradient is. With `table` that of x is that of the table.
         """
         asked = [dy is not None, *(gradient is not None for gradient in dfinal)]
         rows = geometry.rows
         values: Values = [*weights, *self.empty[1]]
         values[self.x_back] = x
+        if table is not None:
+            for place, value in zip(self.tables[1], table, strict=True):
+                values[place] = value
         values[self.dy] = torch.zeros((rows, self.sizes.hidden_size)) if dy is None else dy
-        dx = torch.empty((rows, self.sizes.input_size)) if wanted[0] and self.has_dx else None
-        values[self.dx] = dx
+        dx = dtable = None
+        if wanted[0] and self.has_dx:
+            if table is not None:
+                dtable = torch.empty(table[1].shape)
+            dx = dtable
+            if dtable is None or self.dx_rows:
+                dx = torch.empty((rows, self.sizes.input_size))
+        values[self.dx], values[self.dtable] = dx, dtable
         for (_, place), value in zip(self.again, saved, strict=True):
             values[place] = value
         starts: list[Tensor | None] = []
@@ -246,7 +268,7 @@ class Layer:
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
             seen = self.seen_by(asked)
             found = [value if k in seen else None for k, value in enumerate(found)]
-        return dx, found, starts
+        return dx if dtable is None else dtable, found, starts
 
 
 def slots_of(cell: Cell, sizes: Sizes) -> list[Slotted]:
