@@ -83,11 +83,14 @@ class Trial:
         if which != OURS:
             self.model.cell = cast(CellModule, eager_loop(self.model.cell))
         self.task, self.state = task, cast("State | None", None)
-        self.optimiser = plain_optimiser(self.model, task) if self.plain else Optimiser(self.model, task.recipe)
+        self.optimiser = (
+            plain_optimiser(self.model, task) if self.plain else Optimiser(self.model, task.recipe)
+        )
         self.batches = task.train_batches(np.random.default_rng(0))
         self.taken: list[float] = []
         self.last = self.loss = 0.0
         self.parts: dict[str, list[float]] = {part: [] for part in PARTS}
+        self.table = self.model.head.weight.register_hook(lambda gradient: None)
         self._watch()
 
     def _watch(self) -> None:
@@ -106,7 +109,6 @@ class Trial:
             self._mark("cell, forward")
             made[0].register_hook(lambda gradient: self._mark("head, backward"))
 
-        self.table = self.model.head.weight.register_hook(lambda gradient: None)
         self.model.cell.register_forward_pre_hook(before, with_kwargs=True)
         self.model.cell.register_forward_hook(after)
 
@@ -186,7 +188,10 @@ def page(facts: dict[str, Any]) -> str:
         each += [f"{row['ratios'][which]:.1f}" for which in (SAME, PLAIN)]
         aim = f"{row['aim']:g}" if row["aim"] else ""
         lines.append(f"| {row['cell']} | {row['group']} | {' | '.join(each)} | {aim} |")
-    for which, what in ((OURS, "Where the time of a step of the trial goes"), (PLAIN, "And of the plain one")):
+    for which, what in (
+        (OURS, "Where the time of a step of the trial goes"),
+        (PLAIN, "And of the plain one"),
+    ):
         lines += [
             "",
             f"{what}, in ms:",

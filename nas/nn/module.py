@@ -226,7 +226,9 @@ class CellModule(nn.Module):
         if not isinstance(x, Tensor) or x.dim() != 2 or x.dtype is not torch.int64:
             raise BuildError("with table= x is tokens, a tensor [B, T] of int64")
         if table.dim() != 2 or table.shape[1] != self.input_size:
-            raise BuildError(f"table must have the shape [V, {self.input_size}]; received {list(table.shape)}")
+            raise BuildError(
+                f"table must have the shape [V, {self.input_size}]; received {list(table.shape)}"
+            )
         if not flexible or self.bidirectional or self.cell.kind != "time":
             return self.forward(F.embedding(x, table), state, lengths)
         layout, tokens = as_rows(x.unsqueeze(-1), lengths, self.batch_first, 1, flexible)

@@ -97,7 +97,7 @@ class Stack(nn.Module):
         if x.dim() != (2 if self.embed else 3):
             raise BuildError(f"x must have the shape {wanted}; received {list(x.shape)}")
         dropped = self.training and self.dropout.p > 0
-        if isinstance(self.input, nn.Embedding) and isinstance(self.cell, CellModule) and not dropped:
+        if isinstance(self.input, nn.Embedding) and type(self.cell) is CellModule and not dropped:
             y, after = self.cell(x, state, lengths, table=self.input.weight)
             return self.dropout(cast(Tensor, y)), after
         leaves = self.dropout(self.input(x))

@@ -21,7 +21,7 @@ def mean_loss(
         logits, after = model(**batch.inputs(), state=state)
         loss, answers = task.loss(logits, batch)
         return loss / answers, answers, after
-    rows, after = model.features(**batch.inputs(), state=state)
+    rows, after = model.features(batch.x, batch.lengths, state, batch.tree)
     rows, targets = task.answers(rows, batch)
     return linear_cross_entropy(rows, model.head.weight, model.head.bias, targets), len(targets), after
 
@@ -36,6 +36,6 @@ def measure(
     if task.metric != "error rate":
         mean, answers, after = mean_loss(model, task, batch, state)
         return mean * answers, answers, after
-    rows, after = model.features(**batch.inputs(), state=state)
+    rows, after = model.features(batch.x, batch.lengths, state, batch.tree)
     rows, targets = task.answers(rows, batch)
     return (model.head(rows).argmax(dim=-1) != targets).sum(), len(targets), after

@@ -38,7 +38,7 @@ class Optimiser(torch.optim.AdamW):
             nn.utils.clip_grad_norm_(self._model.parameters(), clip)
             self.step()
             return
-        arrays, decays = list[tuple[Tensor, ...]](), list[float]()
+        arrays, decays = list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]](), list[float]()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -48,7 +48,7 @@ class Optimiser(torch.optim.AdamW):
                     state["step"] = torch.zeros((), dtype=torch.float32)
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
-                moments = (state["exp_avg"], state["exp_avg_sq"], state["step"])
-                arrays.append((parameter, parameter.grad.contiguous(), *moments))
+                gradient = parameter.grad.contiguous()
+                arrays.append((parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"]))
                 decays.append(group["weight_decay"])
         adamw_(arrays, decays, rate=rate, betas=BETAS, eps=EPS, clip=clip)

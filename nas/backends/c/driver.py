@@ -72,7 +72,10 @@ class Driver:
             *(f"float *const x{n} = p[{n + 2}];" for n in range(len(self.ports))),
         ]
         sums = list(self.sums_by_token.values())
-        head += [f"const int64_t *const at = (const int64_t *){self.tokens};", "const long N = at ? at[R] : 0;"]
+        head += [
+            f"const int64_t *const at = (const int64_t *){self.tokens};",
+            "const long N = at ? at[R] : 0;",
+        ]
         head += ["if (at && !kit->within(R, N, at)) return 2;"] if self.half.name == "f" else []
         head += [f"float *{name} = 0;" for name in sums]
         free = [f"free({name});" for name in sums]
@@ -88,8 +91,8 @@ class Driver:
         else needs them, there are no rows of x, and its gradient is that of the table.
         """
         half, key = self.half, (name, 0)
-        functions = [*half.sweeps.values(), *([half.end] if half.end else [])]
-        swept = {key for text in functions for key in text.ports} | {key for _, key in half.copies}
+        ports = [text.ports for text in half.sweeps.values()] + ([half.end.ports] if half.end else [])
+        swept = {key for own in ports for key in own} | {key for _, key in half.copies}
         others = [self.nodes[k].args[0] for k in grams] + [n.args[0] for n in self.nodes if n.op == "total"]
         others += [self.nodes[k].args[1] for k in grams if self.nodes[k].attr("blocks", 1) != 1]
         return key in swept or any(self._is_x(k) for k in others)
@@ -176,7 +179,9 @@ class Driver:
             elif out.key == ("dx", 0) and not self.dx_rows:
                 self.lines.append("if (at) {")
                 sums = self._summed(run, deep)
-                self.lines.append(f"kit->rows(N, {total}, {deep}, {sums}, {deep}, W, {self._at(out)}, {out.width}, {int(n > 0)});")
+                self.lines.append(
+                    f"kit->rows(N, {total}, {deep}, {sums}, {deep}, W, {self._at(out)}, {out.width}, {int(n > 0)});"
+                )
                 self.lines.append(f"}} else {whole}")
             else:
                 self.lines.append(whole)

@@ -29,7 +29,9 @@ from nas.ir import (
     width,
 )
 
-Table = tuple[Tensor, Tensor]  # tokens, int64 [rows + 1], of which the last is V, and what they are rows of, [V, D]
+Table = tuple[
+    Tensor, Tensor
+]  # tokens, int64 [rows + 1], of which the last is V, and what they are rows of, [V, D]
 
 _HELD = 512 * 1024  # bytes of matrices that a chunk of steps may take for each sequence
 
@@ -96,7 +98,9 @@ class Layer:
         self.x_back, self.dy, self.dx, self.sums, self.dtable = (
             self.back.place((name, 0)) for name in ("x", "dy", "dx", "sums", "dtable")
         )
-        self.tables = [[run.place((name, 0)) for name in ("tokens", "table")] for run in (self.ahead, self.back)]
+        self.tables = [
+            [run.place((name, 0)) for name in ("tokens", "table")] for run in (self.ahead, self.back)
+        ]
         self.is_loaded = False
         self.keeps_y = int(reads_y)
         self.saved_rows = [region[key] for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
@@ -203,8 +207,8 @@ class Layer:
         values: Values = [*weights, *self.empty[0]]
         values[self.x] = x
         if table is not None:
-            for place, value in zip(self.tables[0], table, strict=True):
-                values[place] = value
+            for place, part in zip(self.tables[0], table, strict=True):
+                values[place] = part
         values[self.y] = y = torch.empty((rows, self.sizes.hidden_size))
         finals = []
         for (init, final, shape, kind), value in zip(self.ends, state, strict=True):
@@ -241,10 +245,11 @@ class Layer:
         values: Values = [*weights, *self.empty[1]]
         values[self.x_back] = x
         if table is not None:
-            for place, value in zip(self.tables[1], table, strict=True):
-                values[place] = value
+            for place, part in zip(self.tables[1], table, strict=True):
+                values[place] = part
         values[self.dy] = torch.zeros((rows, self.sizes.hidden_size)) if dy is None else dy
-        dx = dtable = None
+        dx: Tensor | None = None
+        dtable: Tensor | None = None
         if wanted[0] and self.has_dx:
             if table is not None:
                 dtable = torch.empty(table[1].shape)

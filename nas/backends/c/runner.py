@@ -21,7 +21,9 @@ from nas.backends.reference import Reference
 from nas.backends.steps import Steps
 
 
-_PAYS = 2  # so many rows for each of a table, and it is quicker to do maps of x for the table than for the rows
+_PAYS = (
+    2  # so many rows for each of a table, and it is quicker to do maps of x for the table than for the rows
+)
 
 
 class CompiledRunner(FlexibleRunner):
@@ -138,7 +140,10 @@ def _rows_of(layer: Layer, x: Tensor, tokens: Tensor | None) -> tuple[Tensor | N
     """What a layer takes: rows; or a table, and its rows where they are needed, too."""
     if tokens is None:
         return x, None
-    return _looked_up(x, tokens) if layer.x_rows else None, (torch.cat((tokens, tokens.new_tensor([len(x)]))), x)
+    return _looked_up(x, tokens) if layer.x_rows else None, (
+        torch.cat((tokens, tokens.new_tensor([len(x)]))),
+        x,
+    )
 
 
 def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:

@@ -71,9 +71,7 @@ class Running:
         pointers = geometry.layout[:]
         pointers.extend([0 if (v := values[p]) is None else v.data_ptr() for p in self.pointers])
         numbers = geometry.numbers[self.back]
-        failed = self.function(
-            self.kit.buffer_info()[0], numbers.buffer_info()[0], pointers.buffer_info()[0]
-        )
+        failed = self.function(self.kit.buffer_info()[0], numbers.buffer_info()[0], pointers.buffer_info()[0])
         if failed == 2:
             raise IndexError("a token is not one of the table")
         if failed:

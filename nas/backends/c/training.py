@@ -22,14 +22,17 @@ from nas.backends.c.compiler import kit, load, problem, training_text
 _MOST_CLASSES = 1 << 16  # with more, blocks of logits are few rows of much memory
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, plain: bool = False) -> Tensor:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, plain: bool = False
+) -> Tensor:
     """The mean cross entropy [] of the logits x W^T + b with `targets` `[n]` int64, for x `[n, D]` and weight `[V, D]`.
 
     In float32 on a CPU in one pass that never has all logits, and makes the gradients on the way. Targets of -100 count
     as no loss. Raises IndexError for other targets that are no class.
     """
     if plain or not _takes(x, weight, bias) or len(weight) > _MOST_CLASSES or not len(x):
-        logits = F.linear(x, weight, bias).float()
+        logits = F.linear(x, weight, bias)
+        logits = logits if logits.dtype is torch.float64 else logits.float()
         return F.cross_entropy(logits, targets, reduction="sum") / len(x)
     if torch.is_grad_enabled():
         found: Tensor = _Head.apply(x, weight, bias, targets)  # type: ignore[no-untyped-call]
@@ -80,7 +83,7 @@ def _head(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, gradients: S
     (rows, deep), classes = x.shape, len(weight)
     targets, loss = targets.contiguous(), ctypes.c_double()
     values = [tensor.data_ptr() for tensor in (x, weight, bias, targets)]
-    places = [tensor.data_ptr() for tensor in gradients] or [None] * 3
+    places = [tensor.data_ptr() for tensor in gradients] or [0] * 3
     failed = _library().recell_cross_entropy(
         kit().buffer_info()[0], rows, classes, deep, *values, 1 / rows, *places, ctypes.byref(loss)
     )
