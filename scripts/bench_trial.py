@@ -72,6 +72,19 @@ def plain_optimiser(model: nn.Module, task: Task) -> torch.optim.Optimizer:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=task.recipe.lr, fused=True)
 
 
+MEANING = (
+    "Steps per second of data, embedding, cell, head, loss, gradients, clipping and AdamW, in one run, step by step in",
+    "turn; one thread, the processor's clock, medians. *Trial* is what the training loop does; *eager cell* the same",
+    "with the loop of `scripts/bench_eager.py` as the cell; *plain* that loop with torch's embedding, linear head,",
+    "cross entropy, clipping and AdamW. The aim is for the trial over the plain one.",
+)
+WHY = (
+    "Maps of x are done for the rows of the embedding instead of all steps, and gradients summed by token before they",
+    "are multiplied: the embedding costs nothing of its own, and such maps little. Head and loss are one pass that",
+    "never has all logits and makes their gradients on the way; three quarters of its time are its three products.",
+)
+
+
 class Trial:
     """A model in training, step by step, with the milliseconds of each part. With PLAIN, nothing of it is ours."""
 
@@ -172,11 +185,9 @@ def page(facts: dict[str, Any]) -> str:
     lines = [
         "# A search trial, end to end",
         "",
-        f"Steps per second of a trial (task `text` at size {facts['size']}: {chosen.batch} sequences of {chosen.steps}",
-        f"steps, {chosen.width} wide; data, embedding, cell, head, loss, gradients, clipping, AdamW), in one run, step by",
-        "step in turn; one thread, the processor's clock, medians. *Trial* is what the training loop does, on the backend",
-        f"`{backend}`; *eager cell* the same with the loop of `scripts/bench_eager.py` as the cell; *plain* that loop with",
-        "torch's embedding, linear head, cross entropy, clipping and AdamW. The aim is for the trial over the plain one.",
+        f"Task `text` at size {facts['size']} ({chosen.batch} sequences of {chosen.steps} steps, {chosen.width} wide).",
+        f"The trial is on the backend `{backend}`.",
+        *MEANING,
         f"{facts['machine']['processor']}, torch {facts['machine']['torch']}.",
         "Written by `python scripts/bench_trial.py`.",
         "",
@@ -205,9 +216,7 @@ def page(facts: dict[str, Any]) -> str:
             lines.append(f"| {row['cell']} | {trial['ms']:.2f} | {' | '.join(shown)} |")
     lines += [
         "",
-        "Where every map of x is dense, the trial does them for the rows of the embedding instead of all steps, and sums",
-        "gradients by token before they are multiplied: the embedding costs nothing of its own, and such maps little. Head",
-        "and loss are one pass that never has all logits and makes their gradients on the way.",
+        *WHY,
     ]
     return "\n".join(lines) + "\n"
 

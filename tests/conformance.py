@@ -434,7 +434,7 @@ def _own_errors(
 def _moves(
     case: Case, truth: Mapping[str, Tensor], on: Given, scales: Mapping[str, float], tolerance: float
 ) -> Iterator[dict[str, float]]:
-    """How far the exact results move, run by run, when what the case is run on moves by `OWN` units in the last place."""
+    """How far the exact results move, run by run, when all that is given moves by `OWN` units in the last place."""
     generator = torch.Generator().manual_seed(case.seed + 3)
     for _ in range(MOVES):
         again = results(case, "reference", torch.float64, on.nudged(generator, OWN))

@@ -26,7 +26,9 @@ def found(arrays: list[Tensor], targets: Tensor, factor: float = 1.0, plain: boo
     return [loss.detach(), *torch.autograd.grad(factor * loss, own)]
 
 
-@pytest.mark.parametrize(("rows", "deep", "classes"), [(1, 1, 2), (7, 5, 3), (129, 33, 17), (300, 16, 104), (50, 8, 900)])
+@pytest.mark.parametrize(
+    ("rows", "deep", "classes"), [(1, 1, 2), (7, 5, 3), (129, 33, 17), (300, 16, 104), (50, 8, 900)]
+)
 def test_head_and_loss(rows: int, deep: int, classes: int) -> None:
     arrays, targets = drawn(rows, deep, classes)
     exact = found([array.double() for array in arrays], targets)

@@ -30,6 +30,7 @@ PUBLIC: dict[str, str] = {
     "nas.backends": """
         Backend FlexibleRunner FlexibleTreeRunner RENDERINGS Runner Steps TreeRunner backend_names choose
         fallbacks merged register_backend register_rendering runner tree_runner
+        adamw_ can_step linear_cross_entropy
     """,
     "nas.backends.c": "",
     "nas.backends.triton": "",

@@ -171,7 +171,8 @@ class Driver:
                     self._pack(self.nodes[k].uses[p], (deep, total), (row, column), (sizes[p], size(k)))
                     column += size(k)
                 row += sizes[p]
-            whole = f"kit->rows(R, {total}, {deep}, {self._at(run)}, {run.width}, W, {self._at(out)}, {out.width}, {int(n > 0)});"
+            to = f"W, {self._at(out)}, {out.width}, {int(n > 0)});"
+            whole = f"kit->rows(R, {total}, {deep}, {self._at(run)}, {run.width}, {to}"
             if run.key == ("x", 0):
                 self.lines.append("if (at) {")
                 self.lines += self._of_table(run, deep, out, total, int(n > 0))

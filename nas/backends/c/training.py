@@ -23,7 +23,7 @@ _MOST_CLASSES = 1 << 16  # with more, blocks of logits are few rows of much memo
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, plain: bool = False
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, *, plain: bool = False
 ) -> Tensor:
     """The mean cross entropy [] of the logits x W^T + b with `targets` `[n]` int64, for x `[n, D]` and weight `[V, D]`.
 
