@@ -197,6 +197,10 @@ def page(results: Sequence[dict[str, Any]]) -> str:
             f"{beyond} cases err more than the tolerance, as the reference does;",
             f"{calmer} were run with smaller weights, because their numbers explode.",
         ]
+        if facts.get("again"):
+            lines.append(
+                f"Run again at commit {facts['again']['commit']}, and counted so: {', '.join(facts['again']['cells'])}."
+            )
         for bad in facts["bad"][:50]:
             lines.append(
                 f"- **{bad['status']}** {bad['cell']} at {bad['shape']}: {bad['where'] or bad['message']}"

@@ -22,7 +22,7 @@ def drawn(rows: int, deep: int, classes: int) -> tuple[list[Tensor], Tensor]:
 
 def found(arrays: list[Tensor], targets: Tensor, factor: float = 1.0, plain: bool = False) -> list[Tensor]:
     own = [array.clone().requires_grad_() for array in arrays]
-    loss = linear_cross_entropy(*own, targets, plain=plain)
+    loss = linear_cross_entropy(own[0], own[1], own[2], targets, plain=plain)
     return [loss.detach(), *torch.autograd.grad(factor * loss, own)]
 
 
@@ -35,7 +35,7 @@ def test_head_and_loss(rows: int, deep: int, classes: int) -> None:
     for own, value in zip(found(arrays, targets), exact, strict=True):
         torch.testing.assert_close(own.double(), value, rtol=1e-5, atol=1e-5 / rows)
     with torch.no_grad():
-        loss = linear_cross_entropy(*arrays, targets)
+        loss = linear_cross_entropy(arrays[0], arrays[1], arrays[2], targets)
     torch.testing.assert_close(loss.double(), exact[0], rtol=1e-6, atol=1e-6)
 
 
@@ -92,5 +92,5 @@ def test_what_is_not_float32_goes_by_torch() -> None:
     arrays, targets = drawn(20, 6, 9)
     double = [array.double() for array in arrays]
     expected = F.cross_entropy(F.linear(*double), targets)
-    torch.testing.assert_close(linear_cross_entropy(*double, targets), expected)
+    torch.testing.assert_close(linear_cross_entropy(double[0], double[1], double[2], targets), expected)
     assert not can_step(double)

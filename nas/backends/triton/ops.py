@@ -93,9 +93,7 @@ class KernelOperated(Operated):
             made += [weights[n].new_empty(weights[n].shape) for n in self.graded]
             return made + self._states(both, x, wanted[1:], layout.batch)
         zeros = self._states(both, x, [True] * self.finals, layout.batch)
-        ends = [
-            room.zero_() if value is None else value for room, value in zip(zeros, dfinal, strict=True)
-        ]
+        ends = [room.zero_() if value is None else value for room, value in zip(zeros, dfinal, strict=True)]
         if dy is None:
             dy = x.new_zeros((x.shape[0], self.runner.sizes.hidden_size))
         with torch.cuda.device_of(x):
@@ -104,7 +102,9 @@ class KernelOperated(Operated):
         for n in self.graded:
             value = grads[n]
             found.append(torch.zeros_like(weights[n]) if value is None else value)
-        found += [value.to(both.forward.state) for value, want in zip(dfirst, wanted[1:], strict=True) if want]
+        found += [
+            value.to(both.forward.state) for value, want in zip(dfirst, wanted[1:], strict=True) if want
+        ]
         return alone(found, (x, *weights, *saved, dy, *ends))
 
 
