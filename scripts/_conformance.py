@@ -155,7 +155,8 @@ Every backend against the float64 reference: outputs, final states, and the grad
 and every weight, through output and final states alike. Three shapes for each cell (T = 1, 63 and 200; H = 40 or 96,
 1 to 5 heads, B = 1 or 3), from given and from declared initial states, with sequences of several lengths, in memory
 poisoned with NaN. An error is the RMS of the difference over the RMS of the array. It may be as large as the tolerance,
-or four times what the reference itself errs in float32 on that array (a few chaotic cells).
+or four times what the reference itself errs in float32 on that array (a few chaotic cells); what errs more is judged
+once more by how far the exact results move when every input and weight moves by four units in the last place.
 
 Written by `python scripts/conformance --backend NAME --cells 200`; do not edit.
 """
@@ -196,6 +197,10 @@ def page(results: Sequence[dict[str, Any]]) -> str:
             f"{beyond} cases err more than the tolerance, as the reference does;",
             f"{calmer} were run with smaller weights, because their numbers explode.",
         ]
+        if facts.get("again"):
+            lines.append(
+                f"Run again at commit {facts['again']['commit']}, and counted so: {', '.join(facts['again']['cells'])}."
+            )
         for bad in facts["bad"][:50]:
             lines.append(
                 f"- **{bad['status']}** {bad['cell']} at {bad['shape']}: {bad['where'] or bad['message']}"

@@ -52,6 +52,18 @@ def test_product(m: int, n: int, k: int, name: str) -> None:
     torch.testing.assert_close(c[:, :n], 2 * before, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(("r", "n", "w"), SHAPES)
+def test_rows_of_a_table(r: int, n: int, w: int) -> None:
+    table, at = torch.randn(n, w), torch.randint(0, n, (r,))
+    c = torch.full((r, w + 3), torch.nan)
+    call("gather", r, w, table, at, c, w + 3, 0)
+    call("gather", r, w, table, at, c, w + 3, 1)
+    torch.testing.assert_close(c[:, :w], 2 * table[at])
+    sums = torch.full((n, w), torch.nan)
+    call("scatter", r, n, w, c, w + 3, at, sums)
+    torch.testing.assert_close(sums, torch.zeros(n, w).index_add(0, at, c[:, :w]))
+
+
 @pytest.mark.parametrize(("r", "n", "w"), [*SHAPES, (300, 9, 40), (1, 40, 3)])
 def test_gram(r: int, n: int, w: int) -> None:
     a, b = torch.randn(r, n + 2), torch.randn(r, w + 1)

@@ -97,27 +97,27 @@ def test_fake_tensors_have_the_shapes_of_real_ones() -> None:
 # ---- runners ------------------------------------------------------------------------------------
 
 
-def run(name: str, dtype: torch.dtype, x: Tensor, steps: Steps, **options: bool) -> tuple[Tensor, ...]:
+def run(name: str, dtype: torch.dtype, x: Tensor, steps: Steps, reverse: bool = False) -> tuple[Tensor, ...]:
     module = module_of(name)
     compiled = runner("c", zoo(name), module.sizes[0])
     assert isinstance(compiled, FlexibleRunner)
     weights = [p.detach().to(dtype) for p in module.parameters()]
-    y, final = compiled(x, weights, [None] * len(module.program.slots), steps, **options)
+    y, final = compiled(x, weights, [None] * len(module.program.slots), steps, reverse)
     return (y, *final)
 
 
-@pytest.mark.parametrize("options", [{}, {"reverse": True}], ids=["ahead", "reverse"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["ahead", "reverse"])
 @pytest.mark.parametrize("by_sequence", [False, True])
 @pytest.mark.parametrize("name", CELLS)
-def test_rows_in_any_order_and_of_any_type(name: str, by_sequence: bool, options: dict[str, bool]) -> None:
+def test_rows_in_any_order_and_of_any_type(name: str, by_sequence: bool, reverse: bool) -> None:
     steps, x = Steps.same(BATCH, STEPS, by_sequence), drawn(BATCH * STEPS, WIDTH)
-    single = run(name, torch.float32, x, steps, **options)
-    double = run(name, torch.float64, x.double(), steps, **options)  # by the reference
+    single = run(name, torch.float32, x, steps, reverse)
+    double = run(name, torch.float64, x.double(), steps, reverse)  # by the reference
     assert all(value.dtype == torch.float64 for value in double)
     torch.testing.assert_close([v.double() for v in single], list(double), rtol=1e-5, atol=1e-5)
     strided = torch.empty(WIDTH, BATCH * STEPS, 2)[..., 0].T.copy_(x)
     assert not strided.is_contiguous()
-    torch.testing.assert_close(run(name, torch.float32, strided, steps, **options), single, rtol=0, atol=0)
+    torch.testing.assert_close(run(name, torch.float32, strided, steps, reverse), single, rtol=0, atol=0)
 
 
 def test_x_without_a_gradient_gets_none() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from grammar import zoo
 from nas.errors import BuildError
-from nas.nn import CellModule, Stack, detach_state
+from nas.nn import CellModule, Stack, State, build, detach_state
 
 
 def test_tokens_become_outputs() -> None:
@@ -37,6 +37,47 @@ def test_text_goes_on_where_it_stopped() -> None:
     second, after = stack(tokens[:, 5:], state=state)
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
     torch.testing.assert_close(after, end)
+
+
+@pytest.mark.parametrize("lengths", [None, [20, 7, 13]])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("name", ["lstm", "hgrn", "gated_deltanet", "sru", "qrnn", "rwkv4", "s4d"])
+def test_maps_of_a_table_are_those_of_its_rows(name: str, layers: int, lengths: list[int] | None) -> None:
+    stack = Stack(zoo(name), inputs=7, outputs=5, width=8, num_layers=layers, heads=2)
+    tokens = torch.randint(7, (3, 20), generator=torch.Generator().manual_seed(0))
+    weights = list(stack.parameters())
+
+    def results(y: torch.Tensor, state: State) -> list[torch.Tensor]:
+        parts = (state,) if isinstance(state, torch.Tensor) else state
+        total = (y * torch.arange(8)).sum() + sum(part.abs().sum() for part in parts)
+        found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+        return [y, *parts, *found]
+
+    looked_up, after = stack.cell(stack.input(tokens), lengths=lengths)
+    expected = results(looked_up, after)
+    for own, value in zip(results(*stack.features(tokens, lengths)), expected, strict=True):
+        torch.testing.assert_close(own, value, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(stack.features(tokens, lengths)[0], looked_up)
+
+
+@pytest.mark.parametrize("name", ["lstm", "sru"])
+def test_tokens_are_those_of_the_table(name: str) -> None:
+    stack = Stack(zoo(name), inputs=7, outputs=5, width=8)
+    for wrong in (-1, 7):
+        with pytest.raises(IndexError, match=r"table|range"):
+            stack(torch.full((3, 20), wrong))
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_a_table_in_any_module(backend: str) -> None:
+    module = build(zoo("gru"), 6, 6, bidirectional=True, backend=backend)
+    table, tokens = torch.randn(4, 6), torch.randint(4, (2, 9))
+    torch.testing.assert_close(module(tokens, table=table), module(table[tokens]))
+    with pytest.raises(BuildError, match=r"tokens, a tensor \[B, T\] of int64"):
+        module(table[tokens], table=table)
+    with pytest.raises(BuildError, match=r"table must have the shape \[V, 6\]; received \[4, 5\]"):
+        module(tokens, table=table[:, :5])
 
 
 def test_lone_states_are_detached_too() -> None:

@@ -29,8 +29,8 @@ PUBLIC: dict[str, str] = {
     """,
     "nas.backends": """
         Backend FlexibleRunner FlexibleTreeRunner NewtonCount NewtonRunner RENDERINGS Runner Steps TreeRunner
-        backend_names candidates_runner choose fallbacks merged register_backend register_rendering runner
-        tree_runner
+        adamw_ backend_names can_step candidates_runner choose fallbacks linear_cross_entropy merged
+        register_backend register_rendering runner tree_runner
     """,
     "nas.backends.c": "",
     "nas.backends.newton": "",

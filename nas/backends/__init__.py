@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from nas.backends.base import FlexibleTreeRunner as FlexibleTreeRunner
     from nas.backends.base import Runner as Runner
     from nas.backends.base import TreeRunner as TreeRunner
+    from nas.backends.c.training import adamw_ as adamw_
+    from nas.backends.c.training import can_step as can_step
+    from nas.backends.c.training import linear_cross_entropy as linear_cross_entropy
     from nas.backends.fallback import fallbacks as fallbacks
     from nas.backends.levels import merged as merged
     from nas.backends.newton.runner import NewtonCount as NewtonCount
@@ -38,10 +41,13 @@ __getattr__, __dir__, __all__ = attach(
         "Runner": "nas.backends.base",
         "Steps": "nas.backends.steps",
         "TreeRunner": "nas.backends.base",
+        "adamw_": "nas.backends.c.training",
         "backend_names": "nas.backends.registry",
+        "can_step": "nas.backends.c.training",
         "candidates_runner": "nas.backends.registry",
         "choose": "nas.backends.registry",
         "fallbacks": "nas.backends.fallback",
+        "linear_cross_entropy": "nas.backends.c.training",
         "merged": "nas.backends.levels",
         "register_backend": "nas.backends.registry",
         "register_rendering": "nas.backends.renderings",

@@ -39,10 +39,12 @@ class FlexibleRunner(ABC):
         state: Sequence[Tensor | None],
         steps: Steps,
         reverse: bool = False,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `Runner`. A state is None where it starts as the text says, and that is a number.
 
-        `reverse` goes through equally long sequences from their ends; rows stay where they are.
+        `reverse` goes through equally long sequences from their ends; rows stay where they are. With `tokens` `[rows]`
+        int64, x is a table `[V, D]`, and the input's row r its row `tokens[r]`.
         """
 
 

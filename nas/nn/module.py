@@ -216,12 +216,41 @@ class CellModule(nn.Module):
         x: Tensor | PackedSequence,
         state: State | None = None,
         lengths: Tensor | Sequence[int] | None = None,
+        table: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
-        """Output and final state: see the class. Raises BuildError where a shape is wrong."""
+        """Output and final state: see the class. Raises BuildError where a shape is wrong.
+
+        With `table` [V, D] x is of tokens, `[B, T]` int64, and the cell sees `table[x]`. Where a backend can, maps of x
+        are then done for the rows of the table instead of those of all steps.
+        """
         calls = self._runners
         flexible = all(isinstance(call, FlexibleRunner) for call in calls)
+        if table is not None:
+            return self._of_tokens(x, state, lengths, table, flexible)
         layout, rows = as_rows(x, lengths, self.batch_first, self.input_size, flexible)
         rows, final = self._run(calls, rows, layout.steps, self._state_in(state, layout))
+        return layout.restore(rows), self._state_out(final, layout)
+
+    def _of_tokens(
+        self,
+        x: Tensor | PackedSequence,
+        state: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        table: Tensor,
+        flexible: bool,
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """`forward` for rows of a table."""
+        if not isinstance(x, Tensor) or x.dim() != 2 or x.dtype is not torch.int64:
+            raise BuildError("with table= x is tokens, a tensor [B, T] of int64")
+        if table.dim() != 2 or table.shape[1] != self.input_size:
+            raise BuildError(
+                f"table must have the shape [V, {self.input_size}]; received {list(table.shape)}"
+            )
+        if not flexible or self.bidirectional or self.cell.kind != "time":
+            return self.forward(F.embedding(x, table), state, lengths)
+        layout, tokens = as_rows(x.unsqueeze(-1), lengths, self.batch_first, 1, flexible)
+        state_in = self._state_in(state, layout)
+        rows, final = self._run(self._runners, table, layout.steps, state_in, tokens.flatten())
         return layout.restore(rows), self._state_out(final, layout)
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -257,9 +286,17 @@ class CellModule(nn.Module):
         return torch.empty(0) if x is None else x
 
     def _run(
-        self, calls: Sequence[Runner], rows: Tensor, steps: Steps, state: _Parts
+        self,
+        calls: Sequence[Runner],
+        rows: Tensor,
+        steps: Steps,
+        state: _Parts,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """All layers. Returns the output's rows and the final value of each slot, by layer and direction."""
+        """All layers. Returns the output's rows and the final value of each slot, by layer and direction.
+
+        With `tokens`, which only one direction has, the input's rows are those of the table `rows`.
+        """
         final = []
         for layer, call in enumerate(calls):
             outputs = []
@@ -268,7 +305,8 @@ class CellModule(nn.Module):
                 weights = self._arrays(layer, direction)
                 if isinstance(call, FlexibleRunner) and (steps.even or not direction):
                     start = self._start(state[place], layer, direction, rows, steps, known=True)
-                    y, after = call(rows, weights, start, steps, reverse=bool(direction))
+                    looked_up = None if layer else tokens
+                    y, after = call(rows, weights, start, steps, reverse=bool(direction), tokens=looked_up)
                     outputs.append(y)
                 else:
                     given = self._reversed(rows, steps) if direction else rows

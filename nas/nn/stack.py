@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from grammar import Cell
 from nas.errors import BuildError
 from nas.nn.building import build
-from nas.nn.module import State
+from nas.nn.module import CellModule, State
 from nas.nn.trees import TreeModule
 
 
@@ -82,15 +82,30 @@ class Stack(nn.Module):
         A tree cell gives outputs at the root, `[B, outputs]`, and the state there; `tree` is for its policy "given",
         and other cells and policies pass it over.
         """
+        rows, after = self.features(x, lengths, state, tree)
+        return self.head(rows), after
+
+    def features(
+        self,
+        x: Tensor,
+        lengths: Tensor | Sequence[int] | None = None,
+        state: State | None = None,
+        tree: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """What the head is given, `[B, T, width]` or, of a tree, `[B, width]`; else as `forward`."""
         wanted = "[B, T] of tokens" if self.embed else f"[B, T, {self.input.weight.shape[1]}]"
         if x.dim() != (2 if self.embed else 3):
             raise BuildError(f"x must have the shape {wanted}; received {list(x.shape)}")
+        dropped = self.training and self.dropout.p > 0
+        if isinstance(self.input, nn.Embedding) and type(self.cell) is CellModule and not dropped:
+            y, after = self.cell(x, state, lengths, table=self.input.weight)
+            return self.dropout(cast(Tensor, y)), after
         leaves = self.dropout(self.input(x))
         if isinstance(self.cell, TreeModule):
             root, after = self.cell.root(leaves, lengths, tree if self.cell.policy == "given" else None)
-            return self.head(self.dropout(root)), after
+            return self.dropout(root), after
         y, after = self.cell(leaves, state, lengths)
-        return self.head(self.dropout(cast(Tensor, y))), after
+        return self.dropout(cast(Tensor, y)), after
 
 
 def detach_state(state: State) -> State:

@@ -108,6 +108,16 @@ class Task(ABC):
         answers, targets = self.answers(logits, batch)
         return (answers.argmax(dim=-1) != targets).sum(), targets.numel()
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether `loss`, `measure` and `answers` are the given ones, so that other steps than answers do not count.
+
+        A training loop may then apply the head to the answers alone.
+        """
+        given = ("loss", "measure", "answers")
+        own = any(getattr(type(self), name) is not getattr(Task, name) for name in given)
+        return not own and not vars(self).keys() & set(given)
+
     def score(self, total: float, count: int) -> float:
         """The score from the sums of `measure` over a split."""
         return total / count

@@ -17,6 +17,8 @@ from nas.errors import BuildError, TaskError, TrainingError, TrialAborted
 from nas.nn import Stack, TreeModule, detach_state
 from nas.tasks import Batch, Recipe, Split, Task, load_task
 from nas.training.checkpoint import build_model, save_trained
+from nas.training.losses import mean_loss, measure
+from nas.training.optimiser import Optimiser
 from nas.training.snapshot import SNAPSHOT, Standing, load_snapshot, save_snapshot
 from nas.training.spec import Status, TrialResult, TrialSpec
 from nas.training.width import match_width, trainable
@@ -80,8 +82,8 @@ def train(
             save_snapshot(snapshot_to / SNAPSHOT, spec, model, fit.optimiser, fit.at)
         score = test_score = None
         if status == "ok":
-            score = evaluate(model, task, "valid")
-            test_score = evaluate(model, task, "test") if test else None
+            score = evaluate(model, task, "valid", fit.plain)
+            test_score = evaluate(model, task, "test", fit.plain) if test else None
             if not math.isfinite(score):
                 status, message, score, test_score = "diverged", f"validation score is {score}", None, None
     result = TrialResult(
@@ -107,7 +109,8 @@ class _Fit:
 
     def __init__(self, model: nn.Module, task: Task, spec: TrialSpec, carry_on: Path | None) -> None:
         self.model, self.task, self.spec = model, task, spec
-        self.optimiser = _optimiser(model, task.recipe)
+        self.plain = spec.backend == "reference"
+        self.optimiser = Optimiser(model, task.recipe, self.plain)
         self.at = Standing(0, [], torch.zeros((), device=_device_of(model)), 0, None)
         if carry_on is not None:
             self.at = load_snapshot(carry_on / SNAPSHOT, spec, model, self.optimiser)
@@ -155,34 +158,32 @@ class _Fit:
         """One step of the optimiser; the sum of the losses, detached, and the number of answers."""
         at, recipe, device = self.at, self.task.recipe, _device_of(self.model)
         batch = batch.to(device)
-        rate = learning_rate(step, recipe)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         with _precision(device):
             before = detach_state(at.state) if carried and at.state is not None and not batch.fresh else None
-            logits, at.state = self.model(**batch.inputs(), state=before)
-            loss, answers = self.task.loss(logits, batch)
+            mean, answers, at.state = mean_loss(self.model, self.task, batch, before, self.plain)
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss / answers)
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        self.optimiser.step()
-        return loss.detach(), answers
+        torch.autograd.backward(mean)
+        self.optimiser.clipped_step(learning_rate(step, recipe), recipe.clip)
+        return mean.detach() * answers, answers
 
     def _hopeless(self, step: int, mean: float) -> bool:
         late = step >= max(HOPELESS_AFTER * self.task.recipe.steps, HOPELESS_LEAST_STEPS)
         return late and mean > HOPELESS_ABOVE * self.task.trivial_loss
 
 
-def evaluate(model: nn.Module, task: Task, split: Split) -> float:
-    """The score of a model on a split ("valid" or "test"); lower is better. The model's mode is left as it was."""
+def evaluate(model: nn.Module, task: Task, split: Split, plain: bool = False) -> float:
+    """The score of a model on a split ("valid" or "test"); lower is better. The model's mode is left as it was.
+
+    `plain` is that of `nas.training.losses`.
+    """
     device, training, carried = _device_of(model), model.training, _carries(model)
     total, count, state = torch.zeros((), dtype=torch.float64, device=device), 0, None
     model.eval()
     with torch.no_grad(), _precision(device):
         for batch in task.eval_batches(split):
             batch = batch.to(device)
-            logits, state = model(**batch.inputs(), state=state if carried and not batch.fresh else None)
-            measured, answers = task.measure(logits, batch)
+            before = state if carried and not batch.fresh else None
+            measured, answers, state = measure(model, task, batch, before, plain)
             total, count = total + measured.double(), count + answers
     model.train(training)
     if count == 0:
@@ -196,17 +197,6 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     if step <= warm:
         return recipe.lr * step / warm
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - 1 - warm) / (recipe.steps - warm)))
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, vectors (biases, gains, gates' offsets) do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    # One call for all arrays: a quarter of the time of the loop over them.
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr, fused=True)
 
 
 def _carries(model: nn.Module) -> bool:

@@ -30,7 +30,7 @@ _FLAGS = tuple(
     "-fno-tree-vectorize -fno-tree-slp-vectorize -fno-tree-pre -fno-gcse".split()
 )
 _SECONDS = 120.0  # a compiler that takes longer hangs
-KIT = ("pack", "product", "rows", "gram", "columns")  # in the order of kit.h
+KIT = ("pack", "product", "rows", "gram", "columns", "within", "gather", "scatter")  # in the order of kit.h
 
 
 class CompilerError(BuildError):
@@ -87,6 +87,11 @@ def _header(name: str) -> str:
 def prelude() -> str:
     """What precedes every text: vectors, functions on them, and the matrix products of the kit."""
     return _header("vectors.h") + _header("kit.h")
+
+
+def training_text() -> str:
+    """The C of what a step of training does besides the cell."""
+    return _header("training.h")
 
 
 def _load(text: str) -> ctypes.CDLL:

@@ -45,6 +45,9 @@ class Driver:
         self.sums: dict[Key, tuple[int, int]] = {}  # where each sum over rows begins among all, and its size
         self._room_for_sums(grams)
         self.lines: list[str] = []
+        self.sums_by_token: dict[tuple[str, int], str] = {}  # of rows: the C variable that has them
+        self.x_rows, self.dx_rows = self._swept("x", grams), self._swept("dx", grams)
+        self.tokens = self._port(("tokens", 0))
         for n, step in enumerate(half.schedule.steps):
             if isinstance(step, Sweep):
                 self._call(f"{half.name}{n}", half.sweeps[n].ports)
@@ -56,6 +59,9 @@ class Driver:
         if half.end:
             self._call(f"{half.name}_end", half.end.ports)
         self._grams(grams)
+        if self.dx_rows:
+            size, dx, table = self.w.sizes.input_size, self._port(("dx", 0)), self._port(("dtable", 0))
+            self.lines.append(f"if (at && {table}) kit->scatter(R, N, {size}, {dx}, {size}, at, {table});")
 
     @property
     def text(self) -> str:
@@ -65,7 +71,44 @@ class Driver:
             "const long R = g[5];",
             *(f"float *const x{n} = p[{n + 2}];" for n in range(len(self.ports))),
         ]
-        return self.half.text + "\n".join([*head, *self.lines, "return 0;", "}\n"])
+        sums = list(self.sums_by_token.values())
+        head += [
+            f"const int64_t *const at = (const int64_t *){self.tokens};",
+            "const long N = at ? at[R] : 0;",
+        ]
+        head += ["if (at && !kit->within(R, N, at)) return 2;"] if self.half.name == "f" else []
+        head += [f"float *{name} = 0;" for name in sums]
+        free = [f"free({name});" for name in sums]
+        return self.half.text + "\n".join([*head, *self.lines, *free, "return 0;", "}\n"])
+
+    # -- x as rows of a table ---------------------------------------------------------------
+
+    def _swept(self, name: str, grams: Sequence[int]) -> bool:
+        """Whether rows of x, or of its gradient, are needed for more than products over all rows.
+
+        x may come as a table and the row of it that each row is ("tokens", their count behind the last). Products are
+        then of the rows of the table, and gradients summed for each of these before they are multiplied; where nothing
+        else needs them, there are no rows of x, and its gradient is that of the table.
+        """
+        half, key = self.half, (name, 0)
+        ports = [text.ports for text in half.sweeps.values()] + ([half.end.ports] if half.end else [])
+        swept = {key for own in ports for key in own} | {key for _, key in half.copies}
+        others = [self.nodes[k].args[0] for k in grams] + [n.args[0] for n in self.nodes if n.op == "total"]
+        others += [self.nodes[k].args[1] for k in grams if self.nodes[k].attr("blocks", 1) != 1]
+        return key in swept or any(self._is_x(k) for k in others)
+
+    def _is_x(self, k: int) -> bool:
+        column = self.w.kept.get(k) or self.w.rows.get(k)
+        return column is not None and column.key == ("x", 0)
+
+    def _summed(self, column: Column, size: int) -> str:
+        """The C variable with the sums over rows of one token, of columns; computed where they are first needed."""
+        name = self.sums_by_token.setdefault((self._at(column), size), f"T{len(self.sums_by_token)}")
+        self.lines.append(
+            f"if (!{name}) {{ if (!({name} = malloc(4 * N * {size}))) return 1; "
+            f"kit->scatter(R, N, {size}, {self._at(column)}, {column.width}, at, {name}); }}"
+        )
+        return name
 
     # -- pointers ---------------------------------------------------------------------------
 
@@ -128,12 +171,36 @@ class Driver:
                     self._pack(self.nodes[k].uses[p], (deep, total), (row, column), (sizes[p], size(k)))
                     column += size(k)
                 row += sizes[p]
-            self.lines.append(
-                f"kit->rows(R, {total}, {deep}, {self._at(run)}, {run.width}, W, {self._at(out)}, {out.width}, "
-                f"{int(n > 0)}); free(W); }}"
-            )
+            to = f"W, {self._at(out)}, {out.width}, {int(n > 0)});"
+            whole = f"kit->rows(R, {total}, {deep}, {self._at(run)}, {run.width}, {to}"
+            if run.key == ("x", 0):
+                self.lines.append("if (at) {")
+                self.lines += self._of_table(run, deep, out, total, int(n > 0))
+                self.lines.append(f"}} else {whole}")
+            elif out.key == ("dx", 0) and not self.dx_rows:
+                self.lines.append("if (at) {")
+                sums = self._summed(run, deep)
+                self.lines.append(
+                    f"kit->rows(N, {total}, {deep}, {sums}, {deep}, W, {self._at(out)}, {out.width}, {int(n > 0)});"
+                )
+                self.lines.append(f"}} else {whole}")
+            else:
+                self.lines.append(whole)
+            self.lines.append("free(W); }")
         if out.optional:
             self.lines.append("}")
+
+    def _table(self, column: Column) -> str:
+        """The pointer to columns of the table that x is rows of."""
+        return f"{self._port(('table', 0))} + {column.first}"
+
+    def _of_table(self, run: Column, deep: int, out: Column, total: int, add: int) -> list[str]:
+        """A product of the rows of a table, and its result for each row that is one of them."""
+        return [
+            f"float *T = malloc(4 * N * {total}); if (!T) return 1;",
+            f"kit->rows(N, {total}, {deep}, {self._table(run)}, {run.width}, W, T, {total}, 0);",
+            f"kit->gather(R, {total}, T, at, {self._at(out)}, {out.width}, {add}); free(T);",
+        ]
 
     def _pack(self, use: Use, whole: tuple[int, int], at: tuple[int, int], own: tuple[int, int]) -> None:
         index, _ = self.w.arrays[use.weight, use.role]
@@ -179,11 +246,22 @@ class Driver:
                     break
                 own += size(following.args[0])
                 count += 1
+            looked_up = second.key == ("x", 0) and blocks == 1
+            if looked_up:
+                self.lines.append("if (at) {")
+                sums = self._summed(first, own)
+                self.lines.append(
+                    f"kit->gram(N, {own}, {other}, {sums}, {own}, {self._table(second)}, {second.width}, "
+                    f"{self.pointer(('gram', k))}, {other}, 0);"
+                )
+                self.lines.append("} else {")
             for n in range(blocks):
                 self.lines.append(
                     f"kit->gram(R, {own}, {other}, {self._at(first)} + {n * own}, {first.width}, {self._at(second)} + "
                     f"{n * other}, {second.width}, {self.pointer(('gram', k))} + {n * own * other}, {other}, 0);"
                 )
+            if looked_up:
+                self.lines.append("}")
             done += count
 
 

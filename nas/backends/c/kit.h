@@ -7,4 +7,7 @@ typedef struct {
   void (*rows)(long, long, long, const float *, long, const float *, float *, long, int);
   void (*gram)(long, long, long, const float *, long, const float *, long, float *, long, int);
   void (*columns)(long, long, const float *, long, float *);
+  int (*within)(long, long, const int64_t *);
+  void (*gather)(long, long, const float *, const int64_t *, float *, long, int);
+  void (*scatter)(long, long, long, const float *, long, const int64_t *, float *);
 } Kit;

@@ -29,6 +29,10 @@ from nas.ir import (
     width,
 )
 
+Table = tuple[
+    Tensor, Tensor
+]  # tokens, int64 [rows + 1], of which the last is V, and what they are rows of, [V, D]
+
 _HELD = 512 * 1024  # bytes of matrices that a chunk of steps may take for each sequence
 
 
@@ -58,6 +62,8 @@ class Layer:
         ahead = Driver(forward, shared=sorted({column.key for column in self.saved.values()}))
         back = Driver(backward, given=ahead.regions, grams=grams_in_order(backward))
         self.text = ahead.text + back.text
+        # of a table that x is rows of, whether all rows are needed as well, and of its gradient
+        self.x_rows, self.dx_rows = ahead.x_rows or back.x_rows, back.dx_rows
         self.seen = _seen(normal)
         self.seen_by_all = all(found == self.seen[0] for found in self.seen)
         self._prepare(adjoint, ahead, back)
@@ -92,9 +98,12 @@ class Layer:
         self.rows_back = [(self.back.place((OWN, 1)), back.widths[OWN, 1])] if back.widths[OWN, 1] else []
         self.checked = [(self.ahead.place(("checkpoint", s)), size) for s, size in self.checkpoints.items()]
         self.x, self.y = (self.ahead.place((name, 0)) for name in "xy")
-        self.x_back, self.dy, self.dx, self.sums = (
-            self.back.place((name, 0)) for name in ("x", "dy", "dx", "sums")
+        self.x_back, self.dy, self.dx, self.sums, self.dtable = (
+            self.back.place((name, 0)) for name in ("x", "dy", "dx", "sums", "dtable")
         )
+        self.tables = [
+            [run.place((name, 0)) for name in ("tokens", "table")] for run in (self.ahead, self.back)
+        ]
         self.is_loaded = False
         self.keeps_y = int(reads_y)
         self.saved_rows = [region[key] for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
@@ -192,16 +201,24 @@ class Layer:
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | None,
         weights: Sequence[Tensor],
         state: Sequence[Tensor | None],
         geometry: Geometry,
         keep: bool,
+        table: Table | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The output's rows, the final states, and what the backward half wants to see again."""
-        lead, rows = x.shape[:-2], (*x.shape[:-2], geometry.rows)
+        """The output's rows, the final states, and what the backward half wants to see again.
+
+        With `table` x is its rows as tokens say; it may be None unless `x_rows`.
+        """
+        lead = _candidates(x)
+        rows = (*lead, geometry.rows)
         values: Values = [*weights, *self.empty[0]]
         values[self.x] = x
+        if table is not None:
+            for place, part in zip(self.tables[0], table, strict=True):
+                values[place] = part
         values[self.y] = y = torch.empty((*rows, self.sizes.hidden_size))
         finals = []
         for (init, final, shape, kind), value in zip(self.ends, state, strict=True):
@@ -223,24 +240,36 @@ class Layer:
     def backward(
         self,
         saved: Sequence[Tensor],
-        x: Tensor,
+        x: Tensor | None,
         weights: Sequence[Tensor],
         geometry: Geometry,
         dy: Tensor | None,
         dfinal: Sequence[Tensor | None],
         wanted: Sequence[bool],
+        table: Table | None = None,
     ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
         """The gradients of x, of the weights, and of the states before the first step.
 
-        `wanted` says for x, then for each state, whether its gradient is.
+        `wanted` says for x, then for each state, whether its gradient is. With `table` that of x is that of the table.
         """
         asked = [dy is not None, *(gradient is not None for gradient in dfinal)]
-        lead, rows = x.shape[:-2], (*x.shape[:-2], geometry.rows)
+        lead = _candidates(x)
+        rows = (*lead, geometry.rows)
         values: Values = [*weights, *self.empty[1]]
         values[self.x_back] = x
+        if table is not None:
+            for place, part in zip(self.tables[1], table, strict=True):
+                values[place] = part
         values[self.dy] = torch.zeros((*rows, self.sizes.hidden_size)) if dy is None else dy
-        dx = torch.empty((*rows, self.sizes.input_size)) if wanted[0] and self.has_dx else None
-        values[self.dx] = dx
+        dx: Tensor | None = None
+        dtable: Tensor | None = None
+        if wanted[0] and self.has_dx:
+            if table is not None:
+                dtable = torch.empty(table[1].shape)
+            dx = dtable
+            if dtable is None or self.dx_rows:
+                dx = torch.empty((*rows, self.sizes.input_size))
+        values[self.dx], values[self.dtable] = dx, dtable
         for (_, place), value in zip(self.again, saved, strict=True):
             values[place] = value
         starts: list[Tensor | None] = []
@@ -257,7 +286,12 @@ class Layer:
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
             seen = self.seen_by(asked)
             found = [value if k in seen else None for k, value in enumerate(found)]
-        return dx, found, starts
+        return dx if dtable is None else dtable, found, starts
+
+
+def _candidates(x: Tensor | None) -> tuple[int, ...]:
+    """The axis over candidates, where rows of x have one. Rows of a table have none."""
+    return () if x is None else tuple(x.shape[:-2])
 
 
 def _passing(rows: tuple[int, ...], floats: int) -> Tensor:

@@ -143,3 +143,36 @@ int recell_each(int (*run)(const Kit *, const long *, void *const *), const Kit 
   }
   return 0;
 }
+
+/* ---- rows by number: those of a table that `at` names, and the sums of the rows that bear each number ---- */
+
+/* Whether each of r numbers is one of a table of n rows. */
+int recell_within(long r, long n, const int64_t *at) {
+  uint64_t wrong = 0;
+  for (long i = 0; i < r; i++) wrong |= (uint64_t)((uint64_t)at[i] >= (uint64_t)n);
+  return !wrong;
+}
+
+/* C [r, w] = the rows of A that `at` names, or += where add. */
+void recell_gather(long r, long w, const float *a, const int64_t *at, float *c, long sc, int add) {
+  for (long i = 0; i < r; i++) {
+    const float *from = a + at[i] * w;
+    float *to = c + i * sc;
+    if (!add) { memcpy(to, from, 4 * w); continue; }
+    long j = 0;
+    for (; j + VL <= w; j += VL) vstore(to + j, vload(to + j) + vload(from + j));
+    for (; j < w; j++) to[j] += from[j];
+  }
+}
+
+/* C [n, w] = for each row of it the sum of those rows of A [r, w] whose number it has. */
+void recell_scatter(long r, long n, long w, const float *a, long sa, const int64_t *at, float *c) {
+  memset(c, 0, 4 * n * w);
+  for (long i = 0; i < r; i++) {
+    const float *from = a + i * sa;
+    float *to = c + at[i] * w;
+    long j = 0;
+    for (; j + VL <= w; j += VL) vstore(to + j, vload(to + j) + vload(from + j));
+    for (; j < w; j++) to[j] += from[j];
+  }
+}

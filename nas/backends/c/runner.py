@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
 from nas.backends.c.compiler import CompilerError
-from nas.backends.c.layer import Layer, slots_of
+from nas.backends.c.layer import Layer, Table, slots_of
 from nas.backends.c.ops import compact, even, operated
 from nas.backends.c.running import Geometry
 from nas.backends.candidates import side_by_side
@@ -25,6 +26,9 @@ from nas.backends.steps import Steps
 # Floats that candidates may keep in one piece of memory for the backward half. Larger pieces come fresh from the system
 # in every call, and its zeroing of them takes a third of the time.
 _AT_ONCE = 4 * 1024 * 1024
+_PAYS = (
+    2  # so many rows for each of a table, and it is quicker to do maps of x for the table than for the rows
+)
 
 
 class CompiledRunner(FlexibleRunner):
@@ -49,24 +53,28 @@ class CompiledRunner(FlexibleRunner):
         state: Sequence[Tensor | None],
         steps: Steps,
         reverse: bool = False,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `FlexibleRunner`."""
         if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
-            return self._traced(x, weights, state, steps, reverse)
+            return self._traced(_looked_up(x, tokens), weights, state, steps, reverse)
         like = weights[0] if weights else x
         here = like.dtype is torch.float32 and x.dtype is not torch.float64 and like.device.type == "cpu"
         layer = self._built() if here and x.device.type == "cpu" else None
         if layer is None:
-            return self._by_reference(x, weights, state, steps, reverse)
+            return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
         x = x if x.dtype is torch.float32 else x.float()
+        if tokens is not None and _PAYS * len(x) > steps.rows:
+            x, tokens = _looked_up(x, tokens), None
         given = [None if value is None else _ready(value) for value in state]
         where = geometry(steps, reverse)
         if torch.is_grad_enabled():
             if x.dim() == 3 and (most := max(1, _AT_ONCE // layer.most_kept(where))) < x.shape[0]:
                 return _in_groups(layer, where, x, weights, given, most)
-            y, *final = _Layer.apply(layer, where, x, *weights, *given)  # type: ignore[no-untyped-call]
+            y, *final = _Layer.apply(layer, where, tokens, x, *weights, *given)  # type: ignore[no-untyped-call]
             return y, tuple(final)
-        y, ends, _ = layer.forward(compact(x), [w.contiguous() for w in weights], given, where, False)
+        rows, table = _rows_of(layer, compact(x), tokens)
+        y, ends, _ = layer.forward(rows, [w.contiguous() for w in weights], given, where, False, table)
         return y, tuple(ends)
 
     def _traced(
@@ -144,9 +152,24 @@ def _in_groups(
     """Candidates, so many in one call."""
     calls = len(x.split(most))
     parts = [[None] * calls if value is None else value.split(most) for value in (x, *weights, *state)]
-    made = [_Layer.apply(layer, where, *given) for given in zip(*parts, strict=True)]  # type: ignore[no-untyped-call]
+    made = [_Layer.apply(layer, where, None, *given) for given in zip(*parts, strict=True)]  # type: ignore[no-untyped-call]
     y, *final = (torch.cat(values) for values in zip(*made, strict=True))
     return y, tuple(final)
+
+
+def _looked_up(x: Tensor, tokens: Tensor | None) -> Tensor:
+    """The rows of the input."""
+    return x if tokens is None else F.embedding(tokens, x)
+
+
+def _rows_of(layer: Layer, x: Tensor, tokens: Tensor | None) -> tuple[Tensor | None, Table | None]:
+    """What a layer takes: rows; or a table, and its rows where they are needed, too."""
+    if tokens is None:
+        return x, None
+    return _looked_up(x, tokens) if layer.x_rows else None, (
+        torch.cat((tokens, tokens.new_tensor([len(x)]))),
+        x,
+    )
 
 
 def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:
@@ -166,23 +189,24 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, layer: Layer, where: Geometry, x: Tensor, *rest: Tensor | None
+        ctx: Any, layer: Layer, where: Geometry, tokens: Tensor | None, x: Tensor, *rest: Tensor | None
     ) -> tuple[Tensor, ...]:
         x = compact(x)
         count = len(rest) - len(layer.slots)
         weights = [w.contiguous() for w in rest[:count] if w is not None]
         keep = any(ctx.needs_input_grad)
-        y, finals, saved = layer.forward(x, weights, rest[count:], where, keep)
+        rows, table = _rows_of(layer, x, tokens)
+        y, finals, saved = layer.forward(rows, weights, rest[count:], where, keep, table)
         ctx.set_materialize_grads(False)
         if keep:
             ctx.layer, ctx.where, ctx.count = layer, where, count
-            ctx.save_for_backward(x, *weights, *saved)
+            ctx.save_for_backward(rows, *(table or (None, None)), *weights, *saved)
         return (y, *finals)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, *dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, *rest = ctx.saved_tensors
+        x, tokens, table, *rest = ctx.saved_tensors
         count = ctx.count
         needs = ctx.needs_input_grad
         dx, dweights, dstate = ctx.layer.backward(
@@ -192,6 +216,7 @@ class _Layer(torch.autograd.Function):
             ctx.where,
             None if dy is None else dy.contiguous(),
             [None if d is None else d.contiguous() for d in dfinal],
-            (needs[2], *needs[3 + count :]),
+            (needs[3], *needs[4 + count :]),
+            None if tokens is None else (tokens, table),
         )
-        return (None, None, dx, *dweights, *dstate)
+        return (None, None, None, dx, *dweights, *dstate)

@@ -82,5 +82,7 @@ class Running:
             failed = each()(self.address, *given, pointers.buffer_info()[0], *last)
         else:
             failed = self.function(*given, pointers.buffer_info()[0])
+        if failed == 2:
+            raise IndexError("a token is not one of the table")
         if failed:
             raise MemoryError("there is no memory for the values of a compiled cell")

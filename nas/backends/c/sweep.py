@@ -12,6 +12,7 @@ from nas.backends.c.text import Function, Text
 from nas.backends.c.world import Held, Key, Recomputed, World
 from nas.ir import Sweep
 
+_APART = 16  # floats between the buffers of a block, besides a row: a line of the cache
 # bytes that the values of a block may take: of rows, of matrices that stay near, and of all that a chunk holds
 _ROWS, _MATRICES, _CHUNK = 96 * 1024, 24 * 1024, 768 * 1024
 
@@ -72,7 +73,9 @@ class SweepText:
         names, floats = [], self.f.floats
         for name, size in self.f.buffers:
             names.append(f"float *{name} = S + {floats};")
-            floats += size * self.block
+            # Not a power of two apart: their rows would compete for the same few places of the nearest cache, and a
+            # load that follows a store to such an address waits for it.
+            floats += size * (self.block + 1) + _APART
         if self.replay:
             for r in range(len(self.replay.slots)):
                 names.append(f"float *H{r} = S + {floats};")

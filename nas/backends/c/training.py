@@ -1,0 +1,131 @@
+"""What a step of training does besides the cell, in C: the head with its loss, and the optimiser.
+
+Each has a plain form in torch, which also is what runs where this does not: on a GPU, for other dtypes, without a
+compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from nas.backends.c.compiler import kit, load, problem, training_text
+
+_MOST_CLASSES = 1 << 16  # with more, blocks of logits are few rows of much memory
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, *, plain: bool = False
+) -> Tensor:
+    """The mean cross entropy [] of the logits x W^T + b with `targets` `[n]` int64, for x `[n, D]` and weight `[V, D]`.
+
+    In float32 on a CPU in one pass that never has all logits, and makes the gradients on the way. Targets of -100 count
+    as no loss. Raises IndexError for other targets that are no class.
+    """
+    if plain or not _takes(x, weight, bias) or len(weight) > _MOST_CLASSES or not len(x):
+        logits = F.linear(x, weight, bias)
+        logits = logits if logits.dtype is torch.float64 else logits.float()
+        return F.cross_entropy(logits, targets, reduction="sum") / len(x)
+    if torch.is_grad_enabled():
+        found: Tensor = _Head.apply(x, weight, bias, targets)  # type: ignore[no-untyped-call]
+        return found
+    return _head(x.contiguous(), weight.contiguous(), bias.contiguous(), targets, ())
+
+
+def can_step(parameters: Sequence[Tensor]) -> bool:
+    """Whether `adamw_` takes these."""
+    return _takes(*parameters) and all(p.is_contiguous() for p in parameters)
+
+
+def adamw_(
+    arrays: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]],
+    decays: Sequence[float],
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    clip: float,
+) -> float:
+    """One step of AdamW in place, the norm of all gradients clipped to `clip`; returns that norm before.
+
+    `arrays` has of each parameter its values, gradient, both moments and number of steps, as `torch.optim.AdamW` keeps
+    them; `decays` its weight decay.
+    """
+    pointers = array("q", [tensor.data_ptr() for parts in arrays for tensor in parts])
+    sizes = array("q", [parts[0].numel() for parts in arrays])
+    decay = array("d", decays)
+    norm: float = _library().recell_adamw(
+        len(arrays), _address(pointers), _address(sizes), _address(decay), rate, *betas, eps, clip
+    )
+    torch.autograd.graph.increment_version([parts[0] for parts in arrays])
+    return norm
+
+
+def _takes(*tensors: Tensor) -> bool:
+    if torch.compiler.is_compiling() or problem() is not None:
+        return False
+    return all(
+        t.device.type == "cpu" and t.dtype is torch.float32 and type(t) in (Tensor, torch.nn.Parameter)
+        for t in tensors
+    )
+
+
+def _head(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """The mean loss; `gradients` are to hold those of x, weight and bias."""
+    (rows, deep), classes = x.shape, len(weight)
+    targets, loss = targets.contiguous(), ctypes.c_double()
+    values = [tensor.data_ptr() for tensor in (x, weight, bias, targets)]
+    places = [tensor.data_ptr() for tensor in gradients] or [0] * 3
+    failed = _library().recell_cross_entropy(
+        kit().buffer_info()[0], rows, classes, deep, *values, 1 / rows, *places, ctypes.byref(loss)
+    )
+    if failed == 1:
+        raise MemoryError("there is no memory for the logits of a head")
+    if failed:
+        raise IndexError(f"a target is none of the {classes} classes")
+    return torch.tensor(loss.value / rows)
+
+
+class _Head(torch.autograd.Function):
+    """The head and its loss, with gradients made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+        gradients = [torch.empty(t.shape) for t in (x, weight, bias)] if any(ctx.needs_input_grad) else []
+        loss = _head(x, weight, bias, targets, gradients)
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        if float(above) != 1:  # a loss by itself, as a training loop has it, needs no other pass
+            gradients = [gradient * above for gradient in gradients]
+        return (*gradients, None)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = load(training_text())
+    pointer, whole, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
+    head = library.recell_cross_entropy
+    head.restype = ctypes.c_int
+    head.argtypes = (pointer, *[whole] * 3, *[pointer] * 4, ctypes.c_float, *[pointer] * 4)
+    step = library.recell_adamw
+    step.restype = real
+    step.argtypes = (whole, *[pointer] * 3, *[real] * 5)
+    return library
+
+
+def _address(numbers: array[Any]) -> int:
+    return numbers.buffer_info()[0]
