@@ -231,6 +231,17 @@ def test_candidates_begin_as_modules_of_the_same_seeds() -> None:
     torch.testing.assert_close(at_once.state_dict(), Ensemble.of(one_by_one).state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_tokens_of_a_table(own: bool) -> None:
+    parts = modules(zoo("gru"))
+    table, tokens = drawn(COUNT, 5, WIDTH), torch.tensor([[0, 4, 2], [3, 3, 1]])
+    y, _ = Ensemble.of(parts)(tokens, table=table if own else table[0])
+    for c, (module, rows) in enumerate(zip(parts, table, strict=True)):
+        torch.testing.assert_close(y[c], module(tokens, table=rows if own else table[0])[0])
+    with pytest.raises(BuildError, match=r"x is tokens, a tensor \[B, T\] of int64"):
+        Ensemble.of(parts)(drawn(2, 3, WIDTH), table=table)
+
+
 def test_copies() -> None:
     together = Ensemble.of(modules(zoo("gru")))
     x = drawn(BATCH, STEPS, WIDTH)

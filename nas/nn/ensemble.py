@@ -146,8 +146,16 @@ class Ensemble(CellModule):
         x: Tensor | PackedSequence,
         state: State | None = None,
         lengths: Tensor | Sequence[int] | None = None,
+        table: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """Output and final state: see the class. Raises BuildError where a shape is wrong."""
+        """Output and final state: see the class. Raises BuildError where a shape is wrong.
+
+        With `table`, [V, D] or [C, V, D], x is of tokens, `[B, T]` int64, and candidates see those rows of it.
+        """
+        if table is not None:
+            if not isinstance(x, Tensor) or x.dim() != 2 or x.dtype is not torch.int64:
+                raise BuildError("with table= x is tokens, a tensor [B, T] of int64")
+            x = table[..., x, :]
         layout, rows = self._as_rows(x, lengths)
         rows, final = self._run(self._runners, rows, layout.steps, self._state_in(state, layout))
         return self._restored(rows, layout), self._state_out(final, layout)
