@@ -134,20 +134,20 @@ def test_a_module_is_traced_whole_and_exported(name: str) -> None:
     module = module_of(name)
 
     def gradients(run: Any) -> tuple[Tensor, ...]:
-        y, after = run(drawn(3, 4))
+        y, after = run(rows(3, 4))
         parts = after if isinstance(after, tuple) else (after,)
         loss = y.square().sum() + torch.stack([part.abs().sum() for part in parts]).sum()
         return (y, *torch.autograd.grad(loss, list(module.parameters())))
 
-    def drawn(*shape: int) -> Tensor:
+    def rows(*shape: int) -> Tensor:
         return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
 
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
     batch, time = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("time", min=2, max=512)
     module.requires_grad_(False)
-    program = torch.export.export(module, (drawn(3, 4),), dynamic_shapes={"x": {0: batch, 1: time}})
-    for x in (drawn(3, 4), drawn(2, 7)):
+    program = torch.export.export(module, (rows(3, 4),), dynamic_shapes={"x": {0: batch, 1: time}})
+    for x in (rows(3, 4), rows(2, 7)):
         torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
 
 
