@@ -28,10 +28,12 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend FlexibleRunner FlexibleTreeRunner RENDERINGS Runner Steps TreeRunner backend_names choose
+        Backend FlexibleRunner FlexibleTreeRunner NewtonCount NewtonRunner RENDERINGS Runner Steps TreeRunner
+        backend_names choose
         fallbacks merged register_backend register_rendering runner tree_runner
     """,
     "nas.backends.c": "",
+    "nas.backends.newton": "",
     "nas.backends.triton": "",
     "nas.bench": """
         BASELINES BenchSize Build CACHED_AIM COLD_AIM Outcome Plan Row SIZES bench builds_of clock
@@ -47,10 +49,11 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Adjoint Array Builder Chain ChildGradient Contraction DEPTH_ONLY DERIVATIVES EXPANSIONS Factors Form IR_OPS
-        Instr Map Matrices NORMAL_RULES NO_DERIVATIVE Node Normal OWN PRIMITIVES Place Product Program ROWS RULES Read
+        Adjoint Array Builder Chain ChildGradient Circle Contraction DEPTH_ONLY DERIVATIVES EXPANSIONS Factors Form IR_OPS
+        Instr Linearised Map Matrices NORMAL_RULES NO_DERIVATIVE Node Normal OWN PRIMITIVES Place Product Program ROWS RULES Read
         Recurrence Region Replay Rule STACK STAGES Scan Schedule Slot Sweep Use WeightGradient adjoint adjoint_cell
-        adjoint_tree checked_analysis checked_recurrences compile_program describe is_plain joins matrices normal
+        adjoint_tree checked_analysis checked_recurrences compile_program describe is_plain joins
+        linearised matrices normal
         normal_cell normal_tree number_in passes recurrences refuted register_expansion same_axes schedule shape_in
         show show_after taps tree_parts verify verify_normal width width_of with_scans
     """,
@@ -68,6 +71,9 @@ PUBLIC: dict[str, str] = {
         Answer Answerer Comparison FEATURES Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
         replay table_answers
     """,
+    "nas.serving": """
+        Answerer Application BusyError Desk Limits open_api serve
+    """,
     "nas.supernet": """
         Architecture Cost Scored Supernet SupernetOptions SupernetResult train_supernet train_trial
     """,
@@ -81,7 +87,7 @@ PUBLIC: dict[str, str] = {
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
         encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names
-        read_benchmark similar spearman statistic_names
+        Trial read_benchmark read_trials shipped shipped_tasks similar spearman statistic_names
     """,
     "search_spaces": """
         Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator Relaxed SketchSpace Space

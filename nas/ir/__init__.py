@@ -18,6 +18,9 @@ from nas.ir.derivatives import DERIVATIVES as DERIVATIVES
 from nas.ir.derivatives import NO_DERIVATIVE as NO_DERIVATIVE
 from nas.ir.expansions import EXPANSIONS as EXPANSIONS
 from nas.ir.expansions import register_expansion as register_expansion
+from nas.ir.linearised import Circle as Circle
+from nas.ir.linearised import Linearised as Linearised
+from nas.ir.linearised import linearised as linearised
 from nas.ir.lowering import taps as taps
 from nas.ir.matrices import OWN as OWN
 from nas.ir.matrices import Chain as Chain

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
-from nas.backends import FlexibleRunner, Runner, Steps, choose, runner
+from nas.backends import FlexibleRunner, NewtonCount, NewtonRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
 from nas.nn.rows import Layout, as_rows
 from nas.nn.weights import LayerWeights
 
 State = Tensor | tuple[Tensor, ...]
+SOLVERS = ("exact", "newton")
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128, torch.float16: torch.complex32}
 
 
@@ -31,6 +32,8 @@ class CellModule(nn.Module):
 
     The state is a tuple of the declared states in their order, then the buffers of `shift` and `conv`, each
     `[layers * directions, B, ...]`; a lone one is the bare tensor. It is that after each sequence's last step.
+
+    `newton` counts what Newton's method did, with `solver="newton"`.
     """
 
     _kinds: tuple[str, ...] = ("time", "depth")
@@ -47,6 +50,7 @@ class CellModule(nn.Module):
         bidirectional: bool = False,
         dropout: float = 0.0,
         backend: str = "auto",
+        solver: str = "exact",
     ) -> None:
         super().__init__()
         if not isinstance(cell, Cell):
@@ -62,7 +66,9 @@ class CellModule(nn.Module):
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.bidirectional, self.dropout = batch_first, bidirectional, dropout
-        self.backend = backend
+        self.backend, self.solver, self.newton = backend, solver, NewtonCount()
+        if solver not in SOLVERS:
+            raise BuildError(f"the solvers are {' and '.join(SOLVERS)}; received {solver!r}")
         choose(backend, cell)
         inner = hidden_size * self.directions
         widths = [input_size] + [inner] * (num_layers - 1)
@@ -165,7 +171,13 @@ class CellModule(nn.Module):
         self._runners = self._find_runners()
 
     def _find_runners(self) -> tuple[Runner, ...]:
-        return tuple(runner(self.backend, self.cell, sizes) for sizes in self.sizes)
+        exact = tuple(runner(self.backend, self.cell, sizes) for sizes in self.sizes)
+        if self.solver == "exact":
+            return exact
+        return tuple(
+            NewtonRunner(self.cell, sizes, own, self.newton)
+            for sizes, own in zip(self.sizes, exact, strict=True)
+        )
 
     def __getstate__(self) -> dict[str, object]:
         shared = ("_program", "_runners")
@@ -191,6 +203,7 @@ class CellModule(nn.Module):
             f"{self.cell.name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, heads={self.heads}"
             f", key_size={self.key_size}, batch_first={self.batch_first}, bidirectional={self.bidirectional}"
             f", dropout={self.dropout}, backend={self.backend!r}"
+            + ("" if self.solver == "exact" else f", solver={self.solver!r}")
         )
 
     # -- running ----------------------------------------------------------------------------
