@@ -19,7 +19,7 @@ from torch import Tensor
 from grammar import Cell, Sizes, parse, zoo, zoo_names
 from nas.backends.operators import key_of
 from nas.ir import adjoint_cell, matrices, normal_cell, shape_in
-from nas.nn import CellModule, build
+from nas.nn import CellModule, Ensemble, build
 
 # In the places that pad a tile numpy warns of what nothing reads.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -133,21 +133,21 @@ def test_the_operators_are_what_they_say(name: str) -> None:
 def test_a_module_is_traced_whole_and_exported(name: str) -> None:
     module = module_of(name)
 
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
+
     def gradients(run: Any) -> tuple[Tensor, ...]:
-        y, after = run(rows(3, 4))
+        y, after = run(drawn(3, 4))
         parts = after if isinstance(after, tuple) else (after,)
         loss = y.square().sum() + torch.stack([part.abs().sum() for part in parts]).sum()
         return (y, *torch.autograd.grad(loss, list(module.parameters())))
-
-    def rows(*shape: int) -> Tensor:
-        return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
 
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
     batch, time = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("time", min=2, max=512)
     module.requires_grad_(False)
-    program = torch.export.export(module, (rows(3, 4),), dynamic_shapes={"x": {0: batch, 1: time}})
-    for x in (rows(3, 4), rows(2, 7)):
+    program = torch.export.export(module, (drawn(3, 4),), dynamic_shapes={"x": {0: batch, 1: time}})
+    for x in (drawn(3, 4), drawn(2, 7)):
         torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
 
 
@@ -188,6 +188,56 @@ def test_chunks_of_odd_matrices(text: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert forward is not None
     assert matrices(adjoint_cell(cell).backward, forward.chains) is not None
     agrees(cell, torch.float64, steps=18)
+
+
+def candidates_agree(cell: Cell, own: bool) -> None:
+    """Candidates are those of the reference; each kernel is launched once for all of them."""
+    from nas.backends.triton import launch
+
+    launched = []
+    plain = launch.over_candidates
+
+    def counted(kernel: Any) -> str:
+        launched.append(kernel)
+        return str(plain(kernel))
+
+    modules = [built(cell, "triton") for _ in range(2)]
+    for number, module in enumerate(modules):
+        with torch.no_grad():
+            for array in module.parameters():
+                array.mul_(1 + 0.3 * number)
+    ours, theirs = Ensemble.of(modules), Ensemble.of(modules, backend="reference")
+    x = drawn(modules[0], 4)
+    x = torch.stack([x, x.flip(0)]) if own else x
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "over_candidates", counted)
+        found = results(ours, x)
+    both = ours._runners[0].kernels.both(torch.float64)  # type: ignore[attr-defined]
+    assert 1 <= len(launched) <= len(both.forward.kernels()) + len(both.backward.kernels())
+    for what, value in results(theirs, x).items():
+        scale = float(value.abs().max()) + 1e-12
+        torch.testing.assert_close(found[what] / scale, value / scale, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "own"), [("mingru", True), ("gla", False)])
+def test_candidates(name: str, own: bool) -> None:
+    candidates_agree(zoo(name), own)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", TIME)
+def test_candidates_of_every_known_cell(name: str, own: bool) -> None:
+    candidates_agree(zoo(name), own)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_candidates_are_not_traced_and_say_so() -> None:
+    together = Ensemble.of([built(zoo("mingru"), "triton", torch.float32) for _ in range(2)])
+    whole = torch.compile(together, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="candidates side by side are no operator that torch traces"):
+        whole(drawn(together, 3))
 
 
 @pytest.mark.slow

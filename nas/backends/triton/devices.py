@@ -19,15 +19,17 @@ from nas.backends.triton.runner import Runner, traced
 class ByDevice:
     """See `nas.backends.Runner`."""
 
-    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool) -> None:
+    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool, candidates: bool = False) -> None:
         # All of them at once: while torch traces, nothing can be made.
         self.interpreted = interpreted()
         self.own = Runner(cell, sizes)  # generated kernels
-        plain = not self.interpreted and plain_name(cell) is not None
+        plain = not (self.interpreted or candidates) and plain_name(cell) is not None
         self.kernels: base.Runner = TorchRunner(cell) if plain else self.own
         compiled = C()
         able = compiled.available() is None and compiled.refuses(cell) is None
-        self.plain = (compiled if able else Reference()).compile(cell, sizes, fallback)
+        backend = compiled if able else Reference()
+        make = backend.compile_candidates if candidates else backend.compile
+        self.plain = make(cell, sizes, fallback)
 
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps

@@ -24,7 +24,8 @@ from nas.backends.steps import Steps
 from nas.backends.triton.chunking import Chunked
 from nas.backends.triton.chunks import ChunkKernel, Plan
 from nas.backends.triton.emit import Again, Kernel, emit
-from nas.backends.triton.jit import interpreted, load
+from nas.backends.triton.jit import interpreted
+from nas.backends.triton.launch import Call, Room, launch
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.scan import scan
 from nas.backends.triton.tiles import Tiles, tiles
@@ -280,53 +281,41 @@ class Executable:
         """Launch one kernel over `extent`: steps, sequences, rows."""
         count, batch, height = extent
         grid = (batch, kernel.tiles.grid(1)[1]) if kernel.scan else kernel.tiles.grid(batch)
-        instrs, like = self.program.instrs, values.like
-        pointers = []
-        sums: dict[int, Tensor] = {}
-        strides: list[int] = []
+        known: dict[str, Mapping[int, Tensor]] = {"load": rows, "const": values.consts, "first": values.first}
+        known |= {"again": values.again, "once": values.once}
+        if kernel.replays:
+            known["check"] = values.checks
+        # rooms for rows and sums are so many values of an instruction, for checkpoints so many of a slot
+        times = {
+            "store": height,
+            "total": grid[0],
+            "check": order.checkpoints(count),
+            "scratch": order.chunk + 1,
+        }
+        given: list[Tensor] = []
+        pointers: list[Room | None] = []
         for kind, k in kernel.pointers:
-            if kind == "load":
-                made = rows[k] if k in kernel.strided and _side_by_side(rows[k]) else rows[k].contiguous()
-                if k in kernel.strided:
-                    strides.append(made.stride(0))
-            elif kind == "const":
-                made = values.consts[k].contiguous()
-            elif kind == "weight":
-                made = self._matrix(k, values, kernel.tiles)
-            elif kind == "store":
-                made = like.new_empty(height, *shape_in(instrs[k].type, self.sizes), dtype=self.state)
-                rows[k] = made
-            elif kind == "first":
-                made = values.first[k].contiguous()
-            elif kind == "again":
-                made = values.again[k].contiguous()
-            elif kind == "once":
-                made = values.once[k].contiguous()
-            elif kind == "check":
-                made = values.checks[k] if kernel.replays else self._room(values, k, order.checkpoints(count))
-                values.checks[k] = made
-            elif kind == "scratch":
-                made = self._room(values, k, order.chunk + 1)
-            elif kind == "last":
-                made = like.new_empty(values.first[k].shape, dtype=self.state)
-                if k in owned:
-                    values.last[k] = made
+            if kind in known or kind == "weight":
+                given.append(known[kind][k] if kind in known else self._matrix(k, values, kernel.tiles))
+                pointers.append(None)
             else:
-                shape = shape_in(instrs[k].type, self.sizes)
-                made = sums[k] = like.new_empty(grid[0], *shape, dtype=self.state)
-            pointers.append(made)
+                own = kind in ("store", "total")
+                one = shape_in(self.program.instrs[k].type, self.sizes) if own else values.first[k].shape
+                pointers.append(Room((times[kind], *one) if kind in times else tuple(one), self.state))
         whole = kernel.scan or order.steps.count % kernel.unrolled == 0
         even = not kernel.loop or (order.steps.even and whole)
-        # One stage: the compiler's own pipelining would take shared memory twice for what products read.
-        options = {"EVEN": even, "num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
-        scalars = (count, batch, order.chunk, *strides)
-        load(kernel.text)[grid](*scalars, order.offsets, order.counts, *pointers, **options)
-        for k, partial in sums.items():
-            values.totals[k] = partial.sum(0)
-
-    def _room(self, values: Values, s: int, times: int) -> Tensor:
-        """Memory for a slot at several steps."""
-        return values.like.new_empty(times, *values.first[s].shape, dtype=self.state)
+        call = Call(kernel, grid, (count, batch, order.chunk), even, tuple(pointers))
+        made = launch(call, (order.offsets, order.counts), given)
+        filled = [name for name, room in zip(kernel.pointers, pointers, strict=True) if room is not None]
+        for (kind, k), value in zip(filled, made, strict=True):
+            if kind == "store":
+                rows[k] = value
+            elif kind == "check":
+                values.checks[k] = value
+            elif kind == "total":
+                values.totals[k] = value.sum(0)
+            elif kind == "last" and k in owned:
+                values.last[k] = value
 
     def _matrix(self, k: int, values: Values, layout: Tiles) -> Tensor:
         """The matrix of a `lin` as a kernel takes it: `[in, out]`, or a block for each head."""
@@ -367,9 +356,3 @@ class Executable:
         shape = shape_in(self.program.slots[s].type, self.sizes)
         new = rows[k] if k in rows else values.consts[k].expand(count, *shape)
         return new.to(self.state)
-
-
-def _side_by_side(value: Tensor) -> bool:
-    """Whether the numbers of each row lie together, however far it is to the next row."""
-    one = value[:1]
-    return one.is_contiguous() or one.stride()[1:] == torch.empty(one.shape, device="meta").stride()[1:]

@@ -14,11 +14,13 @@ from nas.backends.operators import key_of
 from nas.backends.primitives import blocks_of, flat, product
 from nas.backends.states import divided, united
 from nas.backends.steps import Steps
+from nas.backends.triton.candidates import pull, run
 from nas.backends.triton.chunking import room_for
 from nas.backends.triton.chunks import Plan, fits, plan
 from nas.backends.triton.execute import Eager, Executable, Launch
 from nas.backends.triton.partition import Gap, Sweep, partition
 from nas.backends.triton.values import CHUNK, Order, Values
+from nas.errors import BuildError
 from nas.ir import Adjoint, Program, adjoint_cell, compile_program, matrices, normal_cell, shape_in
 
 CHUNKED = 32  # steps from which on matrices are computed a chunk at once. An estimate: to be measured.
@@ -184,7 +186,7 @@ def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) ->
 
 
 class Runner:
-    """See `nas.backends.Runner`."""
+    """See `nas.backends.Runner`, and `Backend.compile_candidates`."""
 
     def __init__(self, cell: Cell, sizes: Sizes, stepwise: bool = False, scan: bool | None = None) -> None:
         self.cell, self.normal = cell, normal_cell(cell)
@@ -197,16 +199,36 @@ class Runner:
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
-        like = weights[0] if weights else x
+        if x.dim() == 3:
+            found: tuple[Tensor, tuple[Tensor, ...]] = self._side_by_side(x, weights, state, steps)
+            return found
         if traced(x):
+            like = weights[0] if weights else x
             return self._traced(x.to(like.dtype), weights, state, steps)
-        both = self.both(like.dtype, steps.count >= CHUNKED)
-        first = divided(state, self.normal.slots)
+        return self._launched(x, weights, state, steps)
+
+    @torch.compiler.disable(reason="triton's candidates side by side are no operator that torch traces")  # type: ignore[untyped-decorator]
+    def _side_by_side(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Candidates. Their operator would have to call torch.vmap, which torch forbids where it runs compiled code."""
+        if traced(x):
+            raise BuildError("triton's candidates side by side are no operator that torch traces")
+        return self._launched(x, weights, state, steps)
+
+    def _launched(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        like = weights[0] if weights else x
+        axis = x.dim() - 1  # of a window's steps
+        # Kernels that compute a chunk of steps at once take no candidates, who are many programs as they are.
+        both = self.both(like.dtype, steps.count >= CHUNKED and x.dim() == 2)
+        first = divided(state, self.normal.slots, axis)
         given = (both, steps, len(weights), x.to(like.dtype), *weights, *first)
         with torch.cuda.device_of(x):
             y, *last = _Function.apply(*given)  # type: ignore[no-untyped-call]
         ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
-        return y, united(ends, self.normal.slots, self.count)
+        return y, united(ends, self.normal.slots, self.count, axis)
 
     def _traced(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
@@ -268,7 +290,7 @@ class _Function(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, first = rest[:count], rest[count:]
         wants = any(ctx.needs_input_grad)
-        y, last, saved = both.run(x, weights, first, steps, wants)
+        y, last, saved = run(both, x, weights, first, steps, wants)
         if wants:
             ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
             ctx.save_for_backward(x, *weights, *first, *saved)
@@ -280,7 +302,7 @@ class _Function(torch.autograd.Function):
         both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
         x, *rest = ctx.saved_tensors
         weights, first, saved = rest[:count], rest[count : count + slots], rest[count + slots :]
-        dx, grads, dfirst = both.pull(x, weights, saved, dy, dlast, steps)
+        dx, grads, dfirst = pull(both, x, weights, saved, dy, dlast, steps)
         ends = [value.to(one.dtype) for value, one in zip(dfirst, first, strict=True)]
         return (None, None, None, dx, *grads, *ends)
 
