@@ -16,6 +16,9 @@ from nas.cli.errors import UsageError
 from nas.cli.values import read_cell
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from grammar import Cell
     from predictors import Predictor
 
@@ -43,7 +46,7 @@ def predict(cells: CellsArgument, predictor: FromOption, json: Json = False) -> 
 
     model = load(predictor)
     found = [read_cell(text) for text in cells]
-    said = model.predict(found, *_no_extras(model, len(found)))
+    said = model.predict(found, _extras(model, found))
     rows: list[dict[str, Any]] = [
         {
             "cell": cell.one_line,
@@ -75,13 +78,20 @@ def predict(cells: CellsArgument, predictor: FromOption, json: Json = False) -> 
     show("", f"{_about(model)} Lower scores are better.")
 
 
-def _no_extras(model: Predictor, count: int) -> list[Any]:
-    if model.extras:
+def _extras(model: Predictor, cells: list[Cell]) -> NDArray[np.float64] | None:
+    """The columns beyond the encoding that a predictor wants: those of micro-training are made here."""
+    if not model.extras:
+        return None
+    if "micro" not in model.card:
         raise UsageError(
             f"this predictor also wants {model.extras} further values of each cell, such as losses of first epochs; "
             "give them in Python: predictors.load(path).predict(cells, extras)"
         )
-    return []
+    from nas.training import micro_columns, micro_key
+
+    if model.card["micro"] != micro_key():
+        raise UsageError("this predictor was fitted to micro-training of another version; fit it anew")
+    return micro_columns(cells)
 
 
 def _about(model: Predictor) -> str:
@@ -95,6 +105,9 @@ def fit(
     sources: SourcesArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     seed: Annotated[int, typer.Option(help="Same seed, same predictor.")] = 0,
+    micro: Annotated[
+        bool, typer.Option("--micro", help="Also train a tiny stack of each cell, about a second each.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
@@ -104,7 +117,12 @@ def fit(
     if len(tasks) > 1:
         raise UsageError(f"one predictor is of one task; these are runs of {', '.join(sorted(tasks))}")
     card = {"task": next(iter(tasks), ""), "sources": [path.name for path in sources]}
-    model = fit_predictor(cells, scores, seed=seed, card=card)
+    extras = None
+    if micro:
+        from nas.training import micro_columns, micro_key
+
+        card["micro"], extras = micro_key(), micro_columns(cells)
+    model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card)
     model.save(out)
     _show_card(model, json)
 
@@ -122,7 +140,7 @@ def evaluate(
 
     model = load(predictor)
     cells, scores, _ = _records(sources)
-    said = model.predict(cells, *_no_extras(model, len(cells)))
+    said = model.predict(cells, _extras(model, cells))
     truth = np.array(scores)
     ok = np.isfinite(truth)
     if ok.sum() < 2:
