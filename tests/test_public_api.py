@@ -75,8 +75,8 @@ PUBLIC: dict[str, str] = {
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate learning_rate load_trained match_width measure_latency micro_columns
-        micro_key micro_names static_metrics train trained_vocabulary
+        Recipe TrialResult TrialSpec evaluate learning_rate load_trained match_width measure_latency static_metrics
+        train trained_vocabulary zero_cost_columns zero_cost_key zero_cost_names
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode

@@ -79,19 +79,19 @@ def predict(cells: CellsArgument, predictor: FromOption, json: Json = False) -> 
 
 
 def _extras(model: Predictor, cells: list[Cell]) -> NDArray[np.float64] | None:
-    """The columns beyond the encoding that a predictor wants: those of micro-training are made here."""
+    """The columns beyond the encoding that a predictor wants: zero-cost scores are made here."""
     if not model.extras:
         return None
-    if "micro" not in model.card:
+    if "zero_cost" not in model.card:
         raise UsageError(
             f"this predictor also wants {model.extras} further values of each cell, such as losses of first epochs; "
             "give them in Python: predictors.load(path).predict(cells, extras)"
         )
-    from nas.training import micro_columns, micro_key
+    from nas.training import zero_cost_columns, zero_cost_key
 
-    if model.card["micro"] != micro_key():
-        raise UsageError("this predictor was fitted to micro-training of another version; fit it anew")
-    return micro_columns(cells)
+    if model.card["zero_cost"] != zero_cost_key():
+        raise UsageError("this predictor was fitted to zero-cost scores of another version; fit it anew")
+    return zero_cost_columns(cells)
 
 
 def _about(model: Predictor) -> str:
@@ -105,8 +105,8 @@ def fit(
     sources: SourcesArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     seed: Annotated[int, typer.Option(help="Same seed, same predictor.")] = 0,
-    micro: Annotated[
-        bool, typer.Option("--micro", help="Also train a tiny stack of each cell, about a second each.")
+    zero_cost: Annotated[
+        bool, typer.Option("--zero-cost", help="Also take scores of gradients, some 45 ms a cell.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -118,10 +118,10 @@ def fit(
         raise UsageError(f"one predictor is of one task; these are runs of {', '.join(sorted(tasks))}")
     card = {"task": next(iter(tasks), ""), "sources": [path.name for path in sources]}
     extras = None
-    if micro:
-        from nas.training import micro_columns, micro_key
+    if zero_cost:
+        from nas.training import zero_cost_columns, zero_cost_key
 
-        card["micro"], extras = micro_key(), micro_columns(cells)
+        card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
     model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card)
     model.save(out)
     _show_card(model, json)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from nas.training.loop import train as train
     from nas.training.metrics import measure_latency as measure_latency
     from nas.training.metrics import static_metrics as static_metrics
-    from nas.training.micro import micro_columns as micro_columns
-    from nas.training.micro import micro_key as micro_key
-    from nas.training.micro import micro_names as micro_names
     from nas.training.spec import TrialResult as TrialResult
     from nas.training.spec import TrialSpec as TrialSpec
     from nas.training.width import match_width as match_width
+    from nas.training.zero_cost import zero_cost_columns as zero_cost_columns
+    from nas.training.zero_cost import zero_cost_key as zero_cost_key
+    from nas.training.zero_cost import zero_cost_names as zero_cost_names
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -33,11 +33,11 @@ __getattr__, __dir__, __all__ = attach(
         "load_trained": "nas.training.checkpoint",
         "match_width": "nas.training.width",
         "measure_latency": "nas.training.metrics",
-        "micro_columns": "nas.training.micro",
-        "micro_key": "nas.training.micro",
-        "micro_names": "nas.training.micro",
         "static_metrics": "nas.training.metrics",
         "train": "nas.training.loop",
         "trained_vocabulary": "nas.training.checkpoint",
+        "zero_cost_columns": "nas.training.zero_cost",
+        "zero_cost_key": "nas.training.zero_cost",
+        "zero_cost_names": "nas.training.zero_cost",
     },
 )
