@@ -16,6 +16,14 @@ from nas.searchers import Observation, Proposal, Searcher, make_searcher
 from nas.tasks import Recipe
 from search_spaces import Choice, Chooser, Operator, Variation
 
+GATES = ("x", "h", "x, h")
+ACTIVATIONS = ("tanh", "relu", "sigmoid", "silu")
+LISTED = [
+    f"cell toy {{ state h: vec; z = sigmoid(lin({seen})); h' = lerp(z, h, {act}(lin(x, h) + {1 + shift})); out h' }}"
+    for shift in range(4)
+    for seen in GATES
+    for act in ACTIVATIONS
+]
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
     "evolution": {"samples": 4, "population": 10, "operators": "bandit"},
@@ -25,11 +33,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "halving": {"proposer": "evolution", "proposer.samples": 4, "proposer.population": 10},
     "hyperband": {"rungs": 3},
     "oneshot": {"steps": 1},
+    "list": {"cells": LISTED},
 }
 """For each registered searcher the options that make it show its working within tens of trials."""
-
-GATES = ("x", "h", "x, h")
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "silu")
 
 Score = Callable[[Cell], float | None]
 Entry = Observation | tuple[Proposal, int]

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from grammar import zoo
 from nas.backends import FlexibleRunner, Steps, runner
 from nas.backends.c.compiler import problem
-from nas.backends.c.ops import layer_of
+from nas.backends.operators import operated
 from nas.nn import CellModule, build
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=str(problem()))
@@ -53,7 +53,7 @@ def test_its_gradient_is_what_it_says(name: str) -> None:
     key, x, weights, state, given, *layout, _ = operands(name, needs=False)
     y, *rest = torch.ops.recell.cell(key, x, weights, state, given, *layout, True)
     finals, saved = rest[: len(state)], rest[len(state) :]
-    saved = [y, *saved] if layer_of(key).keeps_y else saved
+    saved = [y, *saved] if operated(key).keeps_y else saved
     wanted = [True] * (1 + len(state))
     pulls = [torch.ones_like(v) for v in finals]
     arguments = (key, x, weights, saved, torch.ones_like(y), pulls, *layout, wanted)

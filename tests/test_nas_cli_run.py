@@ -160,6 +160,7 @@ def test_resuming_a_finished_run_says_so(given: dict[str, Any], tmp_path: Path) 
         ("--task txt", "unknown task 'txt'; did you mean 'text'?"),
         ("--data nowhere.txt", "data file"),
         ("--size huge", "unknown size 'huge'"),
+        ("--task parity --size table", "task parity has no size 'table'; it has smoke, search, full"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(

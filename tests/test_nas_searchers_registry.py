@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from searcher_suite import ToySpace
+from searcher_suite import OPTIONS, ToySpace
 
 from nas.errors import SearchError
 from nas.searchers import Searcher, make_searcher, searcher_names
@@ -22,7 +22,7 @@ class Unfinished(Searcher):
 def test_names() -> None:
     assert {"random", "evolution", "reinforce"} <= set(searcher_names())
     for name in searcher_names():
-        assert make_searcher(name, ToySpace()).name == name
+        assert make_searcher(name, ToySpace(), OPTIONS[name]).name == name
 
 
 def test_a_users_own_class_by_module_and_class() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from searcher_suite import OPTIONS, RECIPE, Drive, ToySpace, drive, replay, suite_searcher, way
+from searcher_suite import LISTED, OPTIONS, RECIPE, Drive, ToySpace, drive, replay, suite_searcher, way
 
 from nas.searchers import searcher_names
 
@@ -46,7 +46,7 @@ def test_nothing_is_proposed_twice_when_every_answer_is_told(name: str) -> None:
 def test_same_seed_same_proposals_and_another_seed_others(name: str) -> None:
     first, again, other = (drive(suite_searcher(name, SPACE), 20, seed)[0] for seed in (3, 3, 4))
     assert first == again
-    assert first != other
+    assert first != other or name == "list"  # which draws nothing
 
 
 def test_same_proposals_in_another_process() -> None:
@@ -120,5 +120,6 @@ def test_goes_on_when_every_trial_fails(name: str) -> None:
 def test_ends_on_an_exhausted_space(name: str) -> None:
     space = ToySpace(shifts=1)
     proposals, _ = drive(suite_searcher(name, space), 50 * space.size)
-    assert len({proposal.cell.digest for proposal in proposals}) == space.size
+    size = len(LISTED) if name == "list" else space.size  # which asks nothing of the space
+    assert len({proposal.cell.digest for proposal in proposals}) == size
     assert len(proposals) < 50 * space.size

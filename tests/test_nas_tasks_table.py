@@ -17,7 +17,7 @@ def test_one_row_per_task() -> None:
 def test_rows_can_be_printed_as_json() -> None:
     rows = json.loads(json.dumps([row.to_dict() for row in task_table()]))
     assert all(
-        row["what"] and row["best_known"] and set(row["sizes"]) == {"smoke", "search", "full"} for row in rows
+        row["what"] and row["best_known"] and {"smoke", "search", "full"} <= set(row["sizes"]) for row in rows
     )
 
 

@@ -6,6 +6,7 @@ TRITON_INTERPRET=1 has to be set before triton is imported, and forbids compilat
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from strategies import cells
 from test_nas_backends_conformance import ODD
 from torch import Tensor
 
-from grammar import Cell, parse, zoo, zoo_names
+from grammar import Cell, Sizes, parse, zoo, zoo_names
+from nas.backends.operators import key_of
+from nas.ir import normal_cell, shape_in
+from nas.nn import CellModule, build
 
 # In the places that pad a tile numpy warns of what nothing reads.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -91,6 +95,55 @@ def test_equal_lengths_and_several_programs(monkeypatch: pytest.MonkeyPatch) -> 
     x = torch.randn(5, 8, module.input_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for ours, theirs in zip(module(x), plain(x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+# ---- operators of torch -------------------------------------------------------------------------
+
+TRACED = ("mingru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "gla", "lru")))
+WIDTH = 4
+
+
+def module_of(name: str) -> CellModule:
+    module = build(zoo(name), WIDTH, WIDTH, heads=2, backend="triton")
+    module.reset_parameters(torch.Generator().manual_seed(0))
+    return module
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_the_operators_are_what_they_say(name: str) -> None:
+    key, module = key_of("triton", zoo(name), Sizes.of(WIDTH, WIDTH, 2)), module_of(name)
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).requires_grad_()
+
+    slots, layout = normal_cell(zoo(name)).program.slots, (None, 2, 5, False, False)
+    x, weights = drawn(10, WIDTH), [p.detach().clone().requires_grad_() for p in module.parameters()]
+    state = [drawn(2, *shape_in(slot.type, module.sizes[0])) for slot in slots]
+    given = (key, x, weights, state, [True] * len(state), *layout, True)
+    torch.library.opcheck(torch.ops.recell.cell.default, given)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_a_module_is_traced_whole_and_exported(name: str) -> None:
+    module = module_of(name)
+
+    def gradients(run: Any) -> tuple[Tensor, ...]:
+        y, after = run(drawn(3, 4))
+        parts = after if isinstance(after, tuple) else (after,)
+        loss = y.square().sum() + torch.stack([part.abs().sum() for part in parts]).sum()
+        return (y, *torch.autograd.grad(loss, list(module.parameters())))
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
+
+    whole = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
+    batch, time = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("time", min=2, max=512)
+    module.requires_grad_(False)
+    program = torch.export.export(module, (drawn(3, 4),), dynamic_shapes={"x": {0: batch, 1: time}})
+    for x in (drawn(3, 4), drawn(2, 7)):
+        torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -39,11 +39,11 @@ def search(
         str, typer.Option(help="A name of `recell tasks`, module:Class or file.py:Class.")
     ] = "text",
     data: Data = None,
-    size: Annotated[str, typer.Option(help="Of the task: smoke, search or full.")] = "search",
+    size: Annotated[str, typer.Option(help="Of the task: smoke, search, table or full.")] = "search",
     method: Annotated[
         str,
         typer.Option(
-            help="random, evolution, guided, reinforce, nsga2, halving, hyperband, oneshot (docs/searchers.md), "
+            help="random, evolution, guided, reinforce, nsga2, halving, hyperband, oneshot, list (docs/searchers.md), "
             "or module:Class."
         ),
     ] = "evolution",

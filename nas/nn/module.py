@@ -19,6 +19,7 @@ from nas.nn.rows import Layout, as_rows
 from nas.nn.weights import LayerWeights
 
 State = Tensor | tuple[Tensor, ...]
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128, torch.float16: torch.complex32}
 
 
 class CellModule(nn.Module):
@@ -301,7 +302,8 @@ class CellModule(nn.Module):
             value = torch.view_as_complex(learned) if slot.type.is_complex else learned
             return value.expand(rows, *value.shape)
         like = self._like(x)
-        dtype = like.dtype.to_complex() if slot.type.is_complex else like.dtype
+        # a table, because torch.compile does not trace `to_complex`
+        dtype = _COMPLEX[like.dtype] if slot.type.is_complex else like.dtype
         shape = (rows, *slot_shape(slot, sizes))
         return torch.full(shape, float(slot.init), dtype=dtype, device=like.device)
 

@@ -24,6 +24,7 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
         "halving": "nas.searchers.halving:Halving",
         "hyperband": "nas.searchers.halving:Hyperband",
         "oneshot": "nas.searchers.oneshot:OneShot",
+        "list": "nas.searchers.listed:Listed",
     }
 )
 

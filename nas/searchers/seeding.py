@@ -17,8 +17,8 @@ MOST = 20  # cells of an earlier run
 Seeds = str | Path | Sequence[str]
 
 
-def read_seeds(seeds: Seeds | None, space: SpaceLike) -> tuple[Cell, ...]:
-    """The cells that `seeds` names, each once by digest, all members of the space.
+def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]:
+    """The cells that `seeds` names, each once by digest, all members of the space (of any, if it is None).
 
     "zoo": the zoo cells that the space's file claims. A run folder: its best cells, as derived, at most MOST. Any other
     name: a file of cells, one a line or as blocks. A list: texts of cells, or `zoo:` names. Cells of a run that are no
@@ -48,8 +48,8 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike) -> tuple[Cell, ...]:
     return tuple(found.values())
 
 
-def _member(cell: Cell, space: SpaceLike) -> bool:
-    return not hasattr(space, "__contains__") or cell in space
+def _member(cell: Cell, space: SpaceLike | None) -> bool:
+    return space is None or not hasattr(space, "__contains__") or cell in space
 
 
 def _parsed(text: str, where: str) -> Cell:

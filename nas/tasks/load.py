@@ -31,7 +31,7 @@ _ATTRIBUTES = (
 
 
 def load_task(name: str, data: str | None = None, size: str = "search") -> Task:
-    """Make the task `name` at a size ("smoke", "search" or "full"), with its data read or generated.
+    """Make the task `name` at a size ("smoke", "search", "table" or "full"), with its data read or generated.
 
     `name` is one of `task_names()`, or names a subclass of `Task` as `module:Class` or `file.py:Class`: that code is
     run. Raises TaskError for an unknown name or size and for data that cannot be used.
@@ -39,6 +39,8 @@ def load_task(name: str, data: str | None = None, size: str = "search") -> Task:
     if size not in SIZES:
         raise TaskError(f"unknown size {size!r}; sizes are {', '.join(SIZES)}")
     if name in TASKS:
+        if size not in TASKS[name].sizes:
+            raise TaskError(f"task {name} has no size {size!r}; it has {', '.join(TASKS[name].sizes)}")
         return _make(_find(TASKS[name].where), name, data, size)
     if ":" not in name:
         raise TaskError(

@@ -11,7 +11,7 @@ from typing import Any
 from nas.tasks.corpus import Unit, load_corpus
 from nas.tasks.recipe import Recipe
 
-SIZES = ("smoke", "search", "full")
+SIZES = ("smoke", "search", "table", "full")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ _ROWS = (
         sizes={
             "smoke": TaskSize(Recipe(60, 8, 32, lr=1e-2), params=20_000, scored=2_000, vocabulary=1_000),
             "search": TaskSize(Recipe(700, 16, 32, lr=1e-2), params=100_000, scored=32_000, vocabulary=1_000),
+            "table": TaskSize(Recipe(900, 16, 32, lr=1e-2), params=60_000, scored=64_000, vocabulary=1_000),
             "full": TaskSize(
                 Recipe(5_000, 32, 128, lr=2e-3), params=1_000_000, scored=1 << 30, vocabulary=1_000
             ),
@@ -154,6 +155,7 @@ _ROWS = (
         sizes={
             "smoke": TaskSize(Recipe(20, 16, 10, lr=3e-3), params=5_000, scored=2),
             "search": TaskSize(Recipe(900, 64, 40, lr=1e-2), params=75_000, scored=32),
+            "table": TaskSize(Recipe(2_500, 32, 14, lr=4e-3), params=30_000, scored=256),
             "full": TaskSize(Recipe(10_000, 128, 40, lr=1e-3), params=300_000, scored=512),
         },
     ),

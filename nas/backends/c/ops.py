@@ -1,65 +1,33 @@
-"""Compiled layers as operators of torch, for torch.compile and torch.export: `recell::cell`, `recell::cell_backward`.
-
-A layer is named by a key, its sizes and its text, so that another process can build it again. Eager calls take a
-shorter way (`runner.py`) to the same functions.
-"""
+"""Compiled layers for the operators of torch (`nas/backends/operators.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-from grammar import Cell, Sizes, parse
+from grammar import Cell, Sizes
 from nas.backends.c.compiler import lanes
 from nas.backends.c.layer import Layer
 from nas.backends.c.running import Geometry
-
-_LIBRARY = torch.library.Library("recell", "DEF")
-_LAYOUT = "Tensor? sizes, SymInt batch, SymInt count, bool by_sequence, bool reverse"
-_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
-# `state` has the states that are `given`.
-# Results: [output, final states, what the backward half wants to see again (with `keep`)]
-_LIBRARY.define(
-    f"cell(str key, Tensor x, Tensor[] weights, Tensor[] state, bool[] given, {_LAYOUT}, bool keep) -> Tensor[]",
-    tags=_TAGS,
-)
-# Results: [the gradient of x, those of the weights that have one, those of the states that are wanted]
-_LIBRARY.define(
-    "cell_backward(str key, Tensor x, Tensor[] weights, Tensor[] saved, Tensor? dy, Tensor?[] dfinal, "
-    f"{_LAYOUT}, bool[] wanted) -> Tensor[]",
-    tags=_TAGS,
-)
-
-
-def key_of(cell: Cell, sizes: Sizes) -> str:
-    """What names a layer."""
-    text = str(cell)
-    _cells[text] = cell
-    return f"{sizes.input_size} {sizes.hidden_size} {sizes.heads} {sizes.key_size}\n{text}"
-
-
-_cells: WeakValueDictionary[str, Cell] = (
-    WeakValueDictionary()
-)  # saves this process to read texts that it wrote
+from nas.backends.operators import Layout, Operated
 
 
 @lru_cache(maxsize=256)
-def layer_of(key: str) -> Layer:
-    """The layer that a key names; built by this process the first time. Its library is not loaded yet."""
-    first, text = key.split("\n", 1)
-    return Layer(_cells.get(text) or parse(text), Sizes(*map(int, first.split())), lanes())
+def operated(cell: Cell, sizes: Sizes) -> CompiledOperated:
+    """A layer for the operators. Its library is not loaded yet."""
+    return CompiledOperated(Layer(cell, sizes, lanes()))
 
 
-def geometry(sizes: Tensor | None, batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:
+def geometry(layout: Layout) -> Geometry:
     """Where the rows lie."""
+    sizes = layout.sizes
     if sizes is None:
-        return even(batch, count, by_sequence, reverse)
-    return Geometry(batch, count, 0, 1, int(sizes.sum()), False, sizes.cumsum(0) - sizes, sizes)
+        return even(layout.batch, layout.count, layout.by_sequence, layout.reverse)
+    starts = sizes.cumsum(0) - sizes
+    return Geometry(layout.batch, layout.count, 0, 1, int(sizes.sum()), False, starts, sizes)
 
 
 @lru_cache(maxsize=256)
@@ -69,153 +37,74 @@ def even(batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:
     return Geometry(batch, count, step, sequence, batch * count, reverse)
 
 
-# ---- forward -------------------------------------------------------------------------------------
+class CompiledOperated(Operated):
+    """See `Operated`. Rows are float32."""
 
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.finals, self.graded, self.has_dx = len(layer.slots), layer.graded, layer.has_dx
+        self.keeps_y = bool(layer.keeps_y)
 
-def _cell(
-    key: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    state: Sequence[Tensor],
-    given: Sequence[bool],
-    sizes: Tensor | None,
-    batch: int,
-    count: int,
-    by_sequence: bool,
-    reverse: bool,
-    keep: bool,
-) -> list[Tensor]:
-    layer, where = layer_of(key).loaded(), geometry(sizes, batch, count, by_sequence, reverse)
-    values = iter(state)
-    start = [next(values).contiguous() if one else None for one in given]
-    y, finals, saved = layer.forward(x.contiguous(), [w.contiguous() for w in weights], start, where, keep)
-    for checkpoints in saved[len(saved) - len(layer.checkpoints) :] if keep else ():
-        checkpoints[:, -(-count // layer.every) :] = (
-            0  # room that is never read; operators give no chance values
+    def seen_by(self, asked: Sequence[bool]) -> frozenset[int]:
+        """See `Operated`."""
+        return self.layer.seen_by(asked)
+
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        state: Sequence[Tensor | None],
+        layout: Layout,
+        keep: bool,
+        fake: bool,
+    ) -> list[Tensor]:
+        """See `Operated`."""
+        layer = self.layer
+        if not fake:
+            start = [None if value is None else value.contiguous() for value in state]
+            arrays = [w.contiguous() for w in weights]
+            y, finals, saved = layer.loaded().forward(x.contiguous(), arrays, start, geometry(layout), keep)
+            for checkpoints in saved[len(saved) - len(layer.checkpoints) :] if keep else ():
+                # room that is never read; operators give no chance values
+                checkpoints[:, -(-layout.count // layer.every) :] = 0
+            return [y, *finals, *saved[layer.keeps_y :]]
+        made = [x.new_empty((x.shape[0], layer.sizes.hidden_size))]
+        made += [self._state(x, s, layout) for s in range(self.finals)]
+        for floats in layer.saved_rows if keep else ():
+            made.append(x.new_empty((x.shape[0], floats)))
+        for floats in layer.checkpoints.values() if keep else ():
+            made.append(x.new_empty((layout.batch, layer.chunks(layout.count), floats)))
+        return made
+
+    def _state(self, x: Tensor, s: int, layout: Layout) -> Tensor:
+        slot = self.layer.slots[s]
+        dtype = torch.complex64 if slot.complex else torch.float32
+        return x.new_empty((layout.batch, *slot.shape), dtype=dtype)
+
+    def backward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        saved: Sequence[Tensor],
+        dy: Tensor | None,
+        dfinal: Sequence[Tensor | None],
+        layout: Layout,
+        wanted: Sequence[bool],
+        fake: bool,
+    ) -> list[Tensor]:
+        """See `Operated`."""
+        layer = self.layer
+        if fake:
+            made = [torch.empty_like(x) if wanted[0] and self.has_dx else x.new_empty(0)]
+            made += [weights[n].new_empty(weights[n].shape) for n in self.graded]
+            return made + [self._state(x, s, layout) for s, want in enumerate(wanted[1:]) if want]
+        pulls = [None if value is None else value.contiguous() for value in (dy, *dfinal)]
+        arrays = [w.contiguous() for w in weights]
+        dx, dweights, dstate = layer.loaded().backward(
+            saved, x.contiguous(), arrays, geometry(layout), pulls[0], pulls[1:], wanted
         )
-    return [y, *finals, *saved[layer.keeps_y :]]
-
-
-def _fake_cell(
-    key: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    state: Sequence[Tensor],
-    given: Sequence[bool],
-    sizes: Tensor | None,
-    batch: int,
-    count: int,
-    by_sequence: bool,
-    reverse: bool,
-    keep: bool,
-) -> list[Tensor]:
-    layer = layer_of(key)
-    made = [x.new_empty((x.shape[0], layer.sizes.hidden_size))]
-    for slot in layer.slots:
-        made.append(
-            x.new_empty((batch, *slot.shape), dtype=torch.complex64 if slot.complex else torch.float32)
-        )
-    for floats in layer.saved_rows if keep else ():
-        made.append(x.new_empty((x.shape[0], floats)))
-    for floats in layer.checkpoints.values() if keep else ():
-        made.append(x.new_empty((batch, layer.chunks(count), floats)))
-    return made
-
-
-# ---- backward ------------------------------------------------------------------------------------
-
-
-def _cell_backward(
-    key: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    saved: Sequence[Tensor],
-    dy: Tensor | None,
-    dfinal: Sequence[Tensor | None],
-    sizes: Tensor | None,
-    batch: int,
-    count: int,
-    by_sequence: bool,
-    reverse: bool,
-    wanted: Sequence[bool],
-) -> list[Tensor]:
-    layer, where = layer_of(key).loaded(), geometry(sizes, batch, count, by_sequence, reverse)
-    ends = [None if value is None else value.contiguous() for value in dfinal]
-    dx, dweights, dstate = layer.backward(
-        saved,
-        x.contiguous(),
-        [w.contiguous() for w in weights],
-        where,
-        None if dy is None else dy.contiguous(),
-        ends,
-        wanted,
-    )
-    found = [x.new_zeros(0) if dx is None else dx]
-    for n in layer.graded:  # parts of one tensor, which an operator must not give
-        value = dweights[n]
-        found.append(torch.zeros_like(weights[n]) if value is None else value.clone())
-    return found + [value for value in dstate if value is not None]
-
-
-def _fake_cell_backward(
-    key: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    saved: Sequence[Tensor],
-    dy: Tensor | None,
-    dfinal: Sequence[Tensor | None],
-    sizes: Tensor | None,
-    batch: int,
-    count: int,
-    by_sequence: bool,
-    reverse: bool,
-    wanted: Sequence[bool],
-) -> list[Tensor]:
-    layer = layer_of(key)
-    made = [torch.empty_like(x) if wanted[0] and layer.has_dx else x.new_empty(0)]
-    made += [weights[n].new_empty(weights[n].shape) for n in layer.graded]
-    for slot, want in zip(layer.slots, wanted[1:], strict=True):
-        if want:
-            kind = torch.complex64 if slot.complex else torch.float32
-            made.append(x.new_empty((batch, *slot.shape), dtype=kind))
-    return made
-
-
-# ---- autograd ------------------------------------------------------------------------------------
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
-    key, x, weights, state, given, *layout, keep = inputs
-    layer = layer_of(key)
-    made = 1 + len(layer.slots)
-    saved = [*([output[0]] if layer.keeps_y else []), *output[made:]] if keep else []
-    ctx.set_materialize_grads(False)
-    ctx.key, ctx.layout, ctx.count, ctx.made = key, layout, len(weights), made
-    needs = iter(value.requires_grad for value in state)
-    ctx.given, ctx.wanted = given, [one and next(needs) for one in given]
-    ctx.save_for_backward(x, *weights, *saved)
-
-
-def _differentiate(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    layer = layer_of(ctx.key)
-    x, *rest = ctx.saved_tensors
-    dy, *dfinal = gradients[: ctx.made]
-    wanted = [ctx.needs_input_grad[1], *ctx.wanted]
-    made = torch.ops.recell.cell_backward(
-        ctx.key, x, rest[: ctx.count], rest[ctx.count :], dy, dfinal, *ctx.layout, wanted
-    )
-    dweights: list[Tensor | None] = [None] * ctx.count
-    seen = layer.seen_by([dy is not None, *(value is not None for value in dfinal)])
-    for n, value in zip(layer.graded, made[1:], strict=False):
-        dweights[n] = value if n in seen else None
-    ends = iter(made[1 + len(layer.graded) :])
-    dstate = [next(ends) if want else None for want, one in zip(ctx.wanted, ctx.given, strict=True) if one]
-    dx = made[0] if wanted[0] and layer.has_dx else None
-    return (None, dx, dweights, dstate, *[None] * (len(ctx.layout) + 2))
-
-
-_LIBRARY.impl("cell", _cell, "CompositeExplicitAutograd")
-_LIBRARY.impl("cell_backward", _cell_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("recell::cell", _fake_cell, lib=_LIBRARY)
-torch.library.register_fake("recell::cell_backward", _fake_cell_backward, lib=_LIBRARY)
-torch.library.register_autograd("recell::cell", _differentiate, setup_context=_save, lib=_LIBRARY)
+        found = [x.new_zeros(0) if dx is None else dx]
+        for n in self.graded:  # parts of one tensor, which an operator must not give
+            value = dweights[n]
+            found.append(torch.zeros_like(weights[n]) if value is None else value.clone())
+        return found + [value for value in dstate if value is not None]

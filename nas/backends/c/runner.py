@@ -13,9 +13,10 @@ from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
 from nas.backends.c.compiler import CompilerError
 from nas.backends.c.layer import Layer, slots_of
-from nas.backends.c.ops import even, key_of, layer_of
+from nas.backends.c.ops import even, operated
 from nas.backends.c.running import Geometry
 from nas.backends.fallback import fell_back
+from nas.backends.operators import key_of
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
 
@@ -29,7 +30,7 @@ class CompiledRunner(FlexibleRunner):
 
     def __init__(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> None:
         self.cell, self.sizes, self.fallback = cell, sizes, fallback
-        self.slots, self.key = slots_of(cell, sizes), key_of(cell, sizes)
+        self.slots, self.key = slots_of(cell, sizes), key_of("c", cell, sizes)
         self._layer: Layer | None = None
         self._plain: Runner | None = None
         self._failed = False
@@ -80,7 +81,7 @@ class CompiledRunner(FlexibleRunner):
         """The layer with its library; None where it cannot be built and need not."""
         if self._layer is None and not self._failed:
             try:
-                self._layer = layer_of(self.key).loaded()
+                self._layer = operated(self.cell, self.sizes).layer.loaded()
             except CompilerError as error:
                 if not self.fallback:
                     raise

@@ -14,7 +14,7 @@ from nas.backends.reference import Reference
 from nas.backends.steps import Steps
 from nas.backends.triton.cudnn import TorchRunner, plain_name
 from nas.backends.triton.jit import interpreted
-from nas.backends.triton.runner import Runner
+from nas.backends.triton.runner import Runner, traced
 
 
 class ByDevice:
@@ -22,12 +22,18 @@ class ByDevice:
 
     def __init__(self, cell: Cell, sizes: Sizes, fallback: bool) -> None:
         self.cell, self.sizes, self.fallback = cell, sizes, fallback
+        self.interpreted = interpreted()
 
     @cached_property
     def kernels(self) -> base.Runner:
         """The runner for CUDA tensors; in the interpreter, for all."""
-        if not interpreted() and plain_name(self.cell) is not None:
+        if not self.interpreted and plain_name(self.cell) is not None:
             return TorchRunner(self.cell)
+        return self.own
+
+    @cached_property
+    def own(self) -> Runner:
+        """The runner of generated kernels."""
         return Runner(self.cell, self.sizes)
 
     @cached_property
@@ -41,5 +47,11 @@ class ByDevice:
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
-        run = self.kernels if x.is_cuda or interpreted() else self.plain
+        here = x.is_cuda or (self.interpreted and x.device.type == "cpu")
+        if not here:
+            run = self.plain
+        elif traced(x):  # torch's own kernels are none that it traces
+            run = self.own
+        else:
+            run = self.kernels
         return run(x, weights, state, steps)

@@ -32,6 +32,7 @@ from nas.ir import Instr, Program, Replay, number_in, shape_in
 # Elementwise recurrences are scanned from LONG steps on, or where fewer than FEW lanes run at once and there are at
 # least SHORT steps. Estimates: to be measured.
 LONG, FEW, SHORT = 512, 16 * 1024, 64
+CHUNK = 32  # steps between two checkpoints of a matrix
 AHEAD = 64  # how many steps a kernel may look beyond the last
 
 
@@ -46,8 +47,13 @@ class Order:
 
     @property
     def chunk(self) -> int:
-        """How many steps lie between two checkpoints of a matrix: what keeps least of it in memory."""
-        return max(1, math.isqrt(self.steps.count))
+        """How many steps lie between two checkpoints of a matrix."""
+        return min(CHUNK, self.steps.count)
+
+    @staticmethod
+    def checkpoints(count: int) -> int:
+        """How many checkpoints there is room for: never one, which torch would not trace as any number."""
+        return count // CHUNK + 2
 
     @staticmethod
     def of(steps: Steps, reverse: bool, device: torch.device) -> Order:
@@ -342,7 +348,7 @@ class Executable:
             elif kind == "once":
                 made = values.once[k].contiguous()
             elif kind == "check":
-                made = values.checks[k] if kernel.replays else self._room(values, k, -(-count // order.chunk))
+                made = values.checks[k] if kernel.replays else self._room(values, k, order.checkpoints(count))
                 values.checks[k] = made
             elif kind == "scratch":
                 made = self._room(values, k, order.chunk + 1)

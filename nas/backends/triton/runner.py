@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
+from nas.backends.operators import key_of
 from nas.backends.primitives import blocks_of, flat, product
 from nas.backends.states import divided, united
 from nas.backends.steps import Steps
 from nas.backends.triton.execute import Eager, Executable, Launch, Order, Values
-from nas.backends.triton.partition import Sweep, partition
+from nas.backends.triton.partition import Gap, Sweep, partition
 from nas.ir import Adjoint, Program, adjoint_cell, compile_program, normal_cell, shape_in
 
 
@@ -33,7 +35,7 @@ class Both:
         reads = {i.slot: k for k, i in enumerate(forward.instrs) if i.op == "state"}
         # the forward instruction whose rows each leaf of the backward program is
         self.replay = made.replay if _replays(made, sizes, dtype, stepwise) else None
-        slots = () if self.replay is None else self.replay.slots
+        self.checked = slots = () if self.replay is None else self.replay.slots
         self.leaves: dict[int, int] = {}
         self.again: dict[int, int] = {}  # of the leaves of the replay
         programs = [(backward, self.leaves)]
@@ -68,6 +70,66 @@ class Both:
             scan=scan,
         )
 
+    @cached_property
+    def kept_types(self) -> dict[int, torch.dtype]:
+        """The types in which rows are kept without loss: products over all rows have that of the weights."""
+        instrs = self.made.forward.instrs
+        plain = {k for step in self.forward.steps if isinstance(step, Gap) for k in step.body}
+        small = [k for k in self.kept if instrs[k].op == "x" or (k in plain and instrs[k].op == "lin")]
+        return {k: self.dtype if k in small else self.forward.state for k in self.kept}
+
+    def run(
+        self, x: Tensor, weights: Sequence[Tensor], first: Sequence[Tensor], steps: Steps, keep: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The output's rows, the slots' last values, and with `keep` what `pull` wants to see again."""
+        run, program = self.forward if keep else self.alone, self.made.forward
+        given = {k: x for k, i in enumerate(program.instrs) if i.op == "x"} or {-1: x}
+        values = run(given, weights, dict(enumerate(first)), Order.of(steps, False, x.device))
+        y = rows_of(program, program.out, values, steps, self.sizes)
+        last = [_last(program, s, values, steps, self.sizes) for s in range(len(first))]
+        if not keep:
+            return y.to(x.dtype), last, []
+        kept = [rows_of(program, k, values, steps, self.sizes) for k in self.kept]
+        return y.to(x.dtype), last, kept + [values.checks[s] for s in self.checked]
+
+    def pull(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        saved: Sequence[Tensor],
+        dy: Tensor,
+        dlast: Sequence[Tensor],
+        steps: Steps,
+    ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor]]:
+        """The gradients of x, the weights and the slots' first values."""
+        kept, checks = saved[: len(self.kept)], saved[len(self.kept) :]
+        program, made = self.made.backward, self.made
+        rows = dict(zip(self.kept, kept, strict=True))
+        given = {k: rows[of] for k, of in self.leaves.items()}
+        given |= dict.fromkeys(self.x, x) | dict.fromkeys(self.dy, dy) | {-1: x}
+        values = Values(given, weights, dict(enumerate(dlast)), x)
+        if self.replay is not None:
+            values.checks = dict(zip(self.checked, checks, strict=True))
+            values.again = {k: rows[of] for k, of in self.again.items()}
+            values.again |= {k: x for k, i in enumerate(self.replay.program.instrs) if i.op == "x"}
+            values.once = self.eager.constants(values)
+        self.backward.run(values, Order.of(steps, True, x.device))
+        ends = _End(program, self, values, steps)
+        dx = None if made.dx is None else rows_of(program, made.dx, values, steps, self.sizes).to(x.dtype)
+        grads: list[Tensor | None] = [None] * len(weights)
+        for one in made.weights:
+            value, array = ends.value(one.value), weights[one.array]
+            whole = grads[one.array]
+            if one.column < 0:
+                part = value.reshape(array.shape).to(array.dtype)
+                grads[one.array] = part if whole is None else whole + part
+            else:
+                whole = torch.zeros_like(array) if whole is None else whole
+                whole[..., one.column] += value.reshape(array.shape[:-1]).to(array.dtype)
+                grads[one.array] = whole
+        slots = range(len(made.forward.slots))
+        return dx, grads, [_last(program, s, values, steps, self.sizes, reverse=True) for s in slots]
+
 
 def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) -> bool:
     """Whether matrices are replayed from checkpoints; where a kernel cannot do that their rows are kept."""
@@ -100,14 +162,16 @@ class Runner:
         self.normal, self.adjoint = normal_cell(cell), adjoint_cell(cell)
         self.sizes, self.stepwise, self.scan = sizes, stepwise, scan
         self.count = len(compile_program(cell).slots)
+        self.key = key_of("triton", cell, sizes)
         self.compiled: dict[torch.dtype, Both] = {}
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
         like = weights[0] if weights else x
+        if traced(x):
+            return self._traced(x.to(like.dtype), weights, state, steps)
         both = self.both(like.dtype)
         first = divided(state, self.normal.slots)
         given = (both, steps, len(weights), x.to(like.dtype), *weights, *first)
@@ -116,11 +180,31 @@ class Runner:
         ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
         return y, united(ends, self.normal.slots, self.count)
 
+    def _traced(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same as an operator that torch can trace."""
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        first = divided(state, self.normal.slots)
+        sizes = None if steps.even else torch.tensor(steps.sizes, device=x.device)
+        layout = (sizes, steps.batch, steps.count, False, False)
+        given = [value.to(wide) for value in first]
+        found = torch.ops.recell.cell(
+            self.key, x, weights, given, [True] * len(given), *layout, torch.is_grad_enabled()
+        )
+        last = [value.to(one.dtype) for value, one in zip(found[1:], first, strict=False)]
+        return found[0], united(last, self.normal.slots, self.count)
+
     def both(self, dtype: torch.dtype) -> Both:
         """The programs for a type of numbers."""
         if dtype not in self.compiled:
             self.compiled[dtype] = Both(self.adjoint, self.sizes, dtype, self.stepwise, self.scan)
         return self.compiled[dtype]
+
+
+def traced(x: Tensor) -> bool:
+    """Whether torch traces what is computed, or wants shapes alone."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
 
 
 class _Function(torch.autograd.Function):
@@ -132,54 +216,21 @@ class _Function(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, first = rest[:count], rest[count:]
         wants = any(ctx.needs_input_grad)
-        run, program = both.forward if wants else both.alone, both.made.forward
-        given = {k: x for k, i in enumerate(program.instrs) if i.op == "x"} or {-1: x}
-        values = run(given, weights, dict(enumerate(first)), Order.of(steps, False, x.device))
-        y = rows_of(program, program.out, values, steps, both.sizes)
-        last = [_last(program, s, values, steps, both.sizes) for s in range(len(first))]
+        y, last, saved = both.run(x, weights, first, steps, wants)
         if wants:
-            kept = [rows_of(program, k, values, steps, both.sizes) for k in both.kept]
             ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
-            slots = () if both.replay is None else both.replay.slots
-            ctx.save_for_backward(x, *weights, *first, *kept, *(values.checks[s] for s in slots))
-        return (y.to(x.dtype), *last)
+            ctx.save_for_backward(x, *weights, *first, *saved)
+        return (y, *last)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
         both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
         x, *rest = ctx.saved_tensors
-        weights, first, kept = rest[:count], rest[count : count + slots], rest[count + slots :]
-        kept, checks = kept[: len(both.kept)], kept[len(both.kept) :]
-        program, made = both.made.backward, both.made
-        rows = dict(zip(both.kept, kept, strict=True))
-        given = {k: rows[of] for k, of in both.leaves.items()}
-        given |= dict.fromkeys(both.x, x) | dict.fromkeys(both.dy, dy) | {-1: x}
-        values = Values(given, weights, dict(enumerate(dlast)), x)
-        if both.replay is not None:
-            values.checks = dict(zip(both.replay.slots, checks, strict=True))
-            values.again = {k: rows[of] for k, of in both.again.items()}
-            values.again |= {k: x for k, i in enumerate(both.replay.program.instrs) if i.op == "x"}
-            values.once = both.eager.constants(values)
-        both.backward.run(values, Order.of(steps, True, x.device))
-        ends = _End(program, both, values, steps)
-        dx = None if made.dx is None else rows_of(program, made.dx, values, steps, both.sizes).to(x.dtype)
-        grads: list[Tensor | None] = [None] * count
-        for one in made.weights:
-            value, array = ends.value(one.value), weights[one.array]
-            whole = grads[one.array]
-            if one.column < 0:
-                part = value.reshape(array.shape).to(array.dtype)
-                grads[one.array] = part if whole is None else whole + part
-            else:
-                whole = torch.zeros_like(array) if whole is None else whole
-                whole[..., one.column] += value.reshape(array.shape[:-1]).to(array.dtype)
-                grads[one.array] = whole
-        dfirst = [
-            _last(program, s, values, steps, both.sizes, reverse=True).to(first[s].dtype)
-            for s in range(slots)
-        ]
-        return (None, None, None, dx, *grads, *dfirst)
+        weights, first, saved = rest[:count], rest[count : count + slots], rest[count + slots :]
+        dx, grads, dfirst = both.pull(x, weights, saved, dy, dlast, steps)
+        ends = [value.to(one.dtype) for value, one in zip(dfirst, first, strict=True)]
+        return (None, None, None, dx, *grads, *ends)
 
 
 def rows_of(program: Program, k: int, values: Values, steps: Steps, sizes: Sizes) -> Tensor:
