@@ -94,7 +94,7 @@ def zero_cost(model: Stack, x: Tensor, y: Tensor) -> list[float]:
 
     The norm of the gradients of the inputs and of the cell's weights; the sum of |weight x gradient| (Lee et al.,
     "SNIP", 2019); the norm of the gradient of the last answer's loss by how many steps before an input is; how
-    uncorrelated these gradients are between sequences (Mellor et al., 2021); the size and participation ratio of outputs.
+    uncorrelated these gradients are between sequences (Mellor et al., 2021); the spread of outputs, and their dimension.
     """
     inputs = model.input(x).detach().requires_grad_(True)
     hidden, _ = model.cell(inputs, None, None)
@@ -144,8 +144,8 @@ def invented_language(length: int = 120_000, seed: int = 23) -> NDArray[np.int64
     """Symbols below SYMBOLS of a language made for this: int64 [length], the same everywhere.
 
     Words of up to 7 letters, whose letters follow each other as in a language; a word is chosen by how common it is,
-    by the class of the word before, and by the topic, which changes once in some 50 words. So there is something to learn
-    from the last symbol, from the last few, from the last word and from long ago.
+    by the class of the word before, and by the topic, which changes once in some 50 words: the last symbol, the last
+    few, the last word and long ago all tell something of the next one.
     """
     rng = np.random.default_rng(seed)
     letters = rng.gamma(0.35, size=(27, 26)) + 1e-3  # the last row: first letters
