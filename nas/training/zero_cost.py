@@ -94,7 +94,7 @@ def zero_cost(model: Stack, x: Tensor, y: Tensor) -> list[float]:
 
     The norm of the gradients of the inputs and of the cell's weights; the sum of |weight x gradient| (Lee et al.,
     "SNIP", 2019); the norm of the gradient of the last answer's loss by how many steps before an input is; how
-    uncorrelated these gradients are between sequences (Mellor et al., 2021); the spread of outputs, and their dimension.
+    uncorrelated these gradients are between sequences (Mellor et al., 2021); the spread of outputs; their dimension.
     """
     inputs = model.input(x).detach().requires_grad_(True)
     hidden, _ = model.cell(inputs, None, None)
