@@ -45,3 +45,7 @@ class ExportError(NasError):
 
 class BenchError(NasError):
     """A benchmark was asked for what there is not: a size, a baseline, a device."""
+
+
+class ServingError(NasError):
+    """A server was asked for what it cannot do: a port that is taken, limits that make no sense, no Ray Serve."""

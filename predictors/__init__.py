@@ -21,7 +21,11 @@ from predictors.predictor import Prediction as Prediction
 from predictors.predictor import Predictor as Predictor
 from predictors.probes import probe_features as probe_features
 from predictors.probes import probe_names as probe_names
+from predictors.shipping import shipped as shipped
+from predictors.shipping import shipped_tasks as shipped_tasks
 from predictors.similar import Neighbour as Neighbour
 from predictors.similar import similar as similar
 from predictors.statistics import cell_statistics as cell_statistics
 from predictors.statistics import statistic_names as statistic_names
+from predictors.trials import Trial as Trial
+from predictors.trials import read_trials as read_trials

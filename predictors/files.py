@@ -20,6 +20,7 @@ from predictors.errors import PredictorFileError
 from predictors.forests import Forest, from_arrays
 from predictors.kernels import Process, process_from
 from predictors.novelty import Novelty
+from predictors.packing import compress, expand, pack, unpack
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
 from predictors.scaling import Columns, Scale
 
@@ -32,15 +33,16 @@ _MOST_HEADER = 1 << 24
 _Arrays = dict[str, NDArray[Any]]
 
 
-def save(predictor: Predictor, path: Path) -> None:
-    """Write one file; an existing one is replaced only when the new one is complete."""
+def save(predictor: Predictor, path: Path, small: bool = False) -> None:
+    """Write one file; an existing one is replaced only when the new one is complete. See `predictors.packing`."""
     arrays: _Arrays = {}
     cards: list[dict[str, Any]] = []
     _collect(predictor, "", arrays, cards)
     header = {"recell_predictor": str(FILE_VERSION), "encoding": encoding_key(), "cards": json.dumps(cards)}
-    data = write_arrays({name: np.ascontiguousarray(a) for name, a in arrays.items()}, header)
+    kept = pack(arrays) if small else arrays
+    data = write_arrays({name: np.ascontiguousarray(a) for name, a in kept.items()}, header)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
+    part.write_bytes(compress(data) if small else data)
     part.replace(path)
 
 
@@ -54,7 +56,7 @@ def load(path: str | Path) -> Predictor:
     except OSError as error:
         raise PredictorFileError(f"cannot read the predictor file {place}: {error.strerror}") from error
     try:
-        return _read(data)
+        return _read(expand(data))
     except PredictorFileError as error:
         raise PredictorFileError(f"{place}: {error}") from error
 
@@ -79,7 +81,7 @@ def _read(data: bytes) -> Predictor:
     ):
         raise PredictorFileError(f"the cards are a list of 1 to {_MOST_PRIORS} JSON objects")
     try:
-        arrays = read_arrays(data)
+        arrays = unpack(read_arrays(data))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PredictorFileError(f"the file is damaged or not complete: {error}") from error
     predictor: Predictor | None = None

@@ -114,11 +114,15 @@ class Predictor:
             fails = self.failing.each(self.ranker.columns(x)).mean(axis=1)
         return Prediction(mean, std, novelty > 1, novelty, fails, rank, spread)
 
-    def save(self, path: str | Path) -> None:
-        """Write one file that `predictors.load` reads. It holds arrays and JSON, nothing that could run."""
+    def save(self, path: str | Path, small: bool = False) -> None:
+        """Write one file that `predictors.load` reads. It holds arrays and JSON, nothing that could run.
+
+        A `small` one takes a ninth of the bytes: numbers are rounded, so that predictions change a little, far less
+        than their `std`.
+        """
         from predictors.files import save
 
-        save(self, Path(path))
+        save(self, Path(path), small)
 
 
 def with_extras(rows: Floats, extras: ArrayLike | None, count: int, prior: Predictor | None) -> Floats:

@@ -17,6 +17,7 @@ LEFT = {
     "predictors": ("search_spaces",),
     "nas.errors": (),
     "nas._lazy": (),
+    "nas._modules": (),
     "nas._siblings": (),
     "nas.ir": ("grammar", "nas.errors", "nas._lazy"),
     "nas.backends": ("nas.ir",),
@@ -26,15 +27,17 @@ LEFT = {
     "nas.training": ("nas.tasks",),
     "nas.supernet": ("search_spaces", "nas.training"),
     "nas.searchers": ("search_spaces", "predictors", "nas.supernet"),
-    "nas.campaign": ("nas.searchers",),
+    "nas.campaign": ("nas.searchers", "nas._modules"),
     "nas.exporters": ("nas.campaign",),
     "nas.reports": ("nas.campaign",),
-    "nas.cli": ("nas.exporters", "nas.reports", "nas.bench"),
+    "nas.serving": ("predictors", "nas.errors", "nas._lazy", "nas._modules"),
+    "nas.cli": ("nas.exporters", "nas.reports", "nas.bench", "nas.serving"),
 }
 # Libraries that only these files or packages (a trailing slash) may import.
 HOMES = {
     "lark": ("grammar/parser.py", "search_spaces/reader.py"),
-    "ray": ("nas/campaign/workers.py", "nas/searchers/tune.py"),
+    "ray": ("nas/campaign/workers.py", "nas/searchers/tune.py", "nas/serving/cluster.py"),
+    "uvicorn": ("nas/serving/cluster.py",),
     "triton": ("nas/backends/triton/",),
     "optuna": ("nas/reports/dashboard.py", "nas/searchers/recipes.py"),
     "sklearn": ("predictors/", "nas/tasks/", "nas/searchers/lab/surrogate.py"),
@@ -67,7 +70,7 @@ def test_imports_run_one_way() -> None:
 
 
 def test_packages_meet_at_their_faces() -> None:
-    faces = set(packages()) | {"nas.errors", "nas._lazy", "nas._siblings"}
+    faces = set(packages()) | {"nas.errors", "nas._lazy", "nas._modules", "nas._siblings"}
     wrong = [
         str(i)
         for path in sources()

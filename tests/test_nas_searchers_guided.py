@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from predictor_fixtures import small
 from searcher_suite import ToySpace, drive
 
 from grammar import Cell, zoo
@@ -150,6 +151,25 @@ def test_without_a_campaign_cells_alone_are_searched() -> None:
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SearchError, match=message):
         make_searcher("guided", SPACE, options)
+
+
+def test_transfer_begins_with_what_another_task_knows(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("predictors.shipping.FOLDER", tmp_path)
+    with pytest.raises(SearchError, match="guided: transfer=text: no predictor comes with this copy"):
+        make_searcher("guided", SPACE, {"transfer": "text"})
+    small().save(tmp_path / "text.recell")
+    with pytest.raises(SearchError, match="transfer needs all features"):
+        make_searcher("guided", SPACE, {"transfer": "text", "features": "flow"})
+    searcher = Guided(SPACE, transfer="text", cold=48)
+    everyone = [SPACE.cell((g, a, s)) for g in range(3) for a in range(4) for s in range(4)]
+    good = np.quantile(small().predict(everyone).rank, 0.15)
+    chosen = [made.cell for seed in range(3) if (made := searcher.ask(np.random.default_rng(seed)))]
+    assert (small().predict(chosen).rank <= good).all()
+    told(searcher, *[float(n) for n in range(9)])
+    assert searcher.ask(np.random.default_rng(0)) is not None
+    fitted = searcher._fitted[1]
+    assert fitted is not None
+    assert fitted.prior is searcher.base is not None
 
 
 # ---- rows -------------------------------------------------------------------------------------

@@ -68,6 +68,9 @@ PUBLIC: dict[str, str] = {
         Answer Answerer Comparison FEATURES Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
         replay table_answers
     """,
+    "nas.serving": """
+        Answerer Application BusyError Desk Limits open_api serve
+    """,
     "nas.supernet": """
         Architecture Cost Scored Supernet SupernetOptions SupernetResult train_supernet train_trial
     """,
@@ -81,7 +84,7 @@ PUBLIC: dict[str, str] = {
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
         encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names
-        read_benchmark similar spearman statistic_names
+        Trial read_benchmark read_trials shipped shipped_tasks similar spearman statistic_names
     """,
     "search_spaces": """
         Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator Relaxed SketchSpace Space

@@ -7,22 +7,21 @@ replaced after `RECYCLE` jobs (leaks) and when its memory stays high.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from grammar import GrammarError
+from nas._modules import own_modules
 from nas.campaign.pool import Ending, Job, Progress
 from nas.errors import BuildError, RunError, SnapshotError, TaskError, TrainingError
 from nas.training import TrialResult, TrialSpec
@@ -191,7 +190,7 @@ class RayPool:
             if self._address is not None:
                 ray.init(address=self._address, **quiet)
             else:
-                with _own_modules():
+                with own_modules():
                     ray.init(
                         address="local",
                         num_cpus=self._workers,
@@ -342,20 +341,6 @@ class RayPool:
             if slot.job is not None and slot.job.key == key and slot.verdict is None:
                 slot.verdict = failure, message
                 ray.kill(slot.actor)
-
-
-@contextlib.contextmanager
-def _own_modules() -> Iterator[None]:
-    """What starts here finds the modules that this process finds: a user's own, or recell itself, uninstalled."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(place or os.getcwd() for place in sys.path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def _ending(job: Job, answer: Mapping[str, Any]) -> Ending:

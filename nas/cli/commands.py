@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli import bench, cells, look, predict, produce, run
+from nas.cli import bench, cells, look, predict, produce, run, serving
 from nas.cli.group import Group
 
 _DOC = """Search for recurrent neural cells, and use what was found.
@@ -88,11 +88,14 @@ _add(look.spaces, "recell spaces", "recell spaces gated")
 _add(look.tasks, "recell tasks", "recell tasks --json")
 _add(
     predict.predict,
+    "recell predict zoo:lstm zoo:gru",
+    "recell predict --task modular_arithmetic runs/notes#12",
     "recell predict -p p.recell zoo:lstm zoo:gru",
     "recell predict -p p.recell runs/notes#12 --json",
 )
 _add(predict.similar, "recell similar zoo:gru_cho", "recell similar runs/notes#12 --run runs/notes")
 app.add_typer(predict.app, name="predictor")
+_add(serving.serve_predictor, "recell serve-predictor", "recell serve-predictor -p p.recell --port 9000 -w 2")
 _add(look.doctor, "recell doctor")
 
 

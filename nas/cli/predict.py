@@ -26,7 +26,15 @@ CellsArgument = Annotated[
     list[str], typer.Argument(metavar="CELL...", help="Texts, files, zoo:lstm, RUN#3, or - to read one.")
 ]
 FromOption = Annotated[
-    Path, typer.Option("-p", "--predictor", help="A file that `recell predictor fit` wrote.")
+    Path | None,
+    typer.Option(
+        "-p",
+        "--predictor",
+        help="A file that `recell predictor fit` wrote. [default: one that comes with recell]",
+    ),
+]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", help="Which of those that come with recell. [default: text]")
 ]
 SourcesArgument = Annotated[
     list[Path],
@@ -40,11 +48,11 @@ app = typer.Typer(
 )
 
 
-def predict(cells: CellsArgument, predictor: FromOption, json: Json = False) -> None:
+def predict(
+    cells: CellsArgument, predictor: FromOption = None, task: TaskOption = None, json: Json = False
+) -> None:
     """Say how good cells will be before they are trained, and how sure that is."""
-    from predictors import load
-
-    model = load(predictor)
+    model = opened(predictor, task)
     found = [read_cell(text) for text in cells]
     said = model.predict(found, _extras(model, found))
     rows: list[dict[str, Any]] = [
@@ -58,6 +66,8 @@ def predict(cells: CellsArgument, predictor: FromOption, json: Json = False) -> 
             "diverges": None if model.failing is None else float(said.diverges[i]),
             "out_of_distribution": bool(said.out_of_distribution[i]),
             "novelty": float(said.novelty[i]),
+            "task": model.card.get("task"),
+            "unit": model.card.get("unit"),
         }
         for i, cell in enumerate(found)
     ]
@@ -75,7 +85,16 @@ def predict(cells: CellsArgument, predictor: FromOption, json: Json = False) -> 
         for row in rows
     ]
     show(table(["score", "90 % of such cells", "diverges", "unlike those fitted", "cell"], lines, ["score"]))
-    show("", f"{_about(model)} Lower scores are better.")
+    show("", *_about(model))
+
+
+def opened(predictor: Path | None, task: str | None) -> Predictor:
+    """The predictor in a file, or the one for a task that comes with recell. Raises UsageError for both."""
+    from predictors import load, shipped
+
+    if predictor is not None and task is not None:
+        raise UsageError("--task chooses among the predictors that come with recell: give it or -p, not both")
+    return load(predictor) if predictor is not None else shipped(task or "text")
 
 
 def _extras(model: Predictor, cells: list[Cell]) -> NDArray[np.float64] | None:
@@ -94,10 +113,20 @@ def _extras(model: Predictor, cells: list[Cell]) -> NDArray[np.float64] | None:
     return zero_cost_columns(cells)
 
 
-def _about(model: Predictor) -> str:
+def _about(model: Predictor) -> list[str]:
+    """What the scores are, and how far they can be trusted."""
     card = model.card
     task = f" on {card['task']}" if card.get("task") else ""
-    return f"Fitted on {card.get('cells', '?')} cells{task}."
+    size = f", size {card['size']}" if card.get("size") else ""
+    unit = f" Scores are {card['unit']}." if card.get("unit") else ""
+    lines = [f"Fitted on {card.get('cells', '?')} cells{task}{size}.{unit} Lower scores are better."]
+    held = card.get("cross_validation") or card.get("held_out")
+    if isinstance(held, dict) and isinstance(held.get("kendall_tau"), float):
+        lines.append(
+            f"On cells that it was not fitted on, its order agrees with the true one with Kendall's tau "
+            f"{held['kendall_tau']:.2f} (1 is perfect, 0 is chance)."
+        )
+    return lines
 
 
 @app.command("fit", epilog="Example: recell predictor fit runs/a runs/b -o p.recell")
@@ -108,6 +137,9 @@ def fit(
     zero_cost: Annotated[
         bool, typer.Option("--zero-cost", help="Also take scores of gradients, some 45 ms a cell.")
     ] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="A ninth of the bytes; what it says changes a little.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
@@ -115,15 +147,17 @@ def fit(
 
     cells, scores, tasks = _records(sources)
     if len(tasks) > 1:
-        raise UsageError(f"one predictor is of one task; these are runs of {', '.join(sorted(tasks))}")
-    card = {"task": next(iter(tasks), ""), "sources": [path.name for path in sources]}
+        names = sorted(" ".join(part for part in task if part) for task in tasks)
+        raise UsageError(f"one predictor is of one task at one size; these are runs of {', '.join(names)}")
+    about = dict(zip(("task", "size", "unit"), next(iter(tasks), ("",)), strict=False))
+    card: dict[str, Any] = {**about, "sources": [path.name for path in sources]}
     extras = None
     if zero_cost:
         from nas.training import zero_cost_columns, zero_cost_key
 
         card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
     model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card)
-    model.save(out)
+    model.save(out, small)
     _show_card(model, json)
 
 
@@ -195,11 +229,11 @@ def _number(value: Any) -> str:
 # ---- where cells and scores come from ---------------------------------------------------------
 
 
-def _records(sources: list[Path]) -> tuple[list[Cell], list[float], set[str]]:
-    """Cells, their scores (infinite where training diverged), and the tasks of the runs among the sources."""
+def _records(sources: list[Path]) -> tuple[list[Cell], list[float], set[tuple[str, str, str]]]:
+    """Cells, their scores (infinite where training diverged), and task, size and unit of the runs among the sources."""
     cells: list[Cell] = []
     scores: list[float] = []
-    tasks: set[str] = set()
+    tasks: set[tuple[str, str, str]] = set()
     for source in sources:
         if source.is_file():
             pairs = list(_of_table(source))
@@ -211,7 +245,7 @@ def _records(sources: list[Path]) -> tuple[list[Cell], list[float], set[str]]:
     return cells, scores, tasks
 
 
-def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], str]:
+def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], tuple[str, str, str]]:
     from grammar import parse
     from nas.campaign import open_run
 
@@ -224,7 +258,7 @@ def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], str]:
             pairs.append((parse(trial.text), trial.score))
         elif trial.status == "diverged":
             pairs.append((parse(trial.text), float("inf")))
-    return pairs, str(run.task.get("name", ""))
+    return pairs, (run.config.task, run.config.size, str(run.task.get("metric", "")))
 
 
 def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:

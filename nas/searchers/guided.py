@@ -21,7 +21,7 @@ from nas.searchers.encodings import GROUPS, encodings, untrained_score
 from nas.searchers.options import check_choice, check_number, check_share, check_switch, check_whole
 from nas.searchers.random_search import sample_new
 from nas.searchers.recipes import RecipeSearch, check_fields
-from predictors import Predictor, fit_rows
+from predictors import Predictor, PredictorError, fit_rows, shipped
 from search_spaces import NoCellError
 
 Floats = NDArray[np.float64]
@@ -49,6 +49,9 @@ class Guided(Searcher):
     (Mockus 1978), "thompson" a draw from mean and spread. The scheme is that of BANANAS (White et al. 2021,
     https://arxiv.org/abs/1910.11858).
 
+    With `transfer` ("text") it begins with what the predictor of that task says that comes with recell: in place of the
+    untrained score, and as what trials correct (`fit_rows(prior=)`). It needs all features.
+
     With `recipe` ("lr,weight_decay", see `nas.searchers.recipes`) it searches cell and training recipe together, as
     FBNetV3 does (Dai et al. 2021): candidates get recipes of Optuna's TPE, tried cells others than theirs, and the
     predictor sees both. A searcher that no campaign has begun knows no recipe, and searches cells alone.
@@ -73,6 +76,7 @@ class Guided(Searcher):
         every: int = 1,
         features: str | Sequence[str] = GROUPS,
         recipe: str | Sequence[str] = (),
+        transfer: str = "",
         tries: int = 200,
     ) -> None:
         super().__init__(space)
@@ -86,6 +90,7 @@ class Guided(Searcher):
         self.elite, self.every, self.tries = elite, every, tries
         self.fresh, self.acquisition, self.kappa, self.prior = fresh, acquisition, kappa, prior
         self.encode = encodings(_words(features))
+        self.base = _shipped(transfer, self.encode.groups) if transfer else None
         self.cold = cold if "probes" in self.encode.groups else 1  # the untrained score needs them
         self.fields = _words(recipe)
         check_fields(self.fields)
@@ -138,7 +143,7 @@ class Guided(Searcher):
         if np.ptp(scores) == 0:  # all failed, or all are alike
             return None
         rows, extras = self.encode([t.cell for t in trials]), self._extras([t.recipe for t in trials])
-        return fit_rows(rows, scores, extras=extras, seed=len(trials), check=False)
+        return fit_rows(rows, scores, extras=extras, prior=self.base, seed=len(trials), check=False)
 
     def _extras(self, recipes: Sequence[Mapping[str, Any] | None]) -> Floats | None:
         return None if self.recipes is None else self.recipes.columns(recipes)
@@ -147,8 +152,10 @@ class Guided(Searcher):
         """The places of candidates from the most promising on."""
         rows = self.encode([made.cell for made in pool])
         said = predictor.predict_rows(rows, self._extras([made.recipe for made in pool]))
-        free, weight = untrained_score(rows), self.prior * FADING / (len(self._learnt) + FADING)
-        rank = said.rank + weight * (free - free.mean()) / max(float(free.std()), 1e-9)
+        rank = said.rank
+        if self.base is None:  # what another task knows is in the predictor already
+            free, weight = untrained_score(rows), self.prior * FADING / (len(self._learnt) + FADING)
+            rank = rank + weight * (free - free.mean()) / max(float(free.std()), 1e-9)
         if self.acquisition == "ucb":
             value = rank - self.kappa * said.spread
         elif self.acquisition == "ei":
@@ -171,7 +178,9 @@ class Guided(Searcher):
         made = [proposal for proposal in drawn if proposal is not None]
         if len(made) < 2:
             return made[0] if made else None
-        return made[int(np.argmin(untrained_score(self.encode([m.cell for m in made]))))]
+        rows = self.encode([m.cell for m in made])
+        free = untrained_score(rows) if self.base is None else self.base.predict_rows(rows).rank
+        return made[int(np.argmin(free))]
 
     def _with_recipes(self, pool: list[Proposal], count: int, rng: np.random.Generator) -> list[Proposal]:
         """Each candidate with one of `count` recipes, drawn; all with the task's own where none is searched."""
@@ -215,6 +224,17 @@ class Guided(Searcher):
                 made = self.space.vary(parent.cell, rng)
                 return Proposal(made.cell, made.operator, parent.parents)
         return Proposal(self.space.sample(rng), "sample")
+
+
+def _shipped(task: str, groups: Sequence[str]) -> Predictor:
+    if tuple(groups) != GROUPS:
+        raise SearchError(
+            f"guided: transfer needs all features, {', '.join(GROUPS)}; received {', '.join(groups)}"
+        )
+    try:
+        return shipped(task)
+    except PredictorError as error:
+        raise SearchError(f"guided: transfer={task}: {error}") from error
 
 
 def expected_improvement(gain: Floats, spread: Floats) -> Floats:

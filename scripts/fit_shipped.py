@@ -1,0 +1,267 @@
+"""Fit the predictors that ship with recell to its own table of trained cells, and write the table's data card.
+
+    python scripts/fit_shipped.py predictors/tables/own.jsonl.gz -o predictors/fitted --page docs/own_table.md
+
+For each task of the table: cross validation over classes of cells (`--repeats` times 5 folds), the noise floor from
+cells that were trained more than once, how the order of cells agrees with that on other tasks; then a predictor is
+fitted to all cells and written as a small file, whose card holds all that. Some minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import nas  # noqa: E402
+from grammar import GrammarError, parse  # noqa: E402
+from nas.tasks import task_table  # noqa: E402
+from predictors import (  # noqa: E402
+    PredictorError,
+    Trial,
+    auc,
+    coverage,
+    encode,
+    fit_rows,
+    kendall_tau,
+    load,
+    read_trials,
+    spearman,
+)
+
+Floats = NDArray[np.float64]
+
+FOLDS = 5
+BEST = 1 / 3
+MADE_BY = "scripts/fit_shipped.py"
+
+
+@dataclass(frozen=True)
+class OnTask:
+    """What a table says of one task: a mean loss for each class of cells, and the losses of each class."""
+
+    task: str
+    size: str
+    trials: tuple[Trial, ...]
+    losses: Mapping[str, tuple[float, ...]]
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """The mean of the finite losses of each class; infinite where every training diverged."""
+        return {digest: _mean(found) for digest, found in self.losses.items()}
+
+
+def by_task(trials: Sequence[Trial]) -> list[OnTask]:
+    """The tasks of a table, by name. Raises PredictorError for one at two sizes: their scores mean different things."""
+    found = []
+    for task in sorted({trial.task for trial in trials}):
+        own = tuple(trial for trial in trials if trial.task == task)
+        sizes = sorted({trial.size for trial in own})
+        if len(sizes) > 1:
+            raise PredictorError(
+                f"the table has the task {task} at the sizes {', '.join(sizes)}: one is wanted"
+            )
+        losses: dict[str, tuple[float, ...]] = {}
+        for trial in own:
+            if not math.isnan(trial.loss):
+                losses[trial.digest] = (*losses.get(trial.digest, ()), trial.loss)
+        found.append(OnTask(task, sizes[0], own, losses))
+    return found
+
+
+def noise(on: OnTask) -> dict[str, Any]:
+    """How far scores of one cell differ from seed to seed, and the tau of two trainings of the same cells."""
+    repeated = [np.array([x for x in found if math.isfinite(x)]) for found in on.losses.values()]
+    repeated = [values for values in repeated if len(values) > 1]
+    if len(repeated) < 3:
+        return {"repeated_cells": len(repeated)}
+    within = float(np.mean([values.var(ddof=1) for values in repeated]))
+    finite = np.array([mean for mean in on.mean.values() if math.isfinite(mean)])
+    return {
+        "repeated_cells": len(repeated),
+        "sd_of_seeds": round(math.sqrt(within), 5),
+        "sd_of_cells": round(float(finite.std(ddof=1)), 5),
+        "tau_of_two_seeds": round(
+            kendall_tau([values[0] for values in repeated], [values[1] for values in repeated]), 4
+        ),
+    }
+
+
+def agreement(on: OnTask, others: Sequence[OnTask]) -> dict[str, float]:
+    """Kendall's tau of the order of cells here and on each other task, over the cells that have scores on both."""
+    own, found = on.mean, {}
+    for other in others:
+        theirs = other.mean
+        both = [d for d in own if d in theirs and math.isfinite(own[d]) and math.isfinite(theirs[d])]
+        if other is not on and len(both) > 2:
+            found[other.task] = round(kendall_tau([own[d] for d in both], [theirs[d] for d in both]), 4)
+    return found
+
+
+def cross_validation(rows: Floats, y: Floats, repeats: int) -> dict[str, Any]:
+    """How good predictors are on cells that they were not fitted to: means over folds, sd of tau over repeats."""
+    finite = np.isfinite(y)
+    measured: dict[str, list[float]] = {}
+    taus = []
+    for seed in range(repeats):
+        folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
+        one: dict[str, list[float]] = {}
+        for fold in range(FOLDS):
+            out, ok = folds == fold, finite[folds == fold]
+            said = fit_rows(rows[~out], y[~out], seed=seed).predict_rows(rows[out])
+            truth = y[out][ok]
+            best = truth <= np.quantile(truth, BEST)
+            for name, value in (
+                ("kendall_tau", kendall_tau(said.rank[ok], truth)),
+                ("spearman", spearman(said.rank[ok], truth)),
+                ("kendall_tau_in_best_third", kendall_tau(said.rank[ok][best], truth[best])),
+                ("covered_by_90", coverage(said.mean[ok], said.std[ok], truth)),
+                ("mean_error", float(np.abs(said.mean[ok] - truth).mean())),
+                ("auc_of_divergence", auc(np.nan_to_num(said.diverges), ~ok)),
+            ):
+                one.setdefault(name, []).append(value)
+        taus.append(_mean(one["kendall_tau"]))
+        for name, values in one.items():
+            measured.setdefault(name, []).extend(values)
+    means = {name: _mean(values) for name, values in measured.items()}
+    return {
+        "folds": FOLDS,
+        "repeats": repeats,
+        **{name: round(value, 4) if math.isfinite(value) else None for name, value in means.items()},
+        "kendall_tau_sd": round(float(np.std(taus)), 4),
+    }
+
+
+def card_of(on: OnTask, others: Sequence[OnTask], table: Path) -> dict[str, Any]:
+    """What is said of the table and the task; `fit_rows` adds the versions, and what it measures itself."""
+    known = {row.name: row for row in task_table()}.get(on.task)
+    ok = [trial for trial in on.trials if trial.status == "ok"]
+    origins = {trial.digest: trial.origin or "unknown" for trial in on.trials}
+    return {
+        "task": on.task,
+        "size": on.size,
+        "unit": known.metric if known else "",
+        "training": {
+            **(known.sizes.get(on.size, {}) if known else {}),
+            "median_params": int(np.median([trial.params for trial in ok])),
+            "median_seconds": round(float(np.median([trial.seconds for trial in ok])), 1),
+        },
+        "table": {
+            "file": table.name,
+            "trials": len(on.trials),
+            "classes": len(origins),
+            **{f"from_{name}": count for name, count in sorted(Counter(origins.values()).items())},
+            **{f"trials_{name}": n for name, n in sorted(Counter(t.status for t in on.trials).items())},
+        },
+        "noise": noise(on),
+        "tau_with_task": agreement(on, others),
+        "recell": nas.__version__,
+        "made_by": MADE_BY,
+    }
+
+
+def page(cards: Sequence[Mapping[str, Any]], command: str) -> str:
+    """The data card of the table in Markdown."""
+    names = [card["task"] for card in cards]
+    lines = [
+        "# recell's own table of trained cells",
+        "",
+        f"Trained cells of the zoo, samples of spaces and their mutants, on the tasks {' and '.join(names)}, drawn by",
+        "`scripts/own_table.py` and trained by campaigns of recell; `predictors.read_trials` reads it.",
+        "The predictors that ship are fitted to it.",
+        f"This page is written by `{command}`.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    flat = [dict(_flat(card)) for card in cards]
+    for name in dict.fromkeys(name for one in flat for name in one):
+        if name not in ("task", "table file", "made by", "encoding", "extras", "prior", "seed"):
+            lines.append(f"| {name} | {' | '.join(_text(one.get(name)) for one in flat)} |")
+    lines += [
+        "",
+        "Scores are losses on validation data, lower is better. `sd of seeds` is the noise floor: how far trainings of",
+        "one cell differ. Cross validation is over classes: cells that compute the same are one row.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _flat(card: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in card.items():
+        whole = f"{before}{name}".replace("_", " ")
+        found += _flat(value, f"{whole} ") if isinstance(value, Mapping) else [(whole, value)]
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_text, value))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.inf
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="the folder of the predictors")
+    parser.add_argument("--page", type=Path, help="the Markdown file to write the data card to")
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args(argv)
+    try:
+        tasks = by_task(read_trials(asked.table))
+        cells = {trial.digest: trial.cell for on in tasks for trial in on.trials}
+        rows = {digest: encode([parse(text)])[0] for digest, text in sorted(cells.items())}
+        asked.out.mkdir(parents=True, exist_ok=True)
+        cards = [fitted(on, tasks, rows, asked.table, asked.out, asked.repeats) for on in tasks]
+    except (GrammarError, PredictorError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if asked.page:
+        command = (
+            f"python {MADE_BY} {asked.table} -o {asked.out} --page {asked.page} --repeats {asked.repeats}"
+        )
+        asked.page.write_text(page(cards, command), encoding="utf-8")
+    return 0
+
+
+def fitted(
+    on: OnTask, tasks: Sequence[OnTask], rows: Mapping[str, Floats], table: Path, out: Path, repeats: int
+) -> dict[str, Any]:
+    """Measure, fit and write the predictor of one task; its card."""
+    digests = sorted(on.mean)
+    x, y = np.array([rows[digest] for digest in digests]), np.array([on.mean[digest] for digest in digests])
+    card = {**card_of(on, tasks, table), "cross_validation": cross_validation(x, y, repeats)}
+    model = fit_rows(x, y, seed=0, card=card)
+    path = out / f"{on.task}.recell"
+    model.save(path, small=True)
+    small, whole = load(path).predict_rows(x), model.predict_rows(x)
+    print(
+        json.dumps(dict(model.card), indent=1),
+        f"\n{path}: {path.stat().st_size:,} bytes; tau of what it says and what the whole predictor says: "
+        f"{kendall_tau(small.rank, whole.rank):.4f}; means differ by {np.abs(small.mean - whole.mean).mean():.2g}",
+        flush=True,
+    )
+    return dict(model.card)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
