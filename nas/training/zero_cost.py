@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -101,17 +101,22 @@ def zero_cost(model: Stack, x: Tensor, y: Tensor) -> list[float]:
     logits = model.head(cast(Tensor, hidden))
     loss = functional.cross_entropy(logits.reshape(-1, SYMBOLS), y.reshape(-1))
     weights = [p for p in model.cell.parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, [inputs, *weights], retain_graph=True, allow_unused=True)
+    found = _gradients(loss, [inputs, *weights])
     pairs = [(w.detach(), g) for w, g in zip(weights, found[1:], strict=True) if g is not None]
     saliency = sum(float((w * g).abs().sum()) for w, g in pairs)
     whole = math.sqrt(sum(float((g**2).sum()) for _, g in pairs))
     last = functional.cross_entropy(logits[:, -1], y[:, -1], reduction="sum")
-    (reached,) = torch.autograd.grad(last, [inputs], allow_unused=True)
+    (reached,) = _gradients(last, [inputs])
     back = torch.zeros_like(inputs) if reached is None else reached
     profile = (back.detach() ** 2).sum(dim=-1).mean(dim=0).sqrt()
     lags = [_log(float(profile[x.shape[1] - 1 - lag])) for lag in _LAGS]
     own = 0.0 if found[0] is None else float(found[0].norm())
     return [_log(own), _log(whole), _log(saliency), *lags, _uncorrelated(back), *_spectrum(hidden.detach())]
+
+
+def _gradients(loss: Tensor, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """None for what the loss does not depend on."""
+    return torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True)
 
 
 def _uncorrelated(gradients: Tensor) -> float:
