@@ -64,6 +64,10 @@ class Poly:
         self, *, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None
     ) -> int | Fraction:
         """The value at these sizes: an int where it is whole. `key_size` defaults to hidden_size/heads."""
+        if key_size is not None:
+            whole = self._whole((input_size, hidden_size, heads, key_size))
+            if whole is not None:
+                return whole
         key = Fraction(hidden_size, heads) if key_size is None else Fraction(key_size)
         sizes = (Fraction(input_size), Fraction(hidden_size), Fraction(heads), key)
         total = Fraction(0)
@@ -74,6 +78,21 @@ class Poly:
                     value *= size**power
             total += value
         return int(total) if total.denominator == 1 else total
+
+    def _whole(self, sizes: tuple[int, int, int, int]) -> int | None:
+        """The value where every monomial is whole, in plain numbers; None elsewhere."""
+        total = 0
+        for powers, coefficient in self.terms:
+            above, below = coefficient.numerator, coefficient.denominator
+            for size, power in zip(sizes, powers, strict=True):
+                if power > 0:
+                    above *= size**power
+                elif power:
+                    below *= size**-power
+            if above % below:
+                return None
+            total += above // below
+        return total
 
     def __str__(self) -> str:
         return " + ".join(_monomial(p, c) for p, c in self.terms) or "0"

@@ -97,9 +97,16 @@ class Ranges:
             turn += 1
 
     def _sweep(self) -> None:
-        self._found = []
-        for index in range(len(self.graph.nodes)):
+        """The range of every node; of those that see no leaf that moved it is as in the sweep before."""
+        before, self._found = self._found, []
+        moved: set[int] = set()
+        for index, node in enumerate(self.graph.nodes):
+            if before and node.args and moved.isdisjoint(node.args):
+                self._found.append(before[index])
+                continue
             self._found.append(self._range(index))
+            if node.args or not before or self._found[index] != before[index]:
+                moved.add(index)
 
     def _widen(self, turn: int) -> bool:
         """Add what one step makes of the states; whether that was anything new."""
@@ -143,7 +150,7 @@ class Ranges:
         if node.type.is_complex:
             return found
         form = self._forms[index]
-        if node.op in ("add", "sub", "neg") and len(form.terms) <= _LARGEST_FORM:
+        if node.op in ("add", "sub", "neg") and index not in form.terms:  # a long sum is its own only term
             return Range.real(meet(found.re, self._bounds(form)))
         if node.op == "mul":
             return Range.real(meet(self._repeated(node), found.re))

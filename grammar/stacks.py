@@ -1,13 +1,13 @@
 """A stack of layers of one cell in NumPy, all layers at once: what untrained probes run.
 
 Layer l is l steps behind the first, so one pass over T + L - 1 moments runs all layers side by side as
-one more axis of weight sets: the same arithmetic as layer after layer in a third of the calls.
+one more axis of weight sets: the same arithmetic as layer after layer in a third of the calls. What depends on
+neither x nor a state is computed once, and maps of one operand are one product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,12 +15,11 @@ from grammar.cell import Cell
 from grammar.errors import CellBuildError
 from grammar.evaluate import buffer_nodes
 from grammar.graph import Graph
-from grammar.machine import Buffers, Machine, memory_length
-from grammar.renderings import Array, Value, elementwise_function
+from grammar.machine import Machine, dependent, memory_length
+from grammar.renderings import Array, Value
 from grammar.sizes import Sizes
-from grammar.types import VEC
-
-_Step = Callable[[dict[int, Value]], Value]
+from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, shared_maps
+from grammar.types import NUM
 
 
 def evaluate_stack(
@@ -46,7 +45,7 @@ def evaluate_stack(
     sizes = Sizes.of(width, width, heads)
     sizes.check(cell.graph)
     with np.errstate(all="ignore"):
-        return _Stack(cell.graph, x, weights, sizes, (layers, sets)).run()
+        return np.swapaxes(_Stack(cell.graph, x, weights, sizes, (layers, sets)).run(), -1, -2)
 
 
 class _Stack:
@@ -54,100 +53,105 @@ class _Stack:
         self, graph: Graph, x: Array, weights: Mapping[str, Array], sizes: Sizes, lead: tuple[int, int]
     ) -> None:
         self.graph, self.lead = graph, lead
-        self.x = np.ascontiguousarray(np.moveaxis(x, -2, 0))
-        self.batch = x.shape[-3]
-        line = np.zeros((*lead, self.batch, 1, x.shape[-1]), x.dtype)
-        self.machine = Machine(graph, line, weights, sizes)
-        self.nodes = buffer_nodes(graph)
+        self.x = np.moveaxis(x, (-2, -3), (0, -1))  # [T, sets, H, B] or [T, H, B]
+        line = np.zeros((*lead, 1, 1, x.shape[-1]), x.dtype)
+        self.layout = Layout(Machine(graph, line, weights, sizes), lead, x.shape[-3])
+        self.buffers = buffer_nodes(graph)
+        self.kinds = {i: graph.nodes[graph.nodes[i].args[0]].type for i in self.buffers}
+        self.held: dict[int, list[Array]] = {}
+        moving = dependent(graph, "x", "state", also=self.buffers)
         order = sorted(graph.reachable(graph.roots()))
-        self.steps = [(i, self._step(i)) for i in order if graph.nodes[i].op not in ("x", "state")]
-        self.named = [(i, str(graph.nodes[i].attr("name"))) for i in order if graph.nodes[i].op == "state"]
+        self.still = [i for i in order if i not in moving]
         self.inputs = [i for i in order if graph.nodes[i].op == "x"]
+        self.named = [(i, str(graph.nodes[i].attr("name"))) for i in order if graph.nodes[i].op == "state"]
+        self.steps = self._steps([i for i in order if i in moving])
+
+    def _steps(self, order: Iterable[int]) -> list[tuple[int, Step, tuple[int, ...]]]:
+        own = [i for i in order if self.graph.nodes[i].op not in ("x", "state")]
+        shared = shared_maps(self.layout, self.graph, own)
+        self.places = len(self.graph.nodes) + shared.places
+        done = self._last_reads(own, shared)
+        steps: list[tuple[int, Step, tuple[int, ...]]] = []
+        for index in own:
+            steps += [(place, step, ()) for place, step in shared.before.get(index, [])]
+            step = shared.steps.get(index) or make_step(self.layout, self.graph, index, self._past)
+            steps.append((index, step, tuple(done.get(index, ()))))
+        return steps
+
+    def _last_reads(self, own: Sequence[int], shared: SharedMaps) -> dict[int, list[int]]:
+        """For each node the values that are not read after it: dropped there, their memory is used again while near."""
+        last = dict(shared.last)
+        for index in own:
+            last |= dict.fromkeys(self.graph.nodes[index].args, index)
+        kept = {*self.still, *self.graph.roots(), *(self.graph.nodes[i].args[0] for i in self.buffers)}
+        done: dict[int, list[int]] = {}
+        for value, reader in last.items():
+            if value not in kept:
+                done.setdefault(reader, []).append(value)
+        return done
+
+    def _past(self, index: int) -> Sequence[Array]:
+        return self.held.get(index, ())
 
     def run(self) -> Array:
-        layers = self.lead[0]
-        steps, width, batch = self.x.shape[0], self.x.shape[-1], self.batch
-        machine, graph = self.machine, self.graph
-        states: dict[str, Array] = {
-            s.name: machine.full(machine.initial(s.name), s.type, batch) for s in graph.states
-        }
-        kinds = {i: graph.nodes[graph.nodes[i].args[0]].type for i in self.nodes}
-        empty = {i: machine.full(0.0, kinds[i], batch) for i in self.nodes}
-        self.buffers = Buffers(machine, {i: [z] * memory_length(graph, i) for i, z in empty.items()})
-        seen = np.zeros((*self.lead, batch, width), self.x.dtype)
+        """y [T, layers, sets, H, B]."""
+        layers, steps = self.lead[0], self.x.shape[0]
+        layout, graph = self.layout, self.graph
+        states = self._start()
+        values = self._constants()
+        out_type = graph.nodes[graph.out].type
+        seen = np.zeros((*self.lead, *self.x.shape[-2:]), self.x.dtype)
         y = np.empty((steps, *seen.shape), self.x.dtype)
         for moment in range(steps + layers - 1):
             if moment < steps:
                 seen[0] = self.x[moment]
-            values: dict[int, Value] = dict.fromkeys(self.inputs, seen)
-            values |= {i: states[name] for i, name in self.named}
-            for index, step in self.steps:
+            for i in self.inputs:
+                values[i] = seen
+            for i, name in self.named:
+                values[i] = states[name]
+            for index, step, done in self.steps:
                 values[index] = step(values)
+                for value in done:
+                    values[value] = None
             late = moment + 1  # layers from here on have not begun
             for s, i in zip(graph.states, graph.next, strict=True):
-                states[s.name] = self._kept(machine.full(values[i], s.type, batch), states[s.name], late)
-            if self.nodes:
-                before = {i: list(held) for i, held in self.buffers.held.items()}
-                self.buffers.advance(values)
-                for i, held in self.buffers.held.items():
-                    held[:] = [
-                        self._kept(machine.full(new, kinds[i], batch), old, late)
-                        for new, old in zip(held, before[i], strict=True)
-                    ]
-            out = np.broadcast_to(np.asarray(values[graph.out]), seen.shape)
-            for layer in range(max(0, moment - steps + 1), min(layers, moment + 1)):
+                states[s.name] = _kept(layout.full(values[i], s.type), states[s.name], late)
+            self._advance(values, late)
+            out = layout.full(values[graph.out], out_type)
+            first = max(0, moment - steps + 1)
+            for layer in range(first, min(layers, moment + 1)):
                 y[moment - layer, layer] = out[layer]
-            seen = np.concatenate([seen[:1], out[:-1]])
+            seen = np.empty_like(seen)  # values may be kept: never written again
+            seen[1:] = out[:-1]
+            seen[0] = 0
         return y
 
-    def _kept(self, new: Array, old: Array, late: int) -> Array:
-        if late >= self.lead[0]:
-            return new
-        return np.concatenate([new[:late], old[late:]])
+    def _start(self) -> dict[str, Array]:
+        """The states before the first step; empties the buffers."""
+        layout, machine = self.layout, self.layout.machine
+        self.held = {
+            i: [layout.full(0.0, self.kinds[i])] * memory_length(self.graph, i) for i in self.buffers
+        }
+        return {s.name: layout.taken(machine.initial(s.name), s.type) for s in self.graph.states}
 
-    def _step(self, index: int) -> _Step:
-        """A function for one node: a short one where values are plain vectors, the table's rendering elsewhere."""
-        graph, machine = self.graph, self.machine
-        node = graph.nodes[index]
-        plain = all(graph.nodes[a].type in (VEC, node.type) and node.type == VEC for a in node.args)
-        function = elementwise_function(node.op)
-        args = node.args
-        if plain and function is not None:
-            return _applied(function, args)
-        vectors = all(graph.nodes[a].type.kind in ("vec", "in") for a in args) and node.type == VEC
-        if vectors and node.op == "lin" and set(dict(node.attrs)) <= {"bias"}:
-            return self._map(index)
-        return lambda values: machine.apply(index, values, self.buffers.past(index, values))
+    def _constants(self) -> Values:
+        """Room for all values, with those that never change."""
+        layout, nodes = self.layout, self.graph.nodes
+        values: Values = [None] * self.places
+        raw: dict[int, Value] = {}
+        for i in self.still:
+            raw[i] = layout.machine.apply(i, raw)
+            values[i] = raw[i] if nodes[i].type == NUM else layout.taken(np.asarray(raw[i]), nodes[i].type)
+        return values
 
-    def _map(self, index: int) -> _Step:
-        """`lin` of vectors as one matrix product."""
-        node = self.graph.nodes[index]
-        arrays = self.machine.weights[node.weight]
-        parts = [
-            np.broadcast_to(arrays[f"w{j}"], (*self.lead, *arrays[f"w{j}"].shape[-2:]))
-            for j in range(len(node.args))
-        ]
-        matrix = np.ascontiguousarray(np.swapaxes(np.concatenate(parts, axis=-1), -1, -2))
-        bias = arrays["b"][..., None, :] if node.attr("bias", True) else None
-        args = node.args
-        shape = (*self.lead, self.batch)
-
-        def step(values: dict[int, Value]) -> Value:
-            operands = [np.broadcast_to(values[a], (*shape, np.shape(values[a])[-1])) for a in args]
-            operand = np.concatenate(operands, axis=-1) if len(operands) > 1 else operands[0]
-            product = operand @ matrix
-            if bias is not None:
-                product += bias
-            return np.asarray(product)
-
-        return step
+    def _advance(self, values: Values, late: int) -> None:
+        """Put the operands of this step into the buffers, and let the oldest go."""
+        for i, held in self.held.items():
+            newest = self.layout.full(values[self.graph.nodes[i].args[0]], self.kinds[i])
+            self.held[i] = [_kept(new, old, late) for new, old in zip([*held[1:], newest], held, strict=True)]
 
 
-def _applied(function: Callable[..., Any], args: Sequence[int]) -> _Step:
-    if len(args) == 1:
-        (a,) = args
-        return lambda values: function(values[a])
-    if len(args) == 2:
-        a, b = args
-        return lambda values: function(values[a], values[b])
-    return lambda values: function(*[values[i] for i in args])
+def _kept(new: Array, old: Array, late: int) -> Array:
+    if late >= len(new):
+        return new
+    return np.concatenate([new[:late], old[late:]])

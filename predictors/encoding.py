@@ -15,7 +15,7 @@ from predictors.probes import probe_features, probe_names
 from predictors.statistics import cell_statistics, statistic_names
 
 GROUPS = ("statistics", "flow", "probes")
-ENCODING_VERSION = 1  # raised when any column changes what it means
+ENCODING_VERSION = 2  # raised when any column changes what it means
 
 
 def encoding_names(groups: Sequence[str] = GROUPS) -> tuple[str, ...]:

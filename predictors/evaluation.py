@@ -221,4 +221,8 @@ def rows_of(found: Iterable[Mapping[str, float]]) -> list[Row]:
         for name, value in one.items():
             values.setdefault(name, []).append(value)
     order = [*(name for name in GOALS if name in values), *(name for name in values if name not in GOALS)]
-    return [Row(name, tuple(values[name]), GOALS.get(name, 0.0)) for name in order]
+    return [Row(name, tuple(values[name]), _goal(name)) for name in order]
+
+
+def _goal(name: str) -> float:
+    return 0.9 if name.startswith("novelty") else GOALS.get(name, 0.0)

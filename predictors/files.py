@@ -24,11 +24,17 @@ from predictors.packing import compress, expand, pack, unpack
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
 from predictors.scaling import Columns, Scale
 
-FILE_VERSION = 2
+FILE_VERSION = 3
 MOST_BYTES = 1 << 30
 _MOST_PRIORS = 4
 _HEADER_LENGTH = 8  # bytes that say how long the header of safetensors is
 _MOST_HEADER = 1 << 24
+_LARGEST = 1e12  # no number is larger, nor a positive one that divides smaller than _SMALLEST: predictions stay finite
+_SMALLEST = 1e-9
+_APART = 1e-200  # of two places of a scale
+_MOST_FACTOR = 1e6  # of shares, slopes and spreads
+
+_KINDS = tuple(np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64))
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -38,6 +44,7 @@ def save(predictor: Predictor, path: Path, small: bool = False) -> None:
     arrays: _Arrays = {}
     cards: list[dict[str, Any]] = []
     _collect(predictor, "", arrays, cards)
+    _check_sizes(arrays)
     header = {"recell_predictor": str(FILE_VERSION), "encoding": encoding_key(), "cards": json.dumps(cards)}
     kept = pack(arrays) if small else arrays
     data = write_arrays({name: np.ascontiguousarray(a) for name, a in kept.items()}, header)
@@ -66,12 +73,12 @@ def _read(data: bytes) -> Predictor:
     version = header.get("recell_predictor")
     if version != str(FILE_VERSION):
         raise PredictorFileError(
-            f"this version reads predictor files of version {FILE_VERSION}; received {version!r}"
+            f"this version reads predictor files of version {FILE_VERSION}; received {_short(version)}"
         )
     if header.get("encoding") != encoding_key():
         raise PredictorFileError(
             "it was fitted on another encoding of cells than this version has: fit it again "
-            f"(encoding {encoding_key()}; received {header.get('encoding')!r})"
+            f"(encoding {encoding_key()}; received {_short(header.get('encoding'))})"
         )
     cards = _json(header.get("cards"))
     if (
@@ -84,11 +91,28 @@ def _read(data: bytes) -> Predictor:
         arrays = unpack(read_arrays(data))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PredictorFileError(f"the file is damaged or not complete: {error}") from error
+    _check_sizes(arrays)
     predictor: Predictor | None = None
     for depth in reversed(range(len(cards))):
         predictor = _restored("prior." * depth, arrays, cards[depth], predictor)
     assert predictor is not None
     return predictor
+
+
+def _short(value: Any) -> str:
+    """What a file says, as an error may repeat it."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _check_sizes(arrays: _Arrays) -> None:
+    for name, array in arrays.items():
+        if array.dtype not in _KINDS:
+            raise PredictorFileError(f"arrays are of {', '.join(map(str, _KINDS))}; received {array.dtype}")
+        if array.dtype.kind == "f" and array.size and not np.abs(array).max() <= _LARGEST:
+            raise PredictorFileError(
+                f"`{_short(name)[1:-1]}` is of finite numbers of at most {_LARGEST:g}; it has others"
+            )
 
 
 def _header(data: bytes) -> Mapping[str, Any]:
@@ -131,6 +155,7 @@ def _collect(predictor: Predictor, prefix: str, arrays: _Arrays, cards: list[dic
         "scale.at": predictor.scale.at,
         "scale.score": predictor.scale.score,
         "novelty.rows": novelty.rows,
+        "novelty.near": novelty.near,
         "novelty.mean": novelty.mean,
         "novelty.spread": novelty.spread,
         "numbers": np.array(
@@ -154,14 +179,12 @@ def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predict
     parts = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
     numbers = _flat(parts, "numbers", 7)
     first, second, slope, factor, least, usual, extras = (float(n) for n in numbers)
-    if not (
-        first >= 0
-        and second >= 0
-        and slope >= 0
-        and factor >= 0
-        and least >= 0
-        and usual > 0
-        and extras in range(10_000)
+    factors = (first, second, slope, factor)
+    if (
+        not all(0 <= number <= _MOST_FACTOR for number in factors)
+        or least < 0
+        or usual < _SMALLEST
+        or extras not in range(10_000)
     ):
         raise PredictorFileError(f"the numbers of a predictor are out of range: {numbers.tolist()}")
     width = len(encoding_names()) + (PRIOR_COLUMNS if prior is not None else 0) + int(extras)
@@ -172,6 +195,8 @@ def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predict
     process: Process | None = (
         process_from(_below(parts, "process"), used) if "process.rows" in parts else None
     )
+    if process is not None and (process.kernels[:, 1] < _SMALLEST).any():
+        raise PredictorFileError(f"the length of a kernel is at least {_SMALLEST:g}")
     if bool(slope) and prior is None:
         raise PredictorFileError("a predictor without a prior does not lean on one")
     ranker = Ranker(columns, trees, process, (first, second), slope, _flat(parts, "columns.base", used))
@@ -198,15 +223,15 @@ def _columns(parts: _Arrays, width: int) -> Columns:
     if used is None or used.dtype != np.int64 or used.ndim != 1 or not ((used >= 0) & (used < width)).all():
         raise PredictorFileError(f"`columns.used` are numbers of columns, 0 to {width - 1}")
     mean, spread = (_flat(parts, f"columns.{name}", len(used)) for name in ("mean", "spread"))
-    if (spread <= 0).any():
-        raise PredictorFileError("the spread of a column is positive")
+    if (spread < _SMALLEST).any():
+        raise PredictorFileError(f"the spread of a column is at least {_SMALLEST:g}")
     return Columns(used, mean, spread)
 
 
 def _scale(parts: _Arrays) -> Scale:
     at = _flat(parts, "scale.at")
     score = _flat(parts, "scale.score", len(at))
-    if not len(at) or (np.diff(at) <= 0).any() or (np.diff(score) < 0).any():
+    if not len(at) or (np.diff(at) <= _APART).any() or (np.diff(score) < 0).any():
         raise PredictorFileError("the scale of a predictor does not fall")
     return Scale(at, score)
 
@@ -222,13 +247,16 @@ def _novelty(parts: _Arrays, usual: float) -> Novelty:
         and rows.shape[1] == len(mean)
         and len(rows)
     )
-    if rows is None or not fits or not np.isfinite(rows).all() or (spread <= 0).any():
+    if rows is None or not fits or not np.isfinite(rows).all() or (spread < _SMALLEST).any():
         raise PredictorFileError(
-            "`novelty.rows` are rows of finite float32 numbers, and spreads are positive"
+            f"`novelty.rows` are rows of finite float32 numbers, and spreads are at least {_SMALLEST:g}"
         )
     if len(mean) > len(encoding_names()) or not math.isfinite(usual):
         raise PredictorFileError("novelty compares columns of the encoding")
-    return Novelty(rows, mean, spread, usual)
+    near = _flat(parts, "novelty.near", len(rows))
+    if (near < _SMALLEST).any():
+        raise PredictorFileError(f"the distance of a fitted cell to the others is at least {_SMALLEST:g}")
+    return Novelty(rows, near, mean, spread, usual)
 
 
 def with_card(predictor: Predictor, **entries: Any) -> Predictor:

@@ -7,19 +7,24 @@ which operations stand next to each other.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from grammar import OPS, Cell, Graph, Node, Ranges, zoo
+from predictors.paths import CARRIERS, Paths, state_of
+
+Floats = NDArray[np.float64]
 
 NO_PATH = -2.0  # a finite value below every cost
 LAGS = 7
 _NEVER = 9.0  # a delay longer than any that counts
 _WIDEST = 10.0  # of a range, where it is longer or has no end
-# Leaves that carry a state: its previous value, a child's, and the running and final values inside `depth ... until`.
-CARRIERS = frozenset({"state", "child", "carry", "final"})
 # Classes of operations, by what the table says of them; see `kind_of`.
 CLASSES = ("dense", "scale", "product", "sum", "blend", "positive", "bounded", "bent", "other", "x", "state")
 
@@ -66,7 +71,12 @@ def flow_names() -> tuple[str, ...]:
 
 def flow_features(cell: Cell) -> dict[str, float]:
     """The features of the canonical form of a cell: name -> finite number."""
-    flow = _Flow(cell.canonical().graph)
+    return graph_flow(cell.canonical().graph)
+
+
+def graph_flow(graph: Graph) -> dict[str, float]:
+    """The same of a graph of canonical form."""
+    flow = _Flow(graph)
     return {**flow.parts(), **flow.bounds(), **flow.time(), **flow.paths(), **flow.neighbours()}
 
 
@@ -93,17 +103,18 @@ class _Flow:
         return [name for name in self.live[1] if self.following[name] == self.graph.out]
 
     @cached_property
-    def xs(self) -> list[int]:
-        return [i for i, node in enumerate(self.graph.nodes) if node.op == "x"]
-
-    @cached_property
-    def carriers(self) -> dict[str, list[int]]:
-        """The leaves of each state."""
-        found: dict[str, list[int]] = {name: [] for name in self.following}
+    def costs(self) -> Paths:
+        """From x, from any live state (`every`), from those that are the output (`own`), and from each state."""
+        carriers: dict[str, list[int]] = {name: [] for name in self.following}
         for i, node in enumerate(self.graph.nodes):
             if node.op in CARRIERS:
-                found[str(node.attr("state" if node.op == "child" else "name"))].append(i)
-        return found
+                carriers[state_of(node)].append(i)
+        sources = {
+            "x": [i for i, node in enumerate(self.graph.nodes) if node.op == "x"],
+            "every": [i for name in self.live[1] for i in carriers[name]],
+            "own": [i for name in self.emitted for i in carriers[name]],
+        }
+        return Paths(self.graph, [functools.partial(_counts_in, c) for c in COSTS.values()], sources)
 
     @cached_property
     def ranges(self) -> Ranges:
@@ -151,7 +162,7 @@ class _Flow:
         ends = [(self.ranges[i].re.low, self.ranges[i].re.high) for i in range(len(graph.nodes))]
         finite = [math.isfinite(low) and math.isfinite(high) for low, high in ends]
         gates = [i for i in range(len(ends)) if ends[i][0] >= 0 and ends[i][1] <= 1]
-        of_x = set(self._reached(self.xs))
+        of_x = self.costs.reached("x")
         products = [
             graph.nodes[i] for i in nodes if self.kinds[i] == "product" and len(graph.nodes[i].args) > 1
         ]
@@ -168,7 +179,7 @@ class _Flow:
             "products_free": float(sum(not any(finite[a] for a in node.args) for node in products)),
             "blends_gated": float(sum(node.args[0] in gates for node in blends)),
             "blends_free": float(sum(node.args[0] not in gates for node in blends)),
-            "blends_of_x": float(sum(node.args[0] in of_x for node in blends)),
+            "blends_of_x": float(sum(bool(of_x[node.args[0]]) for node in blends)),
             "blends_of_states": float(
                 sum(any(self.kinds[a] == "state" for a in node.args[1:]) for node in blends)
             ),
@@ -178,15 +189,14 @@ class _Flow:
 
     def time(self) -> dict[str, float]:
         """Steps from x to the output, the lags at which it gets there, and loops."""
-        names = list(self.following)
-        from_x = self._reached(self.xs)
-        reach = {name: set(self._reached(self.carriers[name])) for name in names}
-        readers = {name: [r for r in names if self.following[name] in reach[r]] for name in names}
-        seen_by_out = [r for r in names if self.graph.out in reach[r]]
-        lags = {0} if self.graph.out in from_x else set()
+        names, out = list(self.following), self.graph.out
+        from_x = self.costs.reached("x")
+        readers = {name: [r for r in names if self.costs.reads([self.following[name]], r)] for name in names}
+        seen_by_out = [r for r in names if self.costs.reads([out], r)]
+        lags = {0} if from_x[out] else set()
         front = set(seen_by_out)
         for lag in range(1, LAGS):
-            if any(self.following[name] in from_x for name in front):
+            if any(from_x[self.following[name]] for name in front):
                 lags.add(lag)
             front = {r for name in front for r in readers[name]}
         return {
@@ -199,60 +209,32 @@ class _Flow:
 
     def paths(self) -> dict[str, float]:
         """Costs of paths from x, from any state and from the emitted one, to the output and to states."""
+        costs, out, states = self.costs, self.graph.out, self.live[1]
+        inner = [costs.from_source("x", i) for name in states if (i := self.following[name]) != out]
+        own = [costs.from_state(name, self.following[name]) for name in states]
+        ways = {
+            "x_to_out": [costs.from_source("x", out)],
+            "x_to_states": inner,
+            "state_to_out": [costs.from_source("every", out)],
+            "own_to_out": [costs.from_source("own", out)],
+            "self": own,
+        }
+        best = {name: _best(found) for name, found in ways.items()}
+        loops = costs.loops({name: [i] for name, i in self.following.items()})
+        emitted = [place for place, name in enumerate(self.following) if name in self.emitted]
+        cheapest = loops.min(axis=0, initial=math.inf), loops[emitted].min(axis=0, initial=math.inf)
         found: dict[str, float] = {}
-        states, out = self.live[1], self.graph.out
-        every = [i for name in states for i in self.carriers[name]]
-        own = [i for name in self.emitted for i in self.carriers[name]]
-        inner = [self.following[name] for name in states if self.following[name] != out]
-        for cost_name, classes in COSTS.items():
-            costs = [self._cost(i, classes) for i in range(len(self.graph.nodes))]
-            for name, best in (("min", min), ("max", max)):
-                from_x = self._costs(costs, self.xs, best)
-                found[f"x_to_out_{cost_name}_{name}"] = from_x.get(out, NO_PATH)
-                found[f"x_to_states_{cost_name}_{name}"] = _best(best, (from_x.get(i) for i in inner))
-                found[f"state_to_out_{cost_name}_{name}"] = self._costs(costs, every, best).get(out, NO_PATH)
-                found[f"own_to_out_{cost_name}_{name}"] = self._costs(costs, own, best).get(out, NO_PATH)
-                ways = (self._costs(costs, self.carriers[n], best).get(self.following[n]) for n in states)
-                found[f"self_{cost_name}_{name}"] = _best(best, ways)
-            found |= self._loops(cost_name, costs)
+        for place, cost_name in enumerate(COSTS):
+            for end, name in enumerate(("min", "max")):
+                for way, costs_of in best.items():
+                    found[f"{way}_{cost_name}_{name}"] = _shown(costs_of[end][place])
+            found[f"loop_{cost_name}"] = _shown(cheapest[0][place])
+            found[f"own_loop_{cost_name}"] = _shown(cheapest[1][place])
         return found
 
-    def _loops(self, cost_name: str, costs: Sequence[int]) -> dict[str, float]:
-        """The cheapest way from a state back to itself over any number of steps (Floyd and Warshall)."""
-        names = list(self.following)
-        cost = [[math.inf] * len(names) for _ in names]
-        for i, name in enumerate(names):
-            found = self._costs(costs, self.carriers[name], min)
-            for j, other in enumerate(names):
-                cost[i][j] = found.get(self.following[other], math.inf)
-        for k in range(len(names)):
-            for i in range(len(names)):
-                for j in range(len(names)):
-                    cost[i][j] = min(cost[i][j], cost[i][k] + cost[k][j])
-        own = [cost[i][i] for i, name in enumerate(names) if name in self.emitted]
-        least = [min((cost[i][i] for i in range(len(names))), default=math.inf), min(own, default=math.inf)]
-        shown = [value if value < math.inf else NO_PATH for value in least]
-        return {f"loop_{cost_name}": shown[0], f"own_loop_{cost_name}": shown[1]}
 
-    def _cost(self, index: int, classes: frozenset[str] | None) -> int:
-        if self.graph.nodes[index].op not in OPS:
-            return 0
-        return int(classes is None or self.kinds[index] in classes)
-
-    def _costs(
-        self, costs: Sequence[int], starts: Iterable[int], best: Callable[..., float]
-    ) -> dict[int, float]:
-        """The best cost of a path within one step from any of `starts` to each node it reaches."""
-        found: dict[int, float] = dict.fromkeys(starts, 0.0)
-        if found:
-            for index, node in enumerate(self.graph.nodes):
-                before = [found[arg] for arg in node.args if arg in found]
-                if before:
-                    found[index] = costs[index] + best(before)
-        return found
-
-    def _reached(self, starts: Iterable[int]) -> dict[int, float]:
-        return self._costs([0] * len(self.graph.nodes), starts, min)
+def _counts_in(classes: frozenset[str] | None, node: Node) -> bool:
+    return classes is None or kind_of(node) in classes
 
 
 def _count(found: dict[str, float], name: str) -> None:
@@ -260,5 +242,12 @@ def _count(found: dict[str, float], name: str) -> None:
         found[name] += 1.0
 
 
-def _best(best: Callable[..., float], ways: Iterable[float | None]) -> float:
-    return best((way for way in ways if way is not None), default=NO_PATH)
+def _best(ways: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """The least and the greatest of several costs."""
+    none = np.full(len(COSTS), math.inf)
+    least = np.min([none, *(least for least, _ in ways)], axis=0)
+    return least, np.max([-none, *(greatest for _, greatest in ways)], axis=0)
+
+
+def _shown(cost: float) -> float:
+    return float(cost) if math.isfinite(cost) else NO_PATH

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,12 @@ DELAYS = (0, 1, 2, 4, 8)  # steps after the last token of the design at which ou
 _RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
 _READ_RIDGES = (1e-2, 1e-4)
 _FLOOR, _CEILING = 1e-7, 1e9
-_CHUNK = 32  # cells whose outputs are analysed together
+_ROUNDING = (
+    1e-6  # parts of the size of outputs that mean nothing: columns are to be the same on every machine
+)
+_ORDERS = ((1, 1), (2, 2), (3, 3), (4, TOKENS))  # of interactions, lowest and highest
+_EIGENVALUES = (0, WIDTH // 2)
+_CORRELATED = (1, 3)  # steps apart
 MISSING = 0.0  # every probe of a cell that cannot be run as a stack over time; `probed` says so
 
 
@@ -97,9 +102,11 @@ def _targets(symbols: NDArray[np.int64], tokens: Floats) -> dict[str, NDArray[np
 @functools.cache
 def probe_names() -> tuple[str, ...]:
     """The names of the probes, in the order of the columns of `probe_features`."""
-    x = _design().x
-    some = np.random.default_rng(0).normal(size=(1, x.shape[2], LAYERS, len(x), x.shape[1], WIDTH))
-    names = [f"{name}_{k}" for name, _ in _measures(some.astype(np.float32)) for k in range(len(SETTINGS))]
+    names = [
+        f"layer{layer + 1}_{_measures()[measure]}_{setting}"
+        for layer, measure in _places()
+        for setting in range(len(SETTINGS))
+    ]
     return ("probed", *names)
 
 
@@ -108,28 +115,27 @@ def probe_features(cells: Iterable[Cell]) -> NDArray[np.float64]:
 
     Cells over trees or whole sequences, and cells that fit none of the sizes, get MISSING throughout.
     """
-    rows: list[NDArray[np.float64]] = []
-    todo = iter(cells)
-    while chunk := list(itertools.islice(todo, _CHUNK)):
-        rows.append(_analysed([_responses(cell) for cell in chunk]))
-    return np.concatenate(rows) if rows else np.empty((0, len(probe_names())))
+    rows = [_probes(cell) for cell in cells]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(probe_names()))
 
 
-def _analysed(responses: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float64]:
-    found = np.full((len(responses), len(probe_names())), MISSING)
-    have = [i for i, y in enumerate(responses) if y is not None]
-    if have:
-        stacked = np.stack([y for y in responses if y is not None])
-        with np.errstate(all="ignore"):
-            columns = [_by_setting(values) for _, values in _measures(stacked)]
-        found[have] = np.concatenate([np.ones((len(have), 1)), *columns], axis=1)
-    return found
+def _probes(cell: Cell) -> NDArray[np.float64]:
+    y = _responses(cell)
+    if y is None:
+        return np.full(len(probe_names()), MISSING)
+    with np.errstate(all="ignore"):
+        values = _measured(y)
+    means = values.reshape(-1, LAYERS, len(SETTINGS), DRAWS).mean(axis=-1)
+    layers, measures = np.array(_places()).T
+    return np.concatenate([[1.0], means[measures, layers].ravel()])
 
 
 def _responses(cell: Cell) -> NDArray[np.float32] | None:
-    """What a stack gives at each step: [T, LAYERS, sets, B, WIDTH], clipped and finite; None if it cannot run."""
+    """What a stack gives at each step: [T, LAYERS * sets, WIDTH, B], at most _CEILING; None if it cannot run."""
     small = cell.canonical()
     x = _design().x
+    if small.kind != "time":
+        return None
     for heads in HEADS:
         try:
             weights = init_weights(
@@ -139,8 +145,10 @@ def _responses(cell: Cell) -> NDArray[np.float32] | None:
             y = evaluate_stack(small, x, _with_gains(weights), layers=LAYERS, sets=len(x), heads=heads)
         except CellBuildError:
             continue
-        clean = np.nan_to_num(y, copy=False, nan=_CEILING, posinf=_CEILING, neginf=-_CEILING)
-        return np.asarray(np.clip(clean, -_CEILING, _CEILING, out=clean))
+        y = np.swapaxes(y, -1, -2).reshape(len(y), -1, WIDTH, x.shape[1])
+        if not (y.max() <= _CEILING and y.min() >= -_CEILING):  # also where there are NaN
+            y = np.maximum(np.fmin(y, np.float32(_CEILING)), np.float32(-_CEILING))
+        return y
     return None
 
 
@@ -153,12 +161,6 @@ def _with_gains(weights: dict[str, Floats]) -> dict[str, Floats]:
     }
 
 
-def _by_setting(values: Floats) -> NDArray[np.float64]:
-    """[n, sets] as [n, settings]: the mean over draws."""
-    means = values.reshape(len(values), len(SETTINGS), DRAWS).mean(axis=-1)
-    return np.asarray(means, dtype=np.float64)
-
-
 def _log(values: Floats) -> Floats:
     return np.log10(np.clip(values, _FLOOR, _CEILING))
 
@@ -166,67 +168,119 @@ def _log(values: Floats) -> Floats:
 # ---- what is measured -------------------------------------------------------------------------
 
 
-def _measures(y: NDArray[np.float32]) -> Iterator[tuple[str, Floats]]:
-    """(name, values [n, sets]) of outputs y [n, T, LAYERS, sets, B, WIDTH]."""
-    rows = _design().rows
+@functools.cache
+def _chosen() -> tuple[int, ...]:
+    """The subsets whose energy is a probe of its own: one token, or two."""
+    return tuple(i for i, subset in enumerate(_design().subsets) if len(subset) in (1, 2))
+
+
+@functools.cache
+def _measures() -> tuple[str, ...]:
+    """What `_measured` gives, in order."""
+    names: list[str] = []
+    for delay in DELAYS:
+        names += [f"after{delay}_order{low}" for low, _ in _ORDERS]
+        for index in _chosen():
+            lags = "_".join(str(TOKENS - 1 - place + delay) for place in reversed(_design().subsets[index]))
+            names.append(f"after{delay}_lag{lags}")
+    names += [f"after{delay}_additive" for delay in DELAYS]
+    names += ["spread", "scale", "drift"]
+    names += [f"freedom{ridge:g}" for ridge in _RIDGES] + [f"eigenvalue{place}" for place in _EIGENVALUES]
+    names += ["tails"]
+    names += [f"{target}_{ridge:g}" for ridge in _READ_RIDGES for target in _design().targets]
+    return (*names, *(f"correlation{lag}" for lag in _CORRELATED))
+
+
+@functools.cache
+def _places() -> tuple[tuple[int, int], ...]:
+    """The layer and the measure of each probe, in the order of their columns."""
+    at = {name: index for index, name in enumerate(_measures())}
+    last = _measures().index("spread")
+    found: list[tuple[int, int]] = []
     for layer in reversed(range(LAYERS)):
-        name = f"layer{layer + 1}"
-        tokens = y[:, BEFORE:, layer, :, rows:]
-        spread = np.sqrt(tokens.var(axis=(1, 3)).mean(axis=-1)) + 1e-9
         for delay in DELAYS if layer != 1 else DELAYS[::2]:
-            outputs = y[:, BEFORE + TOKENS - 1 + delay, layer, :, :rows]
-            yield from _effects(f"{name}_after{delay}", outputs, spread, delay)
-        yield f"{name}_spread", _log(spread)
-        yield from _sequences(name, tokens, y[:, 2, layer, :, rows:], spread)
+            names = [f"order{low}" for low, _ in _ORDERS] + ["additive"]
+            for subset in (_design().subsets[index] for index in _chosen()):
+                neighbours = delay == 0 or (delay <= 2 and subset[1:] == (subset[0] + 1,))
+                if len(subset) == 1 or neighbours:
+                    names.append(
+                        "lag" + "_".join(str(TOKENS - 1 - place + delay) for place in reversed(subset))
+                    )
+            found += [(layer, at[f"after{delay}_{name}"]) for name in names]
+        found += [(layer, index) for index in range(last, len(at))]
+    return tuple(found)
 
 
-def _effects(name: str, outputs: Floats, spread: Floats, delay: int) -> Iterator[tuple[str, Floats]]:
-    """The energy of each order, of each token, and of neighbouring pairs, relative to the spread."""
+def _measured(y: NDArray[np.float32]) -> Floats:
+    """What is measured of outputs y [T, n, WIDTH, B]: [len(_measures()), n]."""
+    rows = _design().rows
+    tokens = np.moveaxis(y[BEFORE:, ..., rows:], 0, -2)  # [n, WIDTH, T, B]
+    steps = tokens.shape[-2]
+    flat = tokens.reshape(*tokens.shape[:2], -1)
+    mean = flat.mean(axis=-1, keepdims=True)
+    centred = flat - mean
+    variance = np.square(centred).mean(axis=(1, 2))
+    size = variance + np.square(mean).mean(axis=(1, 2))
+    noise = np.float32(_ROUNDING**2) * size
+    spread = np.sqrt(variance + noise) + np.float32(1e-9)
+    scaled = centred / spread[:, None, None]
+    late, early = (np.square(y[step, ..., rows:]).mean(axis=(1, 2)) for step in (-1, 2))
+    covariance = np.matmul(scaled, np.swapaxes(scaled, -1, -2)) / flat.shape[-1]
+    by_step = scaled.reshape(*scaled.shape[:2], steps, -1)
+    return np.concatenate(
+        [
+            _effects(y, spread, noise),
+            _log(np.stack([spread, np.sqrt(size), np.sqrt(late / (early + np.float32(1e-12)))])),
+            _spectrum(covariance),
+            [_tails(scaled)],
+            _readback(scaled, covariance),
+            [_correlation(by_step, lag) for lag in _CORRELATED],
+        ]
+    )
+
+
+def _effects(y: NDArray[np.float32], spread: Floats, noise: Floats) -> Floats:
+    """The energy of each order, of each token, and of pairs, relative to the spread; the share of single tokens."""
     design = _design()
-    energy = (np.matmul(design.walsh, outputs) ** 2).mean(axis=-1)  # [n, sets, subsets]
-    order = np.array([len(s) for s in design.subsets])
-    for low, high in ((1, 1), (2, 2), (3, 3), (4, TOKENS)):
-        of_order = energy[..., (order >= low) & (order <= high)].sum(axis=-1)
-        yield f"{name}_order{low}", _log(np.sqrt(of_order) / spread)
-    yield f"{name}_additive", energy[..., order == 1].sum(axis=-1) / (energy[..., 1:].sum(axis=-1) + 1e-18)
-    for index, subset in enumerate(design.subsets):
-        lags = "_".join(str(TOKENS - 1 - place + delay) for place in reversed(subset))
-        neighbours = len(subset) == 2 and (delay == 0 or (delay <= 2 and subset[1] - subset[0] == 1))
-        if len(subset) == 1 or neighbours:
-            yield f"{name}_lag{lags}", _log(np.sqrt(energy[..., index]) / spread)
+    outputs = y[[BEFORE + TOKENS - 1 + delay for delay in DELAYS]][..., : design.rows]
+    outputs -= outputs[..., :1].copy()  # exact where rows differ little, as the means of these would not be
+    effects = np.matmul(outputs, design.walsh.T)  # [delays, n, WIDTH, subsets]
+    energy = np.square(effects).mean(axis=-2)
+    order = np.array([len(subset) for subset in design.subsets])
+    sums = np.array([(order >= low) & (order <= high) for low, high in _ORDERS])
+    each = np.eye(len(order))[list(_chosen())]
+    parts = np.matmul(energy, np.concatenate([sums, each]).T.astype(np.float32))
+    relative = _log(np.sqrt(parts) / spread[:, None])  # [delays, n, parts]
+    additive = parts[..., 0] / (energy[..., 1:].sum(axis=-1) + noise + np.float32(1e-18))
+    return np.concatenate([np.swapaxes(relative, 1, 2).reshape(-1, len(spread)), additive])
 
 
-def _sequences(name: str, tokens: Floats, early: Floats, spread: Floats) -> Iterator[tuple[str, Floats]]:
-    """Size, drift, spectrum, tails and correlation over time of tokens [n, T, sets, B, WIDTH]."""
-    late = (tokens[:, -1].astype(np.float64) ** 2).mean(axis=(-1, -2))
-    yield f"{name}_scale", _log(np.sqrt((tokens.astype(np.float64) ** 2).mean(axis=(1, 3, 4))))
-    yield f"{name}_drift", _log(np.sqrt(late / ((early.astype(np.float64) ** 2).mean(axis=(-1, -2)) + 1e-12)))
-    count, sets = len(tokens), tokens.shape[2]
-    flat = np.moveaxis(tokens, 1, 2).reshape(count, sets, -1, WIDTH)  # steps, then rows
-    scaled = (flat - flat.mean(axis=2, keepdims=True)) / spread[..., None, None]
-    covariance = np.matmul(np.swapaxes(scaled, -1, -2), scaled) / flat.shape[2]
+def _spectrum(covariance: Floats) -> list[Floats]:
+    """Degrees of freedom at several ridges, and logarithms of eigenvalues."""
     spectrum = np.maximum(np.linalg.eigvalsh(covariance)[..., ::-1], 1e-9)
-    for ridge in _RIDGES:
-        yield f"{name}_freedom{ridge:g}", (spectrum / (spectrum + ridge)).sum(axis=-1)
-    for place in (0, WIDTH // 2):
-        yield f"{name}_eigenvalue{place}", np.log10(spectrum[..., place])
-    squared = scaled**2
-    tails = (squared**2).mean(axis=2) / np.maximum(squared.mean(axis=2), 1e-6) ** 2
-    yield f"{name}_tails", np.minimum(tails.mean(axis=-1), 50)
-    yield from _readback(name, scaled, covariance)
-    steps = scaled.reshape(count, sets, tokens.shape[1], -1)
-    for lag in (1, 3):
-        yield f"{name}_correlation{lag}", (steps[:, :, lag:] * steps[:, :, :-lag]).mean(axis=(-1, -2))
+    freedom = [(spectrum / (spectrum + ridge)).sum(axis=-1) for ridge in _RIDGES]
+    return [*freedom, *(np.log10(spectrum[..., place]) for place in _EIGENVALUES)]
 
 
-def _readback(name: str, scaled: Floats, covariance: Floats) -> Iterator[tuple[str, Floats]]:
-    """How much of each target a ridge regression reads out of outputs [n, sets, samples, WIDTH]: 0 to 1."""
+def _tails(scaled: Floats) -> Floats:
+    """The kurtosis of the units, at most 50."""
+    squared = np.square(scaled)
+    tails = np.square(squared).mean(axis=-1) / np.maximum(squared.mean(axis=-1), 1e-6) ** 2
+    return np.asarray(np.minimum(tails.mean(axis=-1), 50))
+
+
+def _correlation(by_step: Floats, lag: int) -> Floats:
+    """Of outputs [n, WIDTH, T, B] with those of `lag` steps before."""
+    return np.asarray((by_step[:, :, lag:] * by_step[:, :, :-lag]).mean(axis=(1, 2, 3)))
+
+
+def _readback(scaled: Floats, covariance: Floats) -> Floats:
+    """How much of each target a ridge regression reads out of outputs [n, WIDTH, samples]: 0 to 1."""
     targets = _design().targets
     joined = np.concatenate(list(targets.values()), axis=1)
-    shared = np.matmul(np.swapaxes(scaled, -1, -2), joined) / scaled.shape[2]
-    for ridge in _READ_RIDGES:
-        solved = np.linalg.solve(covariance + np.float32(ridge) * np.eye(WIDTH, dtype=np.float32), shared)
-        read = (solved * shared).sum(axis=-2)
-        ends = np.cumsum([target.shape[1] for target in targets.values()])
-        for target, part in zip(targets, np.split(read, ends[:-1], axis=-1), strict=True):
-            yield f"{name}_{target}_{ridge:g}", np.clip(part.mean(axis=-1), 0.0, 1.0)
+    starts = np.cumsum([0, *(target.shape[1] for target in targets.values())])
+    shared = np.matmul(scaled, joined) / scaled.shape[-1]
+    ridges = np.array(_READ_RIDGES, np.float32)[:, None, None, None] * np.eye(WIDTH, dtype=np.float32)
+    read = (np.matmul(np.linalg.inv(covariance + ridges), shared) * shared).sum(axis=-2)
+    sums = np.add.reduceat(read, starts[:-1], axis=-1) / np.diff(starts).astype(np.float32)
+    return np.clip(np.swapaxes(sums, 1, 2).reshape(-1, len(scaled)), 0.0, 1.0)

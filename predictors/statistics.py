@@ -6,12 +6,15 @@ The flow part (delays, path costs by kind, cheapest loops) is the recurrent anal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grammar import OPS, Cell, Graph, Node, zoo
+from predictors.paths import CARRIERS, Paths
 
 STATE_TYPES = ("vec", "key", "scal", "mat", "cvec", "cmat", "mem", "seq")
 SOURCES = ("x", "state")
@@ -22,35 +25,35 @@ KINDS: Mapping[str, frozenset[str] | None] = {
     "product": frozenset({"product", "quotient", "blend"}),
     "linear": frozenset({"linear"}),
 }
+_NAMES = tuple(sorted(OPS))
 NO_PATH = -1.0  # a finite value: trees split on it, and no real cost is negative
-# Leaves that carry a state: its previous value, a child's, and the running and final values inside `depth ... until`.
-_CARRIERS = frozenset({"state", "child", "carry", "final"})
 
 
 def statistic_names() -> tuple[str, ...]:
     """The names of the features, in the order of the columns of `cell_statistics`."""
-    return tuple(_features(zoo("elman").graph))
+    return tuple(graph_statistics(zoo("elman").graph))
 
 
 def cell_statistics(cells: Iterable[Cell]) -> NDArray[np.float64]:
     """The features of the canonical forms of `cells`, finite: float64 [n, F] with F = len(statistic_names())."""
-    rows = [list(_features(cell.canonical().graph).values()) for cell in cells]
+    rows = [list(graph_statistics(cell.canonical().graph).values()) for cell in cells]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(statistic_names()))
 
 
-def _features(graph: Graph) -> dict[str, float]:
+def graph_statistics(graph: Graph) -> dict[str, float]:
+    """The features of a graph of canonical form: name -> finite number."""
     return {**_counts(graph), **_shape(graph), **_flow(graph)}
 
 
 def _counts(graph: Graph) -> dict[str, float]:
     """How often each operation of the table and each type of state occurs; how many weights there are."""
-    ops = [node.op for node in graph.nodes]
-    kinds = [state.type.kind for state in graph.states]
+    ops = Counter(node.op for node in graph.nodes)
+    kinds = Counter(state.type.kind for state in graph.states)
     return {
-        **{f"op_{name}": float(ops.count(name)) for name in sorted(OPS)},
-        **{f"reads_{leaf}": float(ops.count(leaf)) for leaf in ("x", "num", *sorted(_CARRIERS))},
-        **{f"states_{kind}": float(kinds.count(kind)) for kind in STATE_TYPES},
-        "nodes": float(len(ops)),
+        **{f"op_{name}": float(ops[name]) for name in _NAMES},
+        **{f"reads_{leaf}": float(ops[leaf]) for leaf in ("x", "num", *sorted(CARRIERS))},
+        **{f"states_{kind}": float(kinds[kind]) for kind in STATE_TYPES},
+        "nodes": float(len(graph.nodes)),
         "weights": float(len(graph.weights)),
         "arrays": float(sum(len(weight.specs) for weight in graph.weights)),
         "fixed_weights": float(sum(weight.fixed for weight in graph.weights)),
@@ -64,11 +67,11 @@ def _shape(graph: Graph) -> dict[str, float]:
     level: list[int] = []
     for node in graph.nodes:
         level.append(1 + max((level[arg] for arg in node.args), default=-1))
-    uses = graph.uses()
+    uses, widths = graph.uses(), Counter(level)
     return {
         "depth": float(max(level, default=0)),
         "depth_out": float(level[graph.out]),
-        "widest_level": float(max((level.count(i) for i in set(level)), default=0)),
+        "widest_level": float(max(widths.values(), default=0)),
         "most_used": float(max(uses, default=0)),
         "used_more_than_once": float(sum(count > 1 for count in uses)),
     }
@@ -76,33 +79,40 @@ def _shape(graph: Graph) -> dict[str, float]:
 
 def _flow(graph: Graph) -> dict[str, float]:
     """How x and the states reach the output and each other: delays in steps, path costs by kind, loops."""
-    readers = {state.name: set(_states_read(graph, _roots(graph, state.name))) for state in graph.states}
+    sources = {
+        "x": [i for i, node in enumerate(graph.nodes) if node.op == "x"],
+        "state": [i for i, node in enumerate(graph.nodes) if node.op in CARRIERS],
+    }
+    paths = Paths(graph, [functools.partial(_counts_in, degrees) for degrees in KINDS.values()], sources)
+    roots = {state.name: _roots(graph, state.name) for state in graph.states}
+    readers = {name: {read for read in roots if paths.reads(roots[name], read)} for name in roots}
     reached = _closure(readers)
+    seen = {read for read in roots if paths.reads([graph.out], read)}
     found = {
-        "x_delay": _delay(graph),
-        "states_read_by_out": float(len(set(_states_read(graph, [graph.out])))),
+        "x_delay": _delay(graph, paths.reached("x"), {"": [graph.out], **roots}, {"": seen, **readers}),
+        "states_read_by_out": float(len(seen)),
         "self_loops": float(sum(name in read for name, read in readers.items())),
         "states_in_loops": float(sum(name in reached[name] for name in reached)),
         "state_edges": float(sum(map(len, readers.values()))),
     }
     bounds = OPS[graph.nodes[graph.out].op].bounds if graph.nodes[graph.out].op in OPS else None
     found["bounded_out"] = float(bounds is not None)
-    for kind, degrees in KINDS.items():
-        costs = [_cost(node, degrees) for node in graph.nodes]
+    to_out = {source: paths.from_source(source, graph.out) for source in SOURCES}
+    loops = paths.loops(roots).min(axis=0, initial=np.inf)
+    for place, kind in enumerate(KINDS):
         for source in SOURCES:
-            starts = [i for i, node in enumerate(graph.nodes) if _source(node) == source]
-            for best, name in ((min, "min"), (max, "max")):
-                found[f"{source}_to_out_{kind}_{name}"] = _path(graph, costs, starts, graph.out, best)
-        found[f"loop_{kind}_min"] = _cheapest_loop(graph, costs)
+            for best, name in enumerate(("min", "max")):
+                found[f"{source}_to_out_{kind}_{name}"] = _shown(to_out[source][best][place])
+        found[f"loop_{kind}_min"] = _shown(loops[place])
     return found
 
 
-def _source(node: Node) -> str:
-    return "state" if node.op in _CARRIERS else node.op
+def _counts_in(degrees: frozenset[str] | None, node: Node) -> bool:
+    return degrees is None or OPS[node.op].degree in degrees
 
 
-def _state_of(node: Node) -> str:
-    return str(node.attr("state" if node.op == "child" else "name"))
+def _shown(cost: float) -> float:
+    return float(cost) if np.isfinite(cost) else NO_PATH
 
 
 def _roots(graph: Graph, name: str) -> list[int]:
@@ -116,11 +126,6 @@ def _roots(graph: Graph, name: str) -> list[int]:
     return found
 
 
-def _states_read(graph: Graph, roots: Iterable[int]) -> Iterator[str]:
-    nodes = (graph.nodes[i] for i in graph.reachable(roots))
-    return (_state_of(node) for node in nodes if node.op in _CARRIERS)
-
-
 def _closure(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """What each name reaches over one edge or more."""
     reached = {name: set(ends) for name, ends in edges.items()}
@@ -131,53 +136,16 @@ def _closure(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:
     return reached
 
 
-def _delay(graph: Graph) -> float:
+def _delay(
+    graph: Graph,
+    of_x: NDArray[np.bool_],
+    roots: Mapping[str, Sequence[int]],
+    reads: Mapping[str, set[str]],
+) -> float:
     """Steps from x to the output, 0 within the same step; one more than there are states if x never gets there."""
     never = len(graph.states) + 1
-    roots = {"": [graph.out], **{state.name: _roots(graph, state.name) for state in graph.states}}
-    reads = {name: set(_states_read(graph, starts)) for name, starts in roots.items()}
-    delay = {
-        name: 0 if any(graph.nodes[i].op == "x" for i in graph.reachable(starts)) else never
-        for name, starts in roots.items()
-    }
+    delay = {name: 0 if any(of_x[i] for i in starts) else never for name, starts in roots.items()}
     for _ in roots:  # a shortest delay passes each state at most once
         for name in roots:
             delay[name] = min([delay[name], *(1 + delay[read] for read in reads[name])])
     return float(delay[""])
-
-
-def _cost(node: Node, degrees: frozenset[str] | None) -> int:
-    if node.op not in OPS:
-        return 0
-    return int(degrees is None or OPS[node.op].degree in degrees)
-
-
-def _path(
-    graph: Graph,
-    costs: Sequence[int],
-    starts: Iterable[int],
-    end: int,
-    best: Callable[[Sequence[float]], float],
-) -> float:
-    """The least (`min`) or greatest (`max`) cost of a path within one step from any of `starts` to `end`."""
-    found: dict[int, float] = dict.fromkeys(starts, 0.0)
-    for index, node in enumerate(graph.nodes):
-        before = [found[arg] for arg in node.args if arg in found]
-        if before:
-            found[index] = costs[index] + best(before)
-    return found.get(end, NO_PATH)
-
-
-def _cheapest_loop(graph: Graph, costs: Sequence[int]) -> float:
-    """The least cost of a way from a state back to itself, over one time step or more."""
-    names = [state.name for state in graph.states]
-    cost = np.full((len(names), len(names)), np.inf)
-    for i, name in enumerate(names):
-        starts = [n for n, node in enumerate(graph.nodes) if node.op in _CARRIERS and _state_of(node) == name]
-        for j, other in enumerate(names):
-            ways = [_path(graph, costs, starts, root, min) for root in _roots(graph, other)]
-            cost[i, j] = min((way for way in ways if way != NO_PATH), default=np.inf)
-    for middle in range(len(names)):  # Floyd and Warshall
-        cost = np.minimum(cost, cost[:, middle, None] + cost[None, middle, :])
-    least = float(np.min(np.diagonal(cost), initial=np.inf))
-    return least if least < np.inf else NO_PATH

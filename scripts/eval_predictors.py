@@ -37,8 +37,9 @@ from predictors.evaluation import (  # noqa: E402
     transfer,
     wt2_with_prior,
 )
+from predictors.strangers import strangers  # noqa: E402
 
-TABLE = ("ptb", "wt2", "divergence", "many", "transfer", "both")
+TABLE = ("ptb", "wt2", "divergence", "many", "transfer", "both", "novelty")
 FEW = frozenset({"many", "transfer", "ablation", "curves"})  # parts of few seeds
 
 Found = dict[tuple[str, int], Mapping[str, float]]
@@ -68,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--few", type=int, default=3, help="seeds for rows with over 1,000 labels")
     parser.add_argument(
-        "--parts", default=",".join(TABLE), help="some of " + ", ".join([*MEASURES, *TABLE[-2:]])
+        "--parts", default=",".join(TABLE), help="some of " + ", ".join([*MEASURES, *TABLE[-3:]])
     )
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--curves", action="store_true")
@@ -129,7 +130,7 @@ def _part(
         return lambda bench, seed: transfer(bench, prior(seed))
     if part == "both":
         return lambda bench, seed: wt2_with_prior(bench, seed, prior(seed % few))
-    return MEASURES[part]
+    return strangers if part == "novelty" else MEASURES[part]
 
 
 def _kept_prior(bench: Bench, seed: int, folder: Path | None) -> Predictor:

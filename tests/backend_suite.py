@@ -118,7 +118,7 @@ def agrees_with_the_reference(cell: Cell, backend: str, dtype: torch.dtype, step
 def results(module: CellModule, x: Tensor) -> dict[str, Tensor]:
     """Output, final states, and the gradients of a fixed functional of them all; sequences differ in length."""
     x = x.clone().requires_grad_()
-    y, after = module(x, lengths=[x.shape[1], 1, x.shape[1] // 2])
+    y, after = module(x, lengths=[x.shape[-2], 1, x.shape[-2] // 2])
     outputs = {"y": y} | dict(zip(module.state_names, as_tuple(after), strict=True))
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
     for value in outputs.values():

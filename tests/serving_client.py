@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from nas.serving import Application
@@ -38,11 +39,9 @@ async def request(
     ends: bool = True,
 ) -> Reply | None:
     """One request, whose body comes in `parts`; without `ends` the client stops there and says nothing more."""
-    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
-    if ends:
-        messages.append({"type": "http.request", "body": b"", "more_body": False})
+    last = [{"type": "http.request", "body": b"", "more_body": False}] if ends else []
     sent: list[MutableMapping[str, Any]] = []
-    waiting = iter(messages)
+    waiting = chain(({"type": "http.request", "body": part, "more_body": True} for part in parts), last)
 
     async def receive() -> MutableMapping[str, Any]:
         for message in waiting:

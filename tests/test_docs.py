@@ -18,6 +18,7 @@ DOCUMENTS = (
     "docs/listops.md",
     "docs/spaces.md",
     "docs/importers.md",
+    "docs/ensembles.md",
 )
 
 
@@ -59,7 +60,8 @@ def test_commands_exist_and_take_their_options(document: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "shape"), [("README.md", (8, 100, 64)), ("docs/listops.md", (8, 19, 32))]
+    ("document", "shape"),
+    [("README.md", (8, 100, 64)), ("docs/listops.md", (8, 19, 32)), ("docs/ensembles.md", (4, 8, 20, 16))],
 )
 def test_example_in_python_runs(document: str, shape: tuple[int, ...]) -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```", read(document), re.MULTILINE | re.DOTALL)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from grammar import CellBuildError, evaluate, evaluate_stack, init_weights, parse, zoo, zoo_names
+from grammar.stack_steps import sigmoid
 
 LAYERS, SETS, WIDTH = 3, 2, 8
 TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
@@ -48,3 +49,31 @@ def test_what_cannot_be_stacked_is_refused() -> None:
         evaluate_stack(time, np.zeros((3, 2, 3, WIDTH)), {}, layers=2, sets=2)
     with pytest.raises(CellBuildError, match="missing"):
         evaluate_stack(time, x, {}, layers=2, sets=1)
+
+
+ODD = (
+    "cell a { state h: vec; u = lin(h, share=w, bias=no, transpose=yes);"
+    " h' = tanh(lin(x, h, rank=2) + lin(h, blocks=2) + lin(u, share=w, bias=no)); out h' }",
+    "cell b { state h: vec; a = conv(lin(x), k=3); h' = lerp(sigmoid(lin(a)), h, shift(a)); out silu(h') + a }",
+    "cell c { state h: vec, s: scal; s' = sigmoid(hsum(h) + lin:scal(x)); h' = s' * h + (1 - s') * lin(x); out h' }",
+    "cell d { state S: mat; k = softmax(lin:key(x)); S' = 0.5 * S + outer(k, lin(x)); out read(S', lin:key(x)) }",
+)
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_maps_of_other_kinds_buffers_and_matrices(text: str) -> None:
+    cell = parse(text)
+    x = np.random.default_rng(0).normal(size=(SETS, 3, 7, WIDTH))
+    weights = init_weights(
+        cell, np.random.default_rng(1), input_size=WIDTH, hidden_size=WIDTH, heads=2, sets=(1, SETS)
+    )
+    y = evaluate_stack(cell, x, weights, layers=1, sets=SETS, heads=2)
+    own = {name: array[0] for name, array in weights.items()}
+    alone = evaluate(cell, x, own, hidden_size=WIDTH, heads=2).y
+    np.testing.assert_allclose(np.moveaxis(y[:, 0], 0, -2), alone, rtol=1e-9, atol=1e-9)
+
+
+def test_numbers_too_large_for_exp_give_the_limits_of_sigmoid() -> None:
+    a = np.array([-1e4, -1.0, 0.0, 1e4, np.nan])
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(sigmoid(a), [0, 1 / (1 + np.e), 0.5, 1, np.nan])

@@ -32,6 +32,8 @@ ODD = {
     " out lin(lin(param(init=ones), blocks=2), l.b + param(init=normal(1))) }",
     "rounds": "(l, r) { state h: vec, c: vec; leaf { h' = lin(x); c' = x }; c' = l.c + r.c;"
     " depth 2 { h' = tanh(lin(c', r.h)) }; out h' * l.h }",
+    "halted": "(*k) { state h: vec, c: vec = 0.5; leaf { h' = tanh(lin(x)); c' = lin(x) };"
+    " depth 3 until(sigmoid(param:scal())) { h' = tanh(lin(h)) + sum(k.h * k.c); c' = 0.5 * c }; out h' * c' }",
     "unused": "(l, r) { state h: vec, g: vec; leaf { h' = lin(x); g' = param(init=ones) }; h' = lin(l.h);"
     " g' = stopgrad(r.h); out h' }",
     "any number": "(*k) { state h: vec; leaf { h' = relu(lin(x)) }; h' = tanh(sum(lin(k.h) * k.h));"

@@ -199,12 +199,13 @@ def interpreted(request: pytest.FixtureRequest, marked: str) -> None:
 # ---- ahead of time ----------------------------------------------------------------------------
 
 
-def fits(name: str, sizes: Sizes, dtype: torch.dtype) -> None:
+def fits(name: str, sizes: Sizes, dtype: torch.dtype, chunked: bool = False) -> None:
     """Every kernel of a cell, forward and backward, builds for sm_90, spills nothing and fits shared memory."""
     from nas.backends.triton.ahead import SHARED, taken
     from nas.backends.triton.runner import Both
 
-    both = Both(adjoint_cell(zoo(name)), sizes, dtype)
+    both = Both(adjoint_cell(zoo(name)), sizes, dtype, chunked=chunked)
+    assert (both.plans is not None) == chunked
     for which in (both.forward, both.backward):
         for kernel in which.kernels():
             made = taken(kernel, dtype)
@@ -247,3 +248,14 @@ def test_kernels_fit_the_chip(name: str, heads: int) -> None:
 )
 def test_representative_kernels_fit_the_chip(name: str, width: int, heads: int, dtype: torch.dtype) -> None:
     fits(name, Sizes.of(width, width, heads), dtype)
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "name", ["deltanet", "gated_deltanet", "gla", "linear_attention", "mamba2", "mlstm", "retnet"]
+)
+def test_chunks_of_matrices_fit_the_chip(name: str, dtype: torch.dtype) -> None:
+    fits(name, Sizes.of(128, 128, 2), dtype, chunked=True)  # heads of 64 keys and values

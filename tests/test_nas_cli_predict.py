@@ -33,7 +33,13 @@ def test_predict_for_people_and_for_programs(predictor: Path) -> None:
 def test_fit_eval_and_card_of_a_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", trials=14)
     out = tmp_path / "p.recell"
-    card = recell("predictor", "fit", run.path, "-o", out, "--json").json
+    card = recell("predictor", "fit", run.path, "-o", out, "--small", "--json").json
+    assert out.read_bytes().startswith(b"\xfd7zXZ")
+    assert (card["task"], card["size"], card["unit"]) == (
+        run.config.task,
+        run.config.size,
+        run.task["metric"],
+    )
     assert card["sources"] == ["run"]
     assert card["cells"] + card["failed_cells"] == 14
     assert recell("predictor", "card", out, "--json").json == card

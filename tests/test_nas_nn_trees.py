@@ -24,6 +24,20 @@ LABELLED = parse(
 TERNARY = parse(
     "cell ternary(a, b, c) { state h: vec; leaf { h' = lin(x) }; h' = tanh(lin(a.h, b.h) + c.h); out lin(h') }"
 )
+# Blocks that carry, or are halted by, what is the same for all nodes.
+HALTED = tuple(
+    parse(f"cell halted{head} {{ state h: vec, c: vec = 0.5; leaf {{ h' = tanh(lin(x)); c' = x }}; {body} }}")
+    for head, body in (
+        (
+            "(*k)",
+            "depth 3 until(sigmoid(param:scal())) { h' = tanh(lin(h)) + sum(k.h * k.c); c' = 0.5 * c }; out h' * c'",
+        ),
+        (
+            "(l, r)",
+            "c' = l.c; depth 2 until(sigmoid(hsum(r.h))) { h' = param(init=normal(1)) }; out h' + lin(c')",
+        ),
+    )
+)
 
 
 def built(cell: Cell, policy: str | None = None) -> TreeModule:
@@ -69,7 +83,7 @@ def agrees(cell: Cell) -> None:
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("cell", [*map(zoo, TREES), LABELLED, TERNARY], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [*map(zoo, TREES), LABELLED, TERNARY, *HALTED], ids=lambda cell: cell.name)
 def test_known_tree_cells_agree_with_the_interpreter(cell: Cell) -> None:
     agrees(cell)
 

@@ -15,7 +15,7 @@ from predictors import Predictor, PredictorFileError, encode, fit_rows
 from predictors.encoding import encoding_key
 from search_spaces import load_space
 
-HEADER = {"recell_predictor": "2", "encoding": encoding_key(), "cards": "[{}]"}
+HEADER = {"recell_predictor": "3", "encoding": encoding_key(), "cards": "[{}]"}
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def rewritten(path: Path, header: dict[str, str], **changed: object) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({**HEADER, "recell_predictor": "1"}, "reads predictor files of version 2; received '1'"),
-        ({}, "does not say what it is|version 2; received None"),
+        ({**HEADER, "recell_predictor": "1"}, "reads predictor files of version 3; received '1'"),
+        ({}, "does not say what it is|version 3; received None"),
         ({**HEADER, "encoding": "0" * 16}, "another encoding of cells than this version has: fit it again"),
         ({**HEADER, "cards": "[]"}, "a list of 1 to 4 JSON objects"),
         ({**HEADER, "cards": "[" * 100_000}, "not JSON"),
@@ -106,7 +106,7 @@ def test_another_header_is_refused(path: Path, header: dict[str, str], message: 
         ({"trees__left": np.zeros(3, np.int32)}, "one entry for each node"),
         ({"trees__roots": np.array([10**9], np.int32)}, "leads to a node further on"),
         ({"trees__value": np.zeros(3, np.float64)}, "a flat array 'value' of float32"),
-        ({"numbers": np.array([0.5, 0.5, 0.0, 1.0, 1.0, 1.0, np.nan])}, "finite float64"),
+        ({"numbers": np.array([0.5, 0.5, 0.0, 1.0, 1.0, 1.0, np.nan])}, "`numbers` is of finite numbers"),
         ({"numbers": np.array([0.5, 0.5, 0.0, 1.0, 1.0, 1.0, 0.5])}, "out of range"),
         ({"columns__used": np.array([10**6])}, "numbers of columns"),
         ({"process__alphas": np.zeros((2, 2))}, "finite arrays of shapes"),

@@ -62,3 +62,10 @@ def test_costs_of_paths() -> None:
 def test_cells_differ() -> None:
     assert len({tuple(flow_features(c).values()) for c in map(zoo, ("lstm", "gru", "elman", "mgu"))}) == 4
     assert isinstance(zoo("lstm"), Cell)
+
+
+def test_sums_of_many_terms() -> None:
+    terms = " + ".join(f"tanh(lin(x, {'h' if i % 2 else 'x'}))" for i in range(15))
+    found = flow(f"cell c {{ state h: vec; h' = sigmoid({terms}); out h' * ({terms}) }}")
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["out_finite"] == 1

@@ -28,10 +28,12 @@ PUBLIC: dict[str, str] = {
         parse search zoo zoo_names
     """,
     "nas.backends": """
-        Backend FlexibleRunner FlexibleTreeRunner RENDERINGS Runner Steps TreeRunner backend_names choose
-        fallbacks merged register_backend register_rendering runner tree_runner
+        Backend FlexibleRunner FlexibleTreeRunner NewtonCount NewtonRunner RENDERINGS Runner Steps TreeRunner
+        backend_names candidates_runner choose fallbacks merged register_backend register_rendering runner
+        tree_runner
     """,
     "nas.backends.c": "",
+    "nas.backends.newton": "",
     "nas.backends.triton": "",
     "nas.bench": """
         BASELINES BenchSize Build CACHED_AIM COLD_AIM Outcome Plan Row SIZES bench builds_of clock
@@ -47,15 +49,16 @@ PUBLIC: dict[str, str] = {
         ExportMismatchError Exported check_folder export ranking value_names
     """,
     "nas.ir": """
-        Adjoint Array Builder ChildGradient DEPTH_ONLY DERIVATIVES EXPANSIONS IR_OPS Instr Map
-        NORMAL_RULES NO_DERIVATIVE Node Normal PRIMITIVES Place Product Program ROWS RULES Recurrence
-        Region Replay Rule STACK STAGES Scan Schedule Slot Sweep Use WeightGradient adjoint adjoint_cell
-        adjoint_tree checked_analysis checked_recurrences compile_program describe is_plain joins normal
+        Adjoint Array Builder Chain ChildGradient Circle Contraction DEPTH_ONLY DERIVATIVES EXPANSIONS Factors Form
+        IR_OPS Instr Linearised Map Matrices NORMAL_RULES NO_DERIVATIVE Node Normal OWN PRIMITIVES Place Product
+        Program ROWS RULES Read Recurrence Region Replay Rule STACK STAGES Scan Schedule Slot Sweep Use
+        WeightGradient adjoint adjoint_cell adjoint_tree checked_analysis checked_recurrences compile_program
+        describe is_plain joins linearised matrices normal
         normal_cell normal_tree number_in passes recurrences refuted register_expansion same_axes schedule shape_in
         show show_after taps tree_parts verify verify_normal width width_of with_scans
     """,
     "nas.nn": """
-        CellModule Stack State TreeModule build detach_state from_torch
+        CellModule Ensemble Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
         Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report write_study

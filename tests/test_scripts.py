@@ -18,6 +18,7 @@ import _benchmarks
 import _conformance
 import _gpu_check
 import bench_eager
+import bench_ensemble
 import bench_trial
 
 
@@ -140,3 +141,12 @@ def test_benchmarks_write_a_page_that_their_json_holds(
     (tmp_path / "cpu.md").unlink()
     _benchmarks.main(["--page-only", "--out", str(tmp_path)])
     assert (tmp_path / "cpu.md").read_text() == text
+
+
+def test_bench_ensemble_writes_its_result_and_a_page(tmp_path: Path) -> None:
+    bench_ensemble.main(
+        ["gru", "--sizes", "2x3x4", "--models", "2", "--repeats", "3", "--out", str(tmp_path)]
+    )
+    (row,) = json.loads((tmp_path / "ensemble.json").read_text())["rows"]
+    assert row["ratio"] == row["apart"]["median"] / row["together"]["median"]
+    assert "| gru | 2, 3, 4 | 2 | " in (tmp_path / "ensemble.md").read_text()

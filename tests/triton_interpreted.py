@@ -18,8 +18,8 @@ from torch import Tensor
 
 from grammar import Cell, Sizes, parse, zoo, zoo_names
 from nas.backends.operators import key_of
-from nas.ir import normal_cell, shape_in
-from nas.nn import CellModule, build
+from nas.ir import adjoint_cell, matrices, normal_cell, shape_in
+from nas.nn import CellModule, Ensemble, build
 
 # In the places that pad a tile numpy warns of what nothing reads.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -27,6 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 RATIOS = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 8e-3}
 FEW = ("lstm", "mingru", "slstm", "lmu", "aaren", "gla")
 SCANNED = ("mingru", "lru", "rwkv4")  # one slot, two, and max-plus
+# Cells with matrix states that are computed a chunk of steps at once.
+CHUNKED = """
+    deltanet deltanet_negative gated_deltanet gla hgrn2 kda linear_attention mamba2 mlstm retnet rwkv6 rwkv7
+""".split()
 TIME = [name for name in zoo_names() if zoo(name).kind == "time"]
 REAL = [n for n in TIME if not any(s.type.is_complex for s in zoo(n).states)]  # torch has no complex bfloat16
 RANDOM = settings(max_examples=40)
@@ -124,18 +128,19 @@ def test_the_operators_are_what_they_say(name: str) -> None:
     torch.library.opcheck(torch.ops.recell.cell.default, given)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("name", TRACED)
 def test_a_module_is_traced_whole_and_exported(name: str) -> None:
     module = module_of(name)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
 
     def gradients(run: Any) -> tuple[Tensor, ...]:
         y, after = run(drawn(3, 4))
         parts = after if isinstance(after, tuple) else (after,)
         loss = y.square().sum() + torch.stack([part.abs().sum() for part in parts]).sum()
         return (y, *torch.autograd.grad(loss, list(module.parameters())))
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
 
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
@@ -144,6 +149,95 @@ def test_a_module_is_traced_whole_and_exported(name: str) -> None:
     program = torch.export.export(module, (drawn(3, 4),), dynamic_shapes={"x": {0: batch, 1: time}})
     for x in (drawn(3, 4), drawn(2, 7)):
         torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["retnet", "deltanet"])
+def test_chunks_of_matrices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.runner.CHUNKED", 1)
+    agrees(zoo(name), torch.float64, steps=18)  # more than one chunk
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_of_all_matrices(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.runner.CHUNKED", 1)
+    agrees(zoo(name), dtype, steps=20)
+
+
+# Decays may be negative, zero and above 1, and fall from a state in any order of terms.
+MATRICES = (
+    "state S: mat; S' = tanh(lin:scal(x)) * S + outer(lin:key(x), lin(x)); out read(S', lin:key(x))",
+    "state S: mat; a = max(lin:key(x), 0); S' = a * S - outer(lin:key(x), lin(x)); out read(S, lin:key(x)) + lin(x)",
+    "state S: mat; S' = 1.1 * S + outer(lin:key(x), lin(x)) + outer(lin:key(x), lin(x)); out read(S', lin:key(x))",
+    "state S: mat, P: mat; S' = 0.5 * S + outer(lin:key(x), lin(x)); P' = P + outer(lin:key(x), lin(x)); "
+    "out read(S', lin:key(x)) * read(P, lin:key(x))",
+    "state S: mat; P = sigmoid(lin:key(x)) * S; r = read(P, lin:key(x)); "
+    "S' = P + outer(lin:key(x), sigmoid(lin:scal(x)) * (lin(x) - 0.3 * r)); out read(S', lin:key(x)) + r",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("text", MATRICES)
+def test_chunks_of_odd_matrices(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.runner.CHUNKED", 1)
+    cell = parse(f"cell odd {{ {text} }}")
+    forward = matrices(adjoint_cell(cell).forward)
+    assert forward is not None
+    assert matrices(adjoint_cell(cell).backward, forward.chains) is not None
+    agrees(cell, torch.float64, steps=18)
+
+
+def candidates_agree(cell: Cell, own: bool) -> None:
+    """Candidates are those of the reference; each kernel is launched once for all of them."""
+    from nas.backends.triton import launch
+
+    launched = []
+    plain = launch.over_candidates
+
+    def counted(kernel: Any) -> str:
+        launched.append(kernel)
+        return str(plain(kernel))
+
+    modules = [built(cell, "triton") for _ in range(2)]
+    for number, module in enumerate(modules):
+        with torch.no_grad():
+            for array in module.parameters():
+                array.mul_(1 + 0.3 * number)
+    ours, theirs = Ensemble.of(modules), Ensemble.of(modules, backend="reference")
+    x = drawn(modules[0], 4)
+    x = torch.stack([x, x.flip(0)]) if own else x
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "over_candidates", counted)
+        found = results(ours, x)
+    both = ours._runners[0].kernels.both(torch.float64)  # type: ignore[attr-defined]
+    assert 1 <= len(launched) <= len(both.forward.kernels()) + len(both.backward.kernels())
+    for what, value in results(theirs, x).items():
+        scale = float(value.abs().max()) + 1e-12
+        torch.testing.assert_close(found[what] / scale, value / scale, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "own"), [("mingru", True), ("gla", False)])
+def test_candidates(name: str, own: bool) -> None:
+    candidates_agree(zoo(name), own)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", TIME)
+def test_candidates_of_every_known_cell(name: str, own: bool) -> None:
+    candidates_agree(zoo(name), own)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_candidates_are_not_traced_and_say_so() -> None:
+    together = Ensemble.of([built(zoo("mingru"), "triton", torch.float32) for _ in range(2)])
+    whole = torch.compile(together, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="candidates side by side are no operator that torch traces"):
+        whole(drawn(together, 3))
 
 
 @pytest.mark.slow

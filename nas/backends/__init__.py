@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from nas.backends.base import TreeRunner as TreeRunner
     from nas.backends.fallback import fallbacks as fallbacks
     from nas.backends.levels import merged as merged
+    from nas.backends.newton.runner import NewtonCount as NewtonCount
+    from nas.backends.newton.runner import NewtonRunner as NewtonRunner
     from nas.backends.registry import backend_names as backend_names
+    from nas.backends.registry import candidates_runner as candidates_runner
     from nas.backends.registry import choose as choose
     from nas.backends.registry import register_backend as register_backend
     from nas.backends.registry import runner as runner
@@ -30,10 +33,13 @@ __getattr__, __dir__, __all__ = attach(
         "Backend": "nas.backends.base",
         "FlexibleRunner": "nas.backends.base",
         "FlexibleTreeRunner": "nas.backends.base",
+        "NewtonCount": "nas.backends.newton.runner",
+        "NewtonRunner": "nas.backends.newton.runner",
         "Runner": "nas.backends.base",
         "Steps": "nas.backends.steps",
         "TreeRunner": "nas.backends.base",
         "backend_names": "nas.backends.registry",
+        "candidates_runner": "nas.backends.registry",
         "choose": "nas.backends.registry",
         "fallbacks": "nas.backends.fallback",
         "merged": "nas.backends.levels",

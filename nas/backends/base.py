@@ -88,6 +88,7 @@ class Backend(ABC):
 
     name: str
     meant_for: frozenset[str] = frozenset()
+    candidates: bool = False  # whether it has `compile_candidates`
 
     @abstractmethod
     def available(self) -> str | None:
@@ -103,6 +104,14 @@ class Backend(ABC):
 
         `fallback`: where building fails, the runner warns and uses the reference, instead of an error.
         """
+
+    def compile_candidates(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
+        """The same for many candidates of one time cell side by side, which differ in their weights.
+
+        All tensors that its runner takes and gives have an axis over the candidates before their own: x `[C, rows, D]`
+        (expanded where it is the same for all), weights `[C, ...]`, states `[C, B, ...]`.
+        """
+        raise BuildError(f"the backend {self.name!r} runs no candidates side by side")
 
     def compile_tree(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> TreeRunner:
         """The same for a tree cell. A backend without refuses them."""

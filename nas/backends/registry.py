@@ -28,8 +28,8 @@ def backend_names() -> tuple[str, ...]:
     return tuple(_BACKENDS)
 
 
-def choose(name: str, cell: Cell) -> Backend:
-    """The backend called `name`, or for "auto" the best one here that can run the cell.
+def choose(name: str, cell: Cell, candidates: bool = False) -> Backend:
+    """The backend called `name`, or for "auto" the best one here that can run the cell; `candidates`: side by side.
 
     Where "auto" is left with the reference for a cell that a faster backend is meant for, it warns and keeps count
     (`fallbacks`).
@@ -37,7 +37,8 @@ def choose(name: str, cell: Cell) -> Backend:
     Raises BuildError for an unknown name, and where the backend does not work here or cannot run the cell.
     """
     if name == "auto":
-        able = [b for b in _BACKENDS.values() if b.available() is None and b.refuses(cell) is None]
+        fit = [b for b in _BACKENDS.values() if b.candidates or not candidates]
+        able = [b for b in fit if b.available() is None and b.refuses(cell) is None]
         # The reference refuses least: what it cannot run, it explains best.
         best = able[-1] if able else choose("reference", cell)
         if isinstance(best, Reference):
@@ -60,6 +61,12 @@ def choose(name: str, cell: Cell) -> Backend:
 def runner(name: str, cell: Cell, sizes: Sizes) -> Runner:
     """The compiled cell, kept for the next caller. Raises BuildError like `choose`."""
     return choose(name, cell).compile(cell, sizes, fallback=name == "auto")
+
+
+@lru_cache(maxsize=256)
+def candidates_runner(name: str, cell: Cell, sizes: Sizes) -> Runner:
+    """The same for candidates side by side."""
+    return choose(name, cell, candidates=True).compile_candidates(cell, sizes, fallback=name == "auto")
 
 
 @lru_cache(maxsize=256)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
 HALT = 0.99  # a gate's sum that ends the rounds: A. Graves, arXiv 1603.08983, with epsilon 0.01
 
@@ -64,6 +65,7 @@ class Rounds:
             for (carried, _, _), value in zip(self.slots, new, strict=True):
                 if carried is not None:
                     cells[carried] = value
-            if not bool((left > 0).any()):
+            # To stop early is only quicker; under torch.vmap no value can be asked for.
+            if not is_batchedtensor(left) and not bool((left > 0).any()):
                 break
         return total

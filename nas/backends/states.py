@@ -28,18 +28,23 @@ def refused(cell: Cell, kinds: Sequence[str]) -> str | None:
     return None
 
 
-def divided(state: Sequence[Tensor], places: Sequence[Place]) -> list[Tensor]:
-    """The values of normal slots: parts of complex states and places of windows stand alone. Differentiable."""
+def divided(state: Sequence[Tensor], places: Sequence[Place], axis: int = 1) -> list[Tensor]:
+    """The values of normal slots: parts of complex states and places of windows stand alone. Differentiable.
+
+    `axis` is the one over a window's steps.
+    """
     values = []
     for place in places:
         value = state[place.slot]
         if place.part:
             value = torch.view_as_real(value)[..., 0 if place.part == "re" else 1]
-        values.append(value[:, place.step] if place.step >= 0 else value)
+        values.append(value.select(axis, place.step) if place.step >= 0 else value)
     return values
 
 
-def united(values: Sequence[Tensor], places: Sequence[Place], count: int) -> tuple[Tensor, ...]:
+def united(
+    values: Sequence[Tensor], places: Sequence[Place], count: int, axis: int = 1
+) -> tuple[Tensor, ...]:
     """The reverse: the values of `count` slots of the Program. Differentiable."""
     parts: list[list[Tensor]] = [[] for _ in range(count)]
     for value, place in zip(values, places, strict=True):
@@ -50,7 +55,7 @@ def united(values: Sequence[Tensor], places: Sequence[Place], count: int) -> tup
         if kinds[s].part:
             made.append(torch.complex(*found))
         elif kinds[s].step >= 0:
-            made.append(torch.stack(found, 1))
+            made.append(torch.stack(found, axis))
         else:
             made.append(found[0])
     return tuple(made)

@@ -11,6 +11,7 @@ from torch import Tensor
 from grammar import Sizes
 from nas.backends.plan import Plan
 from nas.backends.rounds import run
+from nas.backends.steps import Steps
 from nas.ir import Program, tree_parts
 
 
@@ -66,7 +67,7 @@ class _Half:
     def __call__(
         self, x: Tensor | None, weights: Sequence[Tensor], given: dict[int, Any], rows: int
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        cells = self.plan.fresh(x, weights)
+        cells = self.plan.fresh(x, weights, steps=Steps.same(rows, 1))
         for cell, value in given.items():
             cells[cell] = value
         for calls in self.stages:

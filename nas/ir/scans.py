@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nas.ir.builder import Builder
@@ -41,7 +41,7 @@ def with_scans(program: Program) -> tuple[Program, tuple[Scan, ...]]:
     for found in recurrences(program):
         kinds = {program.slots[s].type for s in found.slots}
         if found.mixing == "elementwise" and found.degree != "nonlinear" and len(kinds) == 1:
-            scan = _scan(program, found, b, new)
+            scan = scan_of(program, found, b, new)
             scans.append(scan)
             for s, a, const in zip(scan.slots, scan.a, scan.b, strict=True):
                 following[s] = _step(b, scan, program, a, const)
@@ -65,7 +65,8 @@ class _Form:
     rest: int | None = None
 
 
-def _scan(program: Program, found: Recurrence, b: Builder, new: list[int]) -> Scan:
+def scan_of(program: Program, found: Recurrence, b: Builder, new: Sequence[int]) -> Scan:
+    """The coefficients of a circle in a builder that has instruction k of the program as `new[k]`."""
     max_plus = found.degree == "max-plus"
     unit = b.num(0.0 if max_plus else 1.0)
     forms: dict[int, _Form] = {}

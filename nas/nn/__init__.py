@@ -8,6 +8,7 @@ from nas._lazy import attach
 
 if TYPE_CHECKING:
     from nas.nn.building import build as build
+    from nas.nn.ensemble import Ensemble as Ensemble
     from nas.nn.module import CellModule as CellModule
     from nas.nn.module import State as State
     from nas.nn.stack import Stack as Stack
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "CellModule": "nas.nn.module",
+        "Ensemble": "nas.nn.ensemble",
         "Stack": "nas.nn.stack",
         "State": "nas.nn.module",
         "TreeModule": "nas.nn.trees",

@@ -20,6 +20,7 @@ def build(
     dropout: float = 0.0,
     backend: str = "auto",
     policy: str | None = None,
+    solver: str = "exact",
 ) -> CellModule:
     """A module that runs `cell` over sequences, used like nn.LSTM: see CellModule for calls and states.
 
@@ -28,12 +29,19 @@ def build(
     `nas.backends.backend_names()`. What is written is built: weights that the output does not see stay in the module,
     and one warning names them.
 
+    `solver="newton"`: all steps at once by Newton's method and parallel scans, where every recurrence of the cell is
+    elementwise; a call that does not converge takes the exact path of `backend`. See docs/newton.md and `CellModule`.
+
     A tree cell gives a TreeModule, which says what `policy` is (default "given"); it has one layer and no dropout.
 
     Raises BuildError where sizes do not fit the cell or each other, and where the backend is unknown, does not work
     on this machine, or cannot run the cell.
     """
     if getattr(cell, "kind", None) == "tree":
+        if solver != "exact":
+            raise BuildError(
+                f"a solver is for cells over time, and {cell.name} is a tree cell; received {solver!r}"
+            )
         if num_layers != 1 or bidirectional or dropout:
             raise BuildError(
                 f"tree cell {cell.name} has one layer, no direction and no dropout; "
@@ -62,4 +70,5 @@ def build(
         bidirectional,
         dropout,
         backend,
+        solver,
     )

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
-from nas.backends import FlexibleRunner, Runner, Steps, choose, runner
+from nas.backends import FlexibleRunner, NewtonCount, NewtonRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
 from nas.nn.rows import Layout, as_rows
 from nas.nn.weights import LayerWeights
 
 State = Tensor | tuple[Tensor, ...]
+SOLVERS = ("exact", "newton")
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128, torch.float16: torch.complex32}
 
 
@@ -31,9 +32,12 @@ class CellModule(nn.Module):
 
     The state is a tuple of the declared states in their order, then the buffers of `shift` and `conv`, each
     `[layers * directions, B, ...]`; a lone one is the bare tensor. It is that after each sequence's last step.
+
+    `newton` counts what Newton's method did, with `solver="newton"`.
     """
 
     _kinds: tuple[str, ...] = ("time", "depth")
+    _lead: tuple[int, ...] = ()  # axes of all weights, rows and states before their own: over candidates
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class CellModule(nn.Module):
         bidirectional: bool = False,
         dropout: float = 0.0,
         backend: str = "auto",
+        solver: str = "exact",
     ) -> None:
         super().__init__()
         if not isinstance(cell, Cell):
@@ -62,7 +67,9 @@ class CellModule(nn.Module):
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.bidirectional, self.dropout = batch_first, bidirectional, dropout
-        self.backend = backend
+        self.backend, self.solver, self.newton = backend, solver, NewtonCount()
+        if solver not in SOLVERS:
+            raise BuildError(f"the solvers are {' and '.join(SOLVERS)}; received {solver!r}")
         choose(backend, cell)
         inner = hidden_size * self.directions
         widths = [input_size] + [inner] * (num_layers - 1)
@@ -83,9 +90,11 @@ class CellModule(nn.Module):
 
     def _make_weights(self) -> None:
         program = self.program
-        self.layers = nn.ModuleList(LayerWeights(program, sizes) for sizes in self.sizes)
+        self.layers = nn.ModuleList(LayerWeights(program, sizes, self._lead) for sizes in self.sizes)
         if self.bidirectional:
-            self.reverse_layers = nn.ModuleList(LayerWeights(program, sizes) for sizes in self.sizes)
+            self.reverse_layers = nn.ModuleList(
+                LayerWeights(program, sizes, self._lead) for sizes in self.sizes
+            )
 
     def _weights(self, layer: int, direction: int) -> LayerWeights:
         layers = self.reverse_layers if direction else self.layers
@@ -165,7 +174,13 @@ class CellModule(nn.Module):
         self._runners = self._find_runners()
 
     def _find_runners(self) -> tuple[Runner, ...]:
-        return tuple(runner(self.backend, self.cell, sizes) for sizes in self.sizes)
+        exact = tuple(runner(self.backend, self.cell, sizes) for sizes in self.sizes)
+        if self.solver == "exact":
+            return exact
+        return tuple(
+            NewtonRunner(self.cell, sizes, own, self.newton)
+            for sizes, own in zip(self.sizes, exact, strict=True)
+        )
 
     def __getstate__(self) -> dict[str, object]:
         shared = ("_program", "_runners")
@@ -191,6 +206,7 @@ class CellModule(nn.Module):
             f"{self.cell.name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, heads={self.heads}"
             f", key_size={self.key_size}, batch_first={self.batch_first}, bidirectional={self.bidirectional}"
             f", dropout={self.dropout}, backend={self.backend!r}"
+            + ("" if self.solver == "exact" else f", solver={self.solver!r}")
         )
 
     # -- running ----------------------------------------------------------------------------
@@ -255,12 +271,12 @@ class CellModule(nn.Module):
                     y, after = call(rows, weights, start, steps, reverse=bool(direction))
                     outputs.append(y)
                 else:
-                    given = steps.reverse(rows) if direction else rows
+                    given = self._reversed(rows, steps) if direction else rows
                     before = [
                         v for v in self._start(state[place], layer, direction, given, steps) if v is not None
                     ]
                     y, after = call(given, weights, before, steps)
-                    outputs.append(steps.reverse(y) if direction else y)
+                    outputs.append(self._reversed(y, steps) if direction else y)
                     if self.cell.kind == "depth":
                         after = tuple(steps.reverse(value) if direction else value for value in after)
                 final.append(list(after))
@@ -268,6 +284,9 @@ class CellModule(nn.Module):
             if self.dropout and layer < self.num_layers - 1:
                 rows = F.dropout(rows, self.dropout, self.training)
         return rows, final
+
+    def _reversed(self, rows: Tensor, steps: Steps) -> Tensor:
+        return steps.reverse(rows.transpose(0, 1)).transpose(0, 1) if self._lead else steps.reverse(rows)
 
     def _start(
         self,
@@ -298,13 +317,13 @@ class CellModule(nn.Module):
     def _initial(self, slot: Slot, learned: Tensor | None, sizes: Sizes, rows: int, x: Tensor) -> Tensor:
         if slot.init == "x":
             return x
+        shape = (*self._lead, rows, *slot_shape(slot, sizes))
         if learned is not None:
             value = torch.view_as_complex(learned) if slot.type.is_complex else learned
-            return value.expand(rows, *value.shape)
+            return value.unsqueeze(len(self._lead)).expand(shape)
         like = self._like(x)
         # a table, because torch.compile does not trace `to_complex`
         dtype = _COMPLEX[like.dtype] if slot.type.is_complex else like.dtype
-        shape = (rows, *slot_shape(slot, sizes))
         return torch.full(shape, float(slot.init), dtype=dtype, device=like.device)
 
     # -- states -----------------------------------------------------------------------------
@@ -314,29 +333,30 @@ class CellModule(nn.Module):
         slots, places = self.program.slots, self.num_layers * self.directions
         if state is None:
             return [[None] * len(slots)] * places
+        axis = len(self._lead)  # of layers and directions
         given = (state,) if isinstance(state, Tensor) else tuple(state)
         if len(given) != len(slots) or not all(isinstance(value, Tensor) for value in given):
             names = ", ".join(self.state_names)
             raise BuildError(f"the state of {self.cell.name} is ({names}); received {len(given)} values")
         parts: list[list[Tensor | None]] = [[] for _ in range(places)]
         for slot, whole in zip(slots, given, strict=True):
-            value = whole.unsqueeze(1) if layout.single else whole
+            value = whole.unsqueeze(axis + 1) if layout.single else whole
             own = self._whole_shape(slot, layout.steps)
             if tuple(value.shape) != own:
-                wanted = [n for k, n in enumerate(own) if k != 1 or not layout.single]
+                wanted = [n for k, n in enumerate(own) if k != axis + 1 or not layout.single]
                 raise BuildError(
                     f"the state {slot.name} must have the shape {wanted}; received {list(whole.shape)}"
                 )
             if layout.order is not None:
-                value = value.index_select(1, layout.order)
-            for place, part in enumerate(value.unbind(0)):
+                value = value.index_select(axis + 1, layout.order)
+            for place, part in enumerate(value.unbind(axis)):
                 width = self._slot_width(slot, place)
                 parts[place].append(part if width is None else part[..., :width])
         return parts
 
     def _state_out(self, final: list[list[Tensor]], layout: Layout) -> State:
         """The caller's form of the slots' final values."""
-        whole = []
+        whole, axis = [], len(self._lead)
         for s, slot in enumerate(self.program.slots):
             values = [part[s] for part in final]
             if self.cell.kind == "depth":
@@ -344,10 +364,10 @@ class CellModule(nn.Module):
             if slot.type.kind == "in":  # as wide as the widest layer's input
                 widest = max(value.shape[-1] for value in values)
                 values = [F.pad(value, (0, widest - value.shape[-1])) for value in values]
-            value = torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
+            value = torch.stack(values, axis) if len(values) > 1 else values[0].unsqueeze(axis)
             if layout.inverse is not None:
-                value = value.index_select(1, layout.inverse)
-            whole.append(value.squeeze(1) if layout.single else value)
+                value = value.index_select(axis + 1, layout.inverse)
+            whole.append(value.squeeze(axis + 1) if layout.single else value)
         return whole[0] if len(whole) == 1 else tuple(whole)
 
     def _whole_shape(self, slot: Slot, steps: Steps) -> tuple[int, ...]:
@@ -355,7 +375,7 @@ class CellModule(nn.Module):
         if self.cell.kind == "depth":
             return (places, steps.batch, steps.count, self.hidden_size)
         widest = max(self.sizes, key=lambda sizes: sizes.input_size)
-        return (places, steps.batch, *slot_shape(slot, widest))
+        return (*self._lead, places, steps.batch, *slot_shape(slot, widest))
 
     def _slot_width(self, slot: Slot, place: int) -> int | None:
         return self.sizes[place // self.directions].input_size if slot.type.kind == "in" else None

@@ -21,15 +21,16 @@ class LayerWeights(nn.Module):
 
     Weights that the text calls fixed are buffers: stored, never trained. Complex arrays are real with a last axis of 2.
     `init.h` is the learned initial value of a state h. A name that means something to torch gets an underscore.
+    `lead`: axes before those of each array, over candidates.
     """
 
-    def __init__(self, program: Program, sizes: Sizes) -> None:
+    def __init__(self, program: Program, sizes: Sizes, lead: tuple[int, ...] = ()) -> None:
         super().__init__()
         self._names = []  # of each array: the site's and its own
         for weight in program.weights:
             site = self._site(weight.site)
             for spec in weight.specs:
-                own = tuple(sizes.at(extent) for extent in spec.shape)
+                own = (*lead, *(sizes.at(extent) for extent in spec.shape))
                 array = torch.empty((*own, 2) if spec.complex else own)
                 if weight.fixed:
                     self._modules[site].register_buffer(spec.role, array)  # type: ignore[union-attr]
@@ -41,7 +42,7 @@ class LayerWeights(nn.Module):
         if learned:
             site = self._site("init")
             for s in learned:
-                name, shape = program.slots[s].name, list(sizes.shape(program.slots[s].type))
+                name, shape = program.slots[s].name, [*lead, *sizes.shape(program.slots[s].type)]
                 value = torch.empty([*shape, 2] if program.slots[s].type.is_complex else shape)
                 self._initial[s] = (site, self._add_initial(site, name, value))
 
@@ -57,15 +58,17 @@ class LayerWeights(nn.Module):
         value: Tensor = getattr(self._modules[site], name)
         return value
 
-    def reset(self, program: Program, sizes: Sizes, generator: torch.Generator | None) -> None:
-        """Draw all arrays anew."""
+    def reset(
+        self, program: Program, sizes: Sizes, generator: torch.Generator | None, at: tuple[int, ...] = ()
+    ) -> None:
+        """Draw all arrays anew; those of one candidate, `at` its place."""
         with torch.no_grad():
             for array, value in zip(program.arrays, self.arrays(), strict=True):
                 if not value.is_meta:
-                    start(value, program.weights[array.weight], array.spec, sizes, generator)
+                    start(value[at], program.weights[array.weight], array.spec, sizes, generator)
             for slot in self._initial:
                 value = self.initial(slot)  # type: ignore[assignment]
-                value.zero_()
+                value[at].zero_()
 
     def _site(self, name: str) -> str:
         while hasattr(self, name):

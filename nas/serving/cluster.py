@@ -35,8 +35,8 @@ STORE_BYTES = 100 * 2**20  # Ray's object store: only texts and answers pass thr
 CONNECTIONS = 256
 GRACE = 4.0  # how many times the processor time that it may take a cell may be under way before its process is killed
 START_SECONDS = 300.0
-_PATIENCE = {  # Serve gives up on a slow machine before anything is up
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+_SETTINGS = {  # of our own Ray, unless the user says otherwise
+    "RAY_worker_niceness": "0",  # Ray's 15 would let who asks wait behind everything else on the machine
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told of what users do here unless they say so
 }
 
@@ -194,7 +194,7 @@ def _deploy(settings: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _ray(workers: int) -> Any:
     """A Ray of our own with Serve, ended afterwards whatever happens."""
-    for name, value in _PATIENCE.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         import ray

@@ -14,6 +14,7 @@ class C(Backend):
     """Cells over time and trees as C, built by the system's compiler: float32 on the CPU."""
 
     name = "c"
+    candidates = True
     meant_for = frozenset({"time", "tree"})
 
     def available(self) -> str | None:
@@ -26,6 +27,10 @@ class C(Backend):
 
     def compile(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
         """A runner that builds its library when it is first called."""
+        return CompiledRunner(cell, sizes, fallback)
+
+    def compile_candidates(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
+        """The same: one call of its library goes through all candidates."""
         return CompiledRunner(cell, sizes, fallback)
 
     def compile_tree(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> TreeRunner:

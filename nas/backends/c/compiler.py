@@ -19,6 +19,7 @@ import warnings
 from array import array
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nas.errors import BuildError
 
@@ -48,6 +49,15 @@ def load(text: str) -> ctypes.CDLL:
 def kit() -> array[int]:
     """The addresses of the functions that all cells share, as a `Kit` of kit.h. Raises CompilerError like `load`."""
     return array("q", (ctypes.cast(_shared()[f"recell_{name}"], ctypes.c_void_p).value or 0 for name in KIT))
+
+
+@cache
+def each() -> Any:
+    """The function that runs one of a cell's for each candidate. Raises CompilerError like `load`."""
+    function = _shared().recell_each
+    function.restype = ctypes.c_int
+    function.argtypes = (ctypes.c_void_p,) * 4 + (ctypes.c_long, ctypes.c_long, ctypes.c_void_p)
+    return function
 
 
 def lanes() -> int:

@@ -11,6 +11,7 @@ from nas.backends.c.driver import Driver
 from nas.ir import Adjoint
 
 Parts = Sequence[Tensor]
+Result = Callable[[Parts, torch.Size], Tensor]
 
 
 class Gradients:
@@ -30,22 +31,23 @@ class Gradients:
         self.results = [_result(shape, summands.get(n, [])) for n, shape in enumerate(shapes)]
 
     def __call__(self, sums: Tensor) -> list[Tensor | None]:
-        """See the class."""
-        parts = sums.split_with_sizes(self.widths) if self.widths else ()
-        return [None if result is None else result(parts) for result in self.results]
+        """See the class. Axes of `sums` before the last are axes of every gradient."""
+        parts = sums.split_with_sizes(self.widths, -1) if self.widths else ()
+        lead = sums.shape[:-1]
+        return [None if result is None else result(parts, lead) for result in self.results]
 
 
-def _result(shape: tuple[int, ...], summands: Sequence[tuple[int, int]]) -> Callable[[Parts], Tensor] | None:
+def _result(shape: tuple[int, ...], summands: Sequence[tuple[int, int]]) -> Result | None:
     """The gradient of an array, from summands for all of it or for one place of its last axis."""
     if not summands:
         return None
     if len(summands) == 1 and summands[0][0] < 0:
         ((_, place),) = summands
-        return lambda parts: parts[place].view(shape)
+        return lambda parts, lead: parts[place].view(lead + shape)
 
-    def result(parts: Parts) -> Tensor:
-        whole = [parts[place].view(shape) for column, place in summands if column < 0]
-        total = sum(whole[1:], whole[0]) if whole else torch.zeros(shape)
+    def result(parts: Parts, lead: torch.Size) -> Tensor:
+        whole = [parts[place].view(lead + shape) for column, place in summands if column < 0]
+        total = sum(whole[1:], whole[0]) if whole else torch.zeros(lead + shape)
         for column, place in summands:
             if column >= 0:
                 part = total[..., column]

@@ -44,7 +44,8 @@ class Slotted:
 class Layer:
     """One layer in one direction, for vectors of `lanes` floats. Weights are in the order of `Program.arrays`.
 
-    `text` is its C. Rows are float32 in any geometry.
+    `text` is its C. Rows are float32 in any geometry. Of several candidates, all tensors have an axis over them before
+    their own, in arguments and results; rows that are the same for all may have a stride of 0 there.
     """
 
     def __init__(self, cell: Cell, sizes: Sizes, lanes: int) -> None:
@@ -83,7 +84,9 @@ class Layer:
         again += [("checkpoint", s) for s in self.checkpoints]
         self.again = [(self.ahead.place(key), self.back.place(key)) for key in again]
         self.rows_made = [
-            (self.ahead.place(key), region[key]) for key in ((SHARED, 0), (OWN, 0)) if region[key]
+            (self.ahead.place(key), region[key], key[0] == OWN)
+            for key in ((SHARED, 0), (OWN, 0))
+            if region[key]
         ]
         self.rows_kept = [(self.ahead.place((KEPT, 0)), region[KEPT, 0])] if region[KEPT, 0] else []
         self.rows_back = [(self.back.place((OWN, 1)), back.widths[OWN, 1])] if back.widths[OWN, 1] else []
@@ -177,6 +180,12 @@ class Layer:
         """How many checkpoints there is room for: never one, which torch would not trace as any number."""
         return count // self.every + 2
 
+    def most_kept(self, geometry: Geometry) -> int:
+        """The floats of the largest piece of memory that is made for one candidate and the backward half."""
+        rows = [geometry.rows * floats for floats in (*self.saved_rows, self.sizes.hidden_size)]
+        room = geometry.batch * self.chunks(geometry.count)
+        return max(rows + [room * floats for floats in self.checkpoints.values()])
+
     def seen_by(self, asked: Sequence[bool]) -> frozenset[int]:
         """The arrays that the output or a final state depends on; `asked` says which of these count."""
         return frozenset[int]().union(*(s for s, ask in zip(self.seen, asked, strict=True) if ask))
@@ -190,23 +199,25 @@ class Layer:
         keep: bool,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The output's rows, the final states, and what the backward half wants to see again."""
-        rows = geometry.rows
+        lead, rows = x.shape[:-2], (*x.shape[:-2], geometry.rows)
         values: Values = [*weights, *self.empty[0]]
         values[self.x] = x
-        values[self.y] = y = torch.empty((rows, self.sizes.hidden_size))
+        values[self.y] = y = torch.empty((*rows, self.sizes.hidden_size))
         finals = []
         for (init, final, shape, kind), value in zip(self.ends, state, strict=True):
             values[init] = value
-            values[final] = made = torch.empty((geometry.batch, *shape), dtype=kind)
+            values[final] = made = torch.empty((*lead, geometry.batch, *shape), dtype=kind)
             finals.append(made)
-        for place, floats in self.rows_made:
-            values[place] = torch.empty((rows, floats))
+        for place, floats, own in self.rows_made:
+            passing = own or not keep  # what no later call reads is there once for all candidates
+            values[place] = _passing(rows, floats) if passing else torch.empty((*rows, floats))
         if keep:
             for place, floats in self.rows_kept:
-                values[place] = torch.empty((rows, floats))
+                values[place] = torch.empty((*rows, floats))
             for place, floats in self.checked:
-                values[place] = torch.empty((geometry.batch, self.chunks(geometry.count), floats))
-        self.ahead(values, geometry)
+                room = (*lead, geometry.batch, self.chunks(geometry.count), floats)
+                values[place] = torch.empty(room)
+        self.ahead(values, geometry, *lead)
         return y, finals, [values[place] for place, _ in self.again] if keep else []  # type: ignore[misc]
 
     def backward(
@@ -224,29 +235,35 @@ class Layer:
         `wanted` says for x, then for each state, whether its gradient is.
         """
         asked = [dy is not None, *(gradient is not None for gradient in dfinal)]
-        rows = geometry.rows
+        lead, rows = x.shape[:-2], (*x.shape[:-2], geometry.rows)
         values: Values = [*weights, *self.empty[1]]
         values[self.x_back] = x
-        values[self.dy] = torch.zeros((rows, self.sizes.hidden_size)) if dy is None else dy
-        dx = torch.empty((rows, self.sizes.input_size)) if wanted[0] and self.has_dx else None
+        values[self.dy] = torch.zeros((*rows, self.sizes.hidden_size)) if dy is None else dy
+        dx = torch.empty((*rows, self.sizes.input_size)) if wanted[0] and self.has_dx else None
         values[self.dx] = dx
         for (_, place), value in zip(self.again, saved, strict=True):
             values[place] = value
         starts: list[Tensor | None] = []
         for (init, final, shape, kind), gradient, want in zip(self.starts, dfinal, wanted[1:], strict=True):
             values[init] = gradient
-            made = torch.empty((geometry.batch, *shape), dtype=kind) if want else None
+            made = torch.empty((*lead, geometry.batch, *shape), dtype=kind) if want else None
             values[final] = made
             starts.append(made)
         for place, floats in self.rows_back:
-            values[place] = torch.empty((rows, floats))
-        values[self.sums] = sums = torch.empty(self.gradients.floats)
-        self.back(values, geometry)
+            values[place] = _passing(rows, floats)
+        values[self.sums] = sums = torch.empty((*lead, self.gradients.floats))
+        self.back(values, geometry, *lead)
         found = self.gradients(sums)
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
             seen = self.seen_by(asked)
             found = [value if k in seen else None for k, value in enumerate(found)]
         return dx, found, starts
+
+
+def _passing(rows: tuple[int, ...], floats: int) -> Tensor:
+    """Rows that are read and written in one call, where candidates follow each other: the same memory for all."""
+    made = torch.empty((rows[-1], floats))
+    return made.expand(*rows, floats) if len(rows) > 1 else made
 
 
 def slots_of(cell: Cell, sizes: Sizes) -> list[Slotted]:

@@ -131,3 +131,15 @@ void recell_columns(long r, long n, const float *a, long sa, float *c) {
     vstoren(c + j, total, own);
   }
 }
+
+/* Runs a function of a cell for each of C candidates; what its n pointers p point to lies `apart` bytes from one
+   candidate to the next. */
+int recell_each(int (*run)(const Kit *, const long *, void *const *), const Kit *kit, const long *g, void *const *p,
+                long n, long C, const long *apart) {
+  void *q[n];
+  for (long c = 0; c < C; c++) {
+    for (long i = 0; i < n; i++) q[i] = p[i] ? (char *)p[i] + c * apart[i] : 0;
+    if (run(kit, g, q)) return 1;
+  }
+  return 0;
+}

@@ -37,6 +37,13 @@ def even(batch: int, count: int, by_sequence: bool, reverse: bool) -> Geometry:
     return Geometry(batch, count, step, sequence, batch * count, reverse)
 
 
+def compact(x: Tensor) -> Tensor:
+    """Rows that lie side by side; those of each candidate do, and may be the same."""
+    if x.is_contiguous() or (x.dim() == 3 and x[0].is_contiguous()):
+        return x
+    return x.contiguous()
+
+
 class CompiledOperated(Operated):
     """See `Operated`. Rows are float32."""
 
@@ -63,23 +70,23 @@ class CompiledOperated(Operated):
         if not fake:
             start = [None if value is None else value.contiguous() for value in state]
             arrays = [w.contiguous() for w in weights]
-            y, finals, saved = layer.loaded().forward(x.contiguous(), arrays, start, geometry(layout), keep)
+            y, finals, saved = layer.loaded().forward(compact(x), arrays, start, geometry(layout), keep)
             for checkpoints in saved[len(saved) - len(layer.checkpoints) :] if keep else ():
                 # room that is never read; operators give no chance values
-                checkpoints[:, -(-layout.count // layer.every) :] = 0
+                checkpoints[..., -(-layout.count // layer.every) :, :] = 0
             return [y, *finals, *saved[layer.keeps_y :]]
-        made = [x.new_empty((x.shape[0], layer.sizes.hidden_size))]
+        made = [x.new_empty((*x.shape[:-1], layer.sizes.hidden_size))]
         made += [self._state(x, s, layout) for s in range(self.finals)]
         for floats in layer.saved_rows if keep else ():
-            made.append(x.new_empty((x.shape[0], floats)))
+            made.append(x.new_empty((*x.shape[:-1], floats)))
         for floats in layer.checkpoints.values() if keep else ():
-            made.append(x.new_empty((layout.batch, layer.chunks(layout.count), floats)))
+            made.append(x.new_empty((*x.shape[:-2], layout.batch, layer.chunks(layout.count), floats)))
         return made
 
     def _state(self, x: Tensor, s: int, layout: Layout) -> Tensor:
         slot = self.layer.slots[s]
         dtype = torch.complex64 if slot.complex else torch.float32
-        return x.new_empty((layout.batch, *slot.shape), dtype=dtype)
+        return x.new_empty((*x.shape[:-2], layout.batch, *slot.shape), dtype=dtype)
 
     def backward(
         self,
@@ -95,16 +102,16 @@ class CompiledOperated(Operated):
         """See `Operated`."""
         layer = self.layer
         if fake:
-            made = [torch.empty_like(x) if wanted[0] and self.has_dx else x.new_empty(0)]
+            made = [x.new_empty(x.shape if wanted[0] and self.has_dx else 0)]
             made += [weights[n].new_empty(weights[n].shape) for n in self.graded]
             return made + [self._state(x, s, layout) for s, want in enumerate(wanted[1:]) if want]
         pulls = [None if value is None else value.contiguous() for value in (dy, *dfinal)]
         arrays = [w.contiguous() for w in weights]
         dx, dweights, dstate = layer.loaded().backward(
-            saved, x.contiguous(), arrays, geometry(layout), pulls[0], pulls[1:], wanted
+            saved, compact(x), arrays, geometry(layout), pulls[0], pulls[1:], wanted
         )
         found = [x.new_zeros(0) if dx is None else dx]
         for n in self.graded:  # parts of one tensor, which an operator must not give
-            value = dweights[n]
-            found.append(torch.zeros_like(weights[n]) if value is None else value.clone())
+            value, room = dweights[n], torch.empty_like(weights[n], memory_format=torch.contiguous_format)
+            found.append(room.zero_() if value is None else room.copy_(value))
         return found + [value for value in dstate if value is not None]

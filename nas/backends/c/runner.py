@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,19 +14,25 @@ from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
 from nas.backends.c.compiler import CompilerError
 from nas.backends.c.layer import Layer, slots_of
-from nas.backends.c.ops import even, operated
+from nas.backends.c.ops import compact, even, operated
 from nas.backends.c.running import Geometry
+from nas.backends.candidates import side_by_side
 from nas.backends.fallback import fell_back
 from nas.backends.operators import key_of
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
+
+# Floats that candidates may keep in one piece of memory for the backward half. Larger pieces come fresh from the system
+# in every call, and its zeroing of them takes a third of the time.
+_AT_ONCE = 4 * 1024 * 1024
 
 
 class CompiledRunner(FlexibleRunner):
     """One layer in one direction through generated C, in float32 on the CPU; anything else through the reference.
 
     The library is built at the first call that needs it. Where that fails, `fallback` says so in a warning and leaves
-    the layer to the reference; otherwise that call raises CompilerError.
+    the layer to the reference; otherwise that call raises CompilerError. It is also what `compile_candidates` gives:
+    x has three axes then.
     """
 
     def __init__(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> None:
@@ -53,12 +60,13 @@ class CompiledRunner(FlexibleRunner):
             return self._by_reference(x, weights, state, steps, reverse)
         x = x if x.dtype is torch.float32 else x.float()
         given = [None if value is None else _ready(value) for value in state]
+        where = geometry(steps, reverse)
         if torch.is_grad_enabled():
-            y, *final = _Layer.apply(layer, geometry(steps, reverse), x, *weights, *given)  # type: ignore[no-untyped-call]
+            if x.dim() == 3 and (most := max(1, _AT_ONCE // layer.most_kept(where))) < x.shape[0]:
+                return _in_groups(layer, where, x, weights, given, most)
+            y, *final = _Layer.apply(layer, where, x, *weights, *given)  # type: ignore[no-untyped-call]
             return y, tuple(final)
-        y, ends, _ = layer.forward(
-            x.contiguous(), [w.contiguous() for w in weights], given, geometry(steps, reverse), False
-        )
+        y, ends, _ = layer.forward(compact(x), [w.contiguous() for w in weights], given, where, False)
         return y, tuple(ends)
 
     def _traced(
@@ -97,6 +105,8 @@ class CompiledRunner(FlexibleRunner):
         steps: Steps,
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if x.dim() == 3:
+            return side_by_side(partial(self._by_reference, steps=steps, reverse=reverse), x, weights, state)
         if self._plain is None:
             self._plain = Reference().compile(self.cell, self.sizes)
         like = weights[0] if weights else x
@@ -123,6 +133,22 @@ def geometry(steps: Steps, reverse: bool = False) -> Geometry:
     return Geometry(steps.batch, steps.count, 0, 1, steps.rows, False, sizes.cumsum(0) - sizes, sizes)
 
 
+def _in_groups(
+    layer: Layer,
+    where: Geometry,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    state: Sequence[Tensor | None],
+    most: int,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Candidates, so many in one call."""
+    calls = len(x.split(most))
+    parts = [[None] * calls if value is None else value.split(most) for value in (x, *weights, *state)]
+    made = [_Layer.apply(layer, where, *given) for given in zip(*parts, strict=True)]  # type: ignore[no-untyped-call]
+    y, *final = (torch.cat(values) for values in zip(*made, strict=True))
+    return y, tuple(final)
+
+
 def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:
     """Rows `[outer * inner, ...]` as `[inner * outer, ...]`."""
     return rows.view(outer, inner, -1).transpose(0, 1).reshape(rows.shape)
@@ -142,7 +168,7 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: Any, layer: Layer, where: Geometry, x: Tensor, *rest: Tensor | None
     ) -> tuple[Tensor, ...]:
-        x = x.contiguous()
+        x = compact(x)
         count = len(rest) - len(layer.slots)
         weights = [w.contiguous() for w in rest[:count] if w is not None]
         keep = any(ctx.needs_input_grad)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from nas.backends.c.compiler import kit
+from nas.backends.c.compiler import each, kit
 from nas.backends.c.driver import Driver
 from nas.backends.c.world import Key
 
@@ -59,6 +59,7 @@ class Running:
         self.function.restype = ctypes.c_int
         self.function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self.kit = kit()
+        self.address = ctypes.cast(self.function, ctypes.c_void_p).value
 
     def place(self, key: Key) -> int:
         """Where the tensor for a key is among the values of a call; the first are the weights."""
@@ -66,10 +67,20 @@ class Running:
             return key[1]
         return self.places.setdefault(key, self.weights + len(self.places))
 
-    def __call__(self, values: Values, geometry: Geometry) -> None:
-        """Compute into the tensors that `values` has for results; one that is None is not wanted or not given."""
+    def __call__(self, values: Values, geometry: Geometry, candidates: int = 0) -> None:
+        """Compute into the tensors that `values` has for results; one that is None is not wanted or not given.
+
+        With `candidates` all tensors have an axis over them before their own, and one call goes through it.
+        """
         pointers = geometry.layout[:]
         pointers.extend([0 if (v := values[p]) is None else v.data_ptr() for p in self.pointers])
-        numbers = geometry.numbers[self.back]
-        if self.function(self.kit.buffer_info()[0], numbers.buffer_info()[0], pointers.buffer_info()[0]):
+        given = (self.kit.buffer_info()[0], geometry.numbers[self.back].buffer_info()[0])
+        if candidates:
+            apart = array("q", (0, 0))  # of the layout, which is the same for all
+            apart.extend([0 if (v := values[p]) is None else v.stride(0) * v.itemsize for p in self.pointers])
+            last = (len(pointers), candidates, apart.buffer_info()[0])
+            failed = each()(self.address, *given, pointers.buffer_info()[0], *last)
+        else:
+            failed = self.function(*given, pointers.buffer_info()[0])
+        if failed:
             raise MemoryError("there is no memory for the values of a compiled cell")

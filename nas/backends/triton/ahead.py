@@ -13,11 +13,24 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from nas.backends.triton.chunks import ChunkKernel
 from nas.backends.triton.emit import Kernel
 from nas.backends.triton.jit import load
+from nas.backends.triton.launch import over_candidates
 
 SM_90 = GPUTarget("cuda", 90, 32)
-STATES = ("first", "last", "total", "store", "load", "check", "scratch", "again")  # kept in float32
+STATES = (
+    "first",
+    "last",
+    "total",
+    "store",
+    "load",
+    "check",
+    "scratch",
+    "again",
+    "held",
+    "square",
+)  # kept in float32
 SHARED = 227 * 1024  # bytes of shared memory that one program may use on sm_90
 
 
@@ -31,19 +44,30 @@ class Taken:
     warps: int
 
 
-def taken(kernel: Kernel, dtype: torch.dtype = torch.float32, target: GPUTarget = SM_90) -> Taken:
-    """Compile a kernel for a target and read what it takes. Needs no GPU; not in the interpreter's process."""
+def taken(
+    kernel: Kernel | ChunkKernel,
+    dtype: torch.dtype = torch.float32,
+    target: GPUTarget = SM_90,
+    candidates: bool = False,
+) -> Taken:
+    """Compile a kernel for a target and read what it takes. Needs no GPU; not in the interpreter's process.
+
+    `candidates`: as it is launched over an axis of them.
+    """
     rows = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64"}[dtype]
     state = "*fp64" if dtype == torch.float64 else "*fp32"
     signature = {"T": "i32", "B": "i32", "CHUNK": "i32"}
-    signature |= {f"stride{k}": "i32" for k in kernel.strided}
+    signature |= dict.fromkeys(kernel.stride_names, "i32")
     signature |= {"offsets": "*i64", "counts": "*i64"}
+    if candidates:
+        signature |= {f"apart_{kind}{k}": "i32" for kind, k in kernel.pointers}
     for kind, k in kernel.pointers:
         signature[f"{kind}{k}"] = state if kind in STATES else rows
     signature["EVEN"] = "constexpr"
     aligned = {(n,): [["tt.divisibility", 16]] for n in range(3, len(signature) - 1)}
-    source = ASTSource(load(kernel.text), signature, {"EVEN": True}, aligned)
-    options = {"num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
+    text = over_candidates(kernel) if candidates and isinstance(kernel, Kernel) else kernel.text
+    source = ASTSource(load(text), signature, {"EVEN": True}, aligned)
+    options = {"num_warps": kernel.warps, "num_stages": 1, "enable_fp_fusion": True}
     made = triton.compile(source, target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
@@ -53,7 +77,7 @@ def taken(kernel: Kernel, dtype: torch.dtype = torch.float32, target: GPUTarget 
         )
     found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", shown.stdout + shown.stderr))
     spilled = int(found.get("STACK", 0)) + int(found.get("LOCAL", 0))
-    return Taken(int(found["REG"]), spilled, int(made.metadata.shared), kernel.tiles.warps)
+    return Taken(int(found["REG"]), spilled, int(made.metadata.shared), kernel.warps)
 
 
 def _cuobjdump() -> str:

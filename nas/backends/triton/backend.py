@@ -20,6 +20,7 @@ class TritonBackend(Backend):
     """
 
     name = "triton"
+    candidates = True
 
     def available(self) -> str | None:
         """Where triton is installed and there is a CUDA device, or the interpreter is asked for."""
@@ -37,6 +38,12 @@ class TritonBackend(Backend):
         from nas.backends.triton.devices import ByDevice
 
         return ByDevice(cell, sizes, fallback)
+
+    def compile_candidates(self, cell: Cell, sizes: Sizes, fallback: bool = False) -> Runner:
+        """The same: each kernel is launched once for all candidates, which are an axis of its grid."""
+        from nas.backends.triton.devices import ByDevice
+
+        return ByDevice(cell, sizes, fallback, candidates=True)
 
 
 @cache

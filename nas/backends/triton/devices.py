@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from torch import Tensor
 
@@ -20,34 +19,24 @@ from nas.backends.triton.runner import Runner, traced
 class ByDevice:
     """See `nas.backends.Runner`."""
 
-    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool) -> None:
-        self.cell, self.sizes, self.fallback = cell, sizes, fallback
+    def __init__(self, cell: Cell, sizes: Sizes, fallback: bool, candidates: bool = False) -> None:
+        # All of them at once: while torch traces, nothing can be made.
         self.interpreted = interpreted()
-
-    @cached_property
-    def kernels(self) -> base.Runner:
-        """The runner for CUDA tensors; in the interpreter, for all."""
-        if not self.interpreted and plain_name(self.cell) is not None:
-            return TorchRunner(self.cell)
-        return self.own
-
-    @cached_property
-    def own(self) -> Runner:
-        """The runner of generated kernels."""
-        return Runner(self.cell, self.sizes)
-
-    @cached_property
-    def plain(self) -> base.Runner:
-        """The runner for other tensors."""
+        self.own = Runner(cell, sizes)  # generated kernels
+        plain = not (self.interpreted or candidates) and plain_name(cell) is not None
+        self.kernels: base.Runner = TorchRunner(cell) if plain else self.own
         compiled = C()
-        able = compiled.available() is None and compiled.refuses(self.cell) is None
-        return (compiled if able else Reference()).compile(self.cell, self.sizes, self.fallback)
+        able = compiled.available() is None and compiled.refuses(cell) is None
+        backend = compiled if able else Reference()
+        make = backend.compile_candidates if candidates else backend.compile
+        self.plain = make(cell, sizes, fallback)
 
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
         here = x.is_cuda or (self.interpreted and x.device.type == "cpu")
+        run: base.Runner
         if not here:
             run = self.plain
         elif traced(x):  # torch's own kernels are none that it traces

@@ -34,6 +34,16 @@ class Kernel:
     scan: bool = False
     strided: tuple[int, ...] = ()  # the loads whose distance from row to row is an argument
 
+    @property
+    def warps(self) -> int:
+        """Warps of a program."""
+        return self.tiles.warps
+
+    @property
+    def stride_names(self) -> tuple[str, ...]:
+        """The arguments that say how far it is from row to row."""
+        return tuple(f"stride{k}" for k in self.strided)
+
 
 @dataclass(frozen=True, slots=True)
 class Again:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,74 +21,21 @@ from nas.backends.primitives import (
     product,
 )
 from nas.backends.steps import Steps
+from nas.backends.triton.chunking import Chunked
+from nas.backends.triton.chunks import ChunkKernel, Plan
 from nas.backends.triton.emit import Again, Kernel, emit
-from nas.backends.triton.jit import interpreted, load
+from nas.backends.triton.jit import interpreted
+from nas.backends.triton.launch import Call, Room, launch
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
 from nas.backends.triton.scan import scan
 from nas.backends.triton.tiles import Tiles, tiles
+from nas.backends.triton.values import Order as Order
+from nas.backends.triton.values import Values as Values
 from nas.ir import Instr, Program, Replay, number_in, shape_in
 
 # Elementwise recurrences are scanned from LONG steps on, or where fewer than FEW lanes run at once and there are at
 # least SHORT steps. Estimates: to be measured.
 LONG, FEW, SHORT = 512, 16 * 1024, 64
-CHUNK = 32  # steps between two checkpoints of a matrix
-AHEAD = 64  # how many steps a kernel may look beyond the last
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The steps of a batch in the order in which a program runs them, on a device."""
-
-    steps: Steps
-    offsets: Tensor  # of each step in that order: its first row, and how many rows it has; 0 beyond the last
-    counts: Tensor
-    spans: tuple[tuple[int, int], ...]  # the same as numbers
-
-    @property
-    def chunk(self) -> int:
-        """How many steps lie between two checkpoints of a matrix."""
-        return min(CHUNK, self.steps.count)
-
-    @staticmethod
-    def checkpoints(count: int) -> int:
-        """How many checkpoints there is room for: never one, which torch would not trace as any number."""
-        return count // CHUNK + 2
-
-    @staticmethod
-    def of(steps: Steps, reverse: bool, device: torch.device) -> Order:
-        """The order of a program, which runs from the first step to the last or in reverse."""
-        return Order(steps, *_ordered(steps.sizes, reverse, device))
-
-
-@lru_cache(maxsize=64)
-def _ordered(
-    sizes: tuple[int, ...], reverse: bool, device: torch.device
-) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
-    """See `Order`; batches of the same lengths come again."""
-    counts = torch.tensor(sizes, device="cpu")
-    offsets = counts.cumsum(0) - counts
-    if reverse:
-        counts, offsets = counts.flip(0), offsets.flip(0)
-    spans = tuple(zip(offsets.tolist(), counts.tolist(), strict=True))
-    pad = torch.zeros(AHEAD, dtype=counts.dtype, device="cpu")
-    return torch.cat([offsets, pad]).to(device), torch.cat([counts, pad]).to(device), spans
-
-
-@dataclass(slots=True)
-class Values:
-    """What one run has: rows and values without rows by instruction, first and last values by slot, weights."""
-
-    rows: dict[int, Tensor]
-    weights: Sequence[Tensor]
-    first: Mapping[int, Tensor]
-    like: Tensor
-    consts: dict[int, Tensor] = field(default_factory=dict)
-    last: dict[int, Tensor] = field(default_factory=dict)
-    totals: dict[int, Tensor] = field(default_factory=dict)
-    stacks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # matrices side by side
-    checks: dict[int, Tensor] = field(default_factory=dict)  # by slot: before every chunk of steps
-    again: Mapping[int, Tensor] = field(default_factory=dict)  # what a replay reads: rows, and without rows
-    once: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +99,8 @@ class Executable:
     """A program cut into kernels, for some sizes and a type of numbers. `wanted`: whose rows a run returns.
 
     `reverse` says that it runs from the last step to the first. `stepwise`: hold no matrices on the chip.
-    `scan`: whether to scan over chunks of steps where that can be; None is where it pays.
+    `scan`: whether to scan over chunks of steps where that can be; None is where it pays. `chunked`: what computes
+    matrices a chunk at once.
     """
 
     def __init__(
@@ -168,11 +115,14 @@ class Executable:
         checks: Sequence[int] = (),
         replay: Replay | None = None,
         scan: bool | None = None,
+        chunked: Plan | None = None,
     ) -> None:
         self.program, self.sizes, self.reverse, self.dtype = program, sizes, reverse, dtype
         self.checks, self.replay, self.scan = checks, replay, scan
         self.state = torch.float64 if dtype == torch.float64 else torch.float32
-        cut = partition(program, sizes, wanted)
+        found = None if chunked is None else chunked.found
+        self.chunked = None if chunked is None else Chunked(chunked, program, sizes, self.state)
+        cut = partition(program, sizes, wanted, found)
         self.owner = cut.owner
         self.eager = Eager(program, sizes)
         self.steps = tuple(
@@ -232,9 +182,11 @@ class Executable:
         assert isinstance(inner, Sweep)
         return Again(self.replay.program, inner, self.replay.slots, held["past"], held["next"])
 
-    def kernels(self) -> list[Kernel]:
+    def kernels(self) -> list[Kernel | ChunkKernel]:
         """Every kernel that a run may launch."""
-        found = []
+        found: list[Kernel | ChunkKernel] = []
+        if self.chunked is not None:
+            found += self.chunked.kernels()
         for step in self.steps:
             for one in step.inner if isinstance(step, Stepwise) else (step,):
                 if isinstance(one, Launch):
@@ -258,15 +210,19 @@ class Executable:
         values.consts = self.eager.constants(values)
         for place, step in enumerate(self.steps):
             if isinstance(step, Gap):
-                self._gap(step, values.rows, values)
+                self._gap(step, values.rows, values, order)
             elif isinstance(step, Launch):
                 self._launch(step, values, order, owned={s for s, p in self.owner.items() if p == place})
             else:
                 self._stepwise(step, values, order, place)
         return values
 
-    def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values) -> None:
+    def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values, order: Order | None = None) -> None:
         for k in gap.body:
+            if order is not None and self.chunked is not None and k in self.chunked.outputs:
+                if k not in rows:  # all of its stage are computed together
+                    self.chunked(k, values, Order.of(order.steps, False, values.like.device))
+                continue
             together = self.together(k, gap)
             if len(together) < 2:
                 rows[k] = self.eager(k, rows, values)
@@ -325,53 +281,41 @@ class Executable:
         """Launch one kernel over `extent`: steps, sequences, rows."""
         count, batch, height = extent
         grid = (batch, kernel.tiles.grid(1)[1]) if kernel.scan else kernel.tiles.grid(batch)
-        instrs, like = self.program.instrs, values.like
-        pointers = []
-        sums: dict[int, Tensor] = {}
-        strides: list[int] = []
+        known: dict[str, Mapping[int, Tensor]] = {"load": rows, "const": values.consts, "first": values.first}
+        known |= {"again": values.again, "once": values.once}
+        if kernel.replays:
+            known["check"] = values.checks
+        # rooms for rows and sums are so many values of an instruction, for checkpoints so many of a slot
+        times = {
+            "store": height,
+            "total": grid[0],
+            "check": order.checkpoints(count),
+            "scratch": order.chunk + 1,
+        }
+        given: list[Tensor] = []
+        pointers: list[Room | None] = []
         for kind, k in kernel.pointers:
-            if kind == "load":
-                made = rows[k] if k in kernel.strided and _side_by_side(rows[k]) else rows[k].contiguous()
-                if k in kernel.strided:
-                    strides.append(made.stride(0))
-            elif kind == "const":
-                made = values.consts[k].contiguous()
-            elif kind == "weight":
-                made = self._matrix(k, values, kernel.tiles)
-            elif kind == "store":
-                made = like.new_empty(height, *shape_in(instrs[k].type, self.sizes), dtype=self.state)
-                rows[k] = made
-            elif kind == "first":
-                made = values.first[k].contiguous()
-            elif kind == "again":
-                made = values.again[k].contiguous()
-            elif kind == "once":
-                made = values.once[k].contiguous()
-            elif kind == "check":
-                made = values.checks[k] if kernel.replays else self._room(values, k, order.checkpoints(count))
-                values.checks[k] = made
-            elif kind == "scratch":
-                made = self._room(values, k, order.chunk + 1)
-            elif kind == "last":
-                made = like.new_empty(values.first[k].shape, dtype=self.state)
-                if k in owned:
-                    values.last[k] = made
+            if kind in known or kind == "weight":
+                given.append(known[kind][k] if kind in known else self._matrix(k, values, kernel.tiles))
+                pointers.append(None)
             else:
-                shape = shape_in(instrs[k].type, self.sizes)
-                made = sums[k] = like.new_empty(grid[0], *shape, dtype=self.state)
-            pointers.append(made)
+                own = kind in ("store", "total")
+                one = shape_in(self.program.instrs[k].type, self.sizes) if own else values.first[k].shape
+                pointers.append(Room((times[kind], *one) if kind in times else tuple(one), self.state))
         whole = kernel.scan or order.steps.count % kernel.unrolled == 0
         even = not kernel.loop or (order.steps.even and whole)
-        # One stage: the compiler's own pipelining would take shared memory twice for what products read.
-        options = {"EVEN": even, "num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
-        scalars = (count, batch, order.chunk, *strides)
-        load(kernel.text)[grid](*scalars, order.offsets, order.counts, *pointers, **options)
-        for k, partial in sums.items():
-            values.totals[k] = partial.sum(0)
-
-    def _room(self, values: Values, s: int, times: int) -> Tensor:
-        """Memory for a slot at several steps."""
-        return values.like.new_empty(times, *values.first[s].shape, dtype=self.state)
+        call = Call(kernel, grid, (count, batch, order.chunk), even, tuple(pointers))
+        made = launch(call, (order.offsets, order.counts), given)
+        filled = [name for name, room in zip(kernel.pointers, pointers, strict=True) if room is not None]
+        for (kind, k), value in zip(filled, made, strict=True):
+            if kind == "store":
+                rows[k] = value
+            elif kind == "check":
+                values.checks[k] = value
+            elif kind == "total":
+                values.totals[k] = value.sum(0)
+            elif kind == "last" and k in owned:
+                values.last[k] = value
 
     def _matrix(self, k: int, values: Values, layout: Tiles) -> Tensor:
         """The matrix of a `lin` as a kernel takes it: `[in, out]`, or a block for each head."""
@@ -412,9 +356,3 @@ class Executable:
         shape = shape_in(self.program.slots[s].type, self.sizes)
         new = rows[k] if k in rows else values.consts[k].expand(count, *shape)
         return new.to(self.state)
-
-
-def _side_by_side(value: Tensor) -> bool:
-    """Whether the numbers of each row lie together, however far it is to the next row."""
-    one = value[:1]
-    return one.is_contiguous() or one.stride()[1:] == torch.empty(one.shape, device="meta").stride()[1:]

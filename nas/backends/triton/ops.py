@@ -11,7 +11,6 @@ from torch import Tensor
 from grammar import Cell, Sizes
 from nas.backends.operators import Layout, Operated
 from nas.backends.steps import Steps
-from nas.backends.triton.execute import Order
 from nas.backends.triton.runner import Both, Runner
 from nas.ir import shape_in
 
@@ -35,7 +34,7 @@ class KernelOperated(Operated):
         self.has_dx = made.dx is not None
 
     def _both(self, x: Tensor, weights: Sequence[Tensor]) -> Both:
-        return self.runner.both((weights[0] if weights else x).dtype)
+        return self.runner.both((weights[0] if weights else x).dtype, chunked=True)
 
     def _states(self, both: Both, x: Tensor, wanted: Sequence[bool], *lead: int) -> list[Tensor]:
         """Room for slots."""
@@ -65,12 +64,13 @@ class KernelOperated(Operated):
             for k, dtype in both.kept_types.items() if keep else ():
                 made.append(x.new_empty((x.shape[0], *shape_in(program.instrs[k].type, sizes)), dtype=dtype))
             held = [keep and s in both.checked for s in range(self.finals)]
-            return made + self._states(both, x, held, Order.checkpoints(layout.count), layout.batch)
+            return made + self._states(both, x, held, both.room(layout.count), layout.batch)
         first = [value for value in state if value is not None]
         with torch.cuda.device_of(x):
             y, last, saved = both.run(x, weights, first, steps_of(layout), keep)
         for checks in saved[len(both.kept) :]:
-            checks[-(-layout.count // Order.of(steps_of(layout), False, x.device).chunk) :] = 0
+            # room that is never read; operators give no chance values
+            checks[-(-layout.count // both.between(layout.count)) :] = 0
         types = [both.forward.state] * len(last) + (list(both.kept_types.values()) if keep else [])
         rest = [v.to(t) for v, t in zip((*last, *saved), types, strict=False)] + saved[len(both.kept) :]
         return alone([y, *rest], (x, *weights, *first))
@@ -93,9 +93,7 @@ class KernelOperated(Operated):
             made += [weights[n].new_empty(weights[n].shape) for n in self.graded]
             return made + self._states(both, x, wanted[1:], layout.batch)
         zeros = self._states(both, x, [True] * self.finals, layout.batch)
-        ends = [
-            room.zero_() if value is None else value for room, value in zip(zeros, dfinal, strict=True)
-        ]
+        ends = [room.zero_() if value is None else value for room, value in zip(zeros, dfinal, strict=True)]
         if dy is None:
             dy = x.new_zeros((x.shape[0], self.runner.sizes.hidden_size))
         with torch.cuda.device_of(x):
@@ -104,7 +102,9 @@ class KernelOperated(Operated):
         for n in self.graded:
             value = grads[n]
             found.append(torch.zeros_like(weights[n]) if value is None else value)
-        found += [value.to(both.forward.state) for value, want in zip(dfirst, wanted[1:], strict=True) if want]
+        found += [
+            value.to(both.forward.state) for value, want in zip(dfirst, wanted[1:], strict=True) if want
+        ]
         return alone(found, (x, *weights, *saved, dy, *ends))
 
 

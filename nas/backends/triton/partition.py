@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import networkx
 
 from grammar import Sizes
-from nas.ir import Program
+from nas.ir import Matrices, Program
 
 GIVEN = ("x", "saved", "past", "next", "dy")  # rows that are there before anything runs
 
@@ -61,11 +61,18 @@ def row_values(program: Program) -> list[int]:
     return [k for k, i in enumerate(program.instrs) if i.stage not in ("const", "end")]
 
 
-def partition(program: Program, sizes: Sizes, wanted: Iterable[int]) -> Partition:
-    """Cut a program; the rows of `wanted` are kept beside those that a later step needs."""
+def partition(
+    program: Program, sizes: Sizes, wanted: Iterable[int], chunked: Matrices | None = None
+) -> Partition:
+    """Cut a program; the rows of `wanted` are kept beside those that a later step needs.
+
+    What is `chunked` is computed in gaps.
+    """
     rows = row_values(program)
+    if chunked is not None:
+        rows = [k for k in rows if k not in chunked.body]
     given = {k for k in rows if program.instrs[k].op in GIVEN}
-    return _Cut(program, sizes, set(wanted), rows, given).done()
+    return _Cut(program, sizes, set(wanted), rows, given, chunked).done()
 
 
 def one_step(program: Program, sizes: Sizes, sweep: Sweep) -> tuple[Sweep | Gap, ...]:
@@ -83,10 +90,19 @@ def one_step(program: Program, sizes: Sizes, sweep: Sweep) -> tuple[Sweep | Gap,
 
 class _Cut:
     def __init__(
-        self, program: Program, sizes: Sizes, wanted: set[int], rows: Sequence[int], given: set[int]
+        self,
+        program: Program,
+        sizes: Sizes,
+        wanted: set[int],
+        rows: Sequence[int],
+        given: set[int],
+        chunked: Matrices | None = None,
     ) -> None:
         self.program, self.sizes, self.wanted = program, sizes, wanted
         self.rows, self.given = rows, given
+        stages = () if chunked is None else chunked.stages
+        self.chunked = {k: stage.inputs for stage in stages for k in stage.outputs}
+        self.skipped = frozenset[int]() if chunked is None else chunked.slots
         self.graph = self._graph()
         self.cyclic = self._cyclic()
         self.gap: dict[int, int] = {}  # of values computed in gaps: before which sweep
@@ -94,6 +110,10 @@ class _Cut:
         self.read = {
             program.instrs[k].slot for k in rows if program.instrs[k].op == "state" and k not in given
         }
+
+    def _needs(self, k: int) -> tuple[int, ...]:
+        """What an instruction is computed from."""
+        return self.chunked.get(k, self.program.instrs[k].args)
 
     def _graph(self) -> networkx.DiGraph[int]:
         program, rows = self.program, set(self.rows)
@@ -103,7 +123,7 @@ class _Cut:
             instr = program.instrs[k]
             if k in self.given:
                 continue
-            graph.add_edges_from((a, k) for a in instr.args if a in rows)
+            graph.add_edges_from((a, k) for a in self._needs(k) if a in rows)
             if instr.op == "state" and program.slots[instr.slot].next in rows:
                 graph.add_edge(program.slots[instr.slot].next, k)
         return graph
@@ -135,7 +155,7 @@ class _Cut:
                 self.gap[first] = 0
             elif first in self.cyclic or instr.op == "state":
                 self.phase.update(dict.fromkeys(members, ready))
-            elif instr.op == "lin" or odd(self.program, first, self.sizes):
+            elif instr.op == "lin" or first in self.chunked or odd(self.program, first, self.sizes):
                 self.gap[first] = max((self._gap_after(a) for a in before), default=0)
             else:
                 self.phase[first] = ready
@@ -162,7 +182,7 @@ class _Cut:
         rows = set(self.rows)
         for k in self.rows:
             if k not in self.given:
-                graph.add_edges_from((a, k) for a in self.program.instrs[k].args if a in rows)
+                graph.add_edges_from((a, k) for a in self._needs(k) if a in rows)
         return graph
 
     def _steps(self) -> Partition:
@@ -177,11 +197,11 @@ class _Cut:
                 if k in self.cyclic:
                     sweeps[self.phase[k]].cyclic.add(k)
             elif k not in self.given:
-                stored.update(a for a in instrs[k].args if a in self.phase)
+                stored.update(a for a in self._needs(k) if a in self.phase)
         for k in [k for k, i in enumerate(instrs) if i.op == "gram"]:
             stored.update(instrs[k].args)
         for s, slot in enumerate(program.slots):
-            if s not in self.read:
+            if s not in self.read and s not in self.skipped:
                 stored.add(slot.next)
         for p, sweep in enumerate(sweeps):
             inside = set(sweep.body)
@@ -206,8 +226,11 @@ class _Cut:
         rows = set(self.rows)
         stored.update(i.args[0] for i in instrs if i.op == "total" and i.args[0] not in self.phase)
         steps: list[Sweep | Gap] = []
+        order = (
+            list(networkx.lexicographical_topological_sort(self._forward())) if self.chunked else self.rows
+        )
         for p in range(count + 1):
-            members = tuple(k for k in self.rows if self.gap.get(k) == p and k not in self.given)
+            members = tuple(k for k in order if self.gap.get(k) == p and k not in self.given)
             if members:
                 steps.append(Gap(members))
             if p < count and sweeps[p].body:

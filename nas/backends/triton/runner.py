@@ -14,9 +14,16 @@ from nas.backends.operators import key_of
 from nas.backends.primitives import blocks_of, flat, product
 from nas.backends.states import divided, united
 from nas.backends.steps import Steps
-from nas.backends.triton.execute import Eager, Executable, Launch, Order, Values
+from nas.backends.triton.candidates import pull, run
+from nas.backends.triton.chunking import room_for
+from nas.backends.triton.chunks import Plan, fits, plan
+from nas.backends.triton.execute import Eager, Executable, Launch
 from nas.backends.triton.partition import Gap, Sweep, partition
-from nas.ir import Adjoint, Program, adjoint_cell, compile_program, normal_cell, shape_in
+from nas.backends.triton.values import CHUNK, Order, Values
+from nas.errors import BuildError
+from nas.ir import Adjoint, Program, adjoint_cell, compile_program, matrices, normal_cell, shape_in
+
+CHUNKED = 32  # steps from which on matrices are computed a chunk at once. An estimate: to be measured.
 
 
 class Both:
@@ -29,13 +36,19 @@ class Both:
         dtype: torch.dtype,
         stepwise: bool = False,
         scan: bool | None = None,
+        chunked: bool = False,
     ) -> None:
         self.made, self.sizes, self.dtype = made, sizes, dtype
         forward, backward = made.forward, made.backward
         reads = {i.slot: k for k, i in enumerate(forward.instrs) if i.op == "state"}
+        self.plans = plans_of(made, sizes, dtype) if chunked else None
+        ahead, back = self.plans or (None, None)
         # the forward instruction whose rows each leaf of the backward program is
-        self.replay = made.replay if _replays(made, sizes, dtype, stepwise) else None
-        self.checked = slots = () if self.replay is None else self.replay.slots
+        replays = ahead is None and _replays(made, sizes, dtype, stepwise)
+        self.replay = made.replay if replays else None
+        slots = () if self.replay is None else self.replay.slots
+        self.checked = slots if ahead is None else tuple(sorted(ahead.found.slots))
+        known = self.checked
         self.leaves: dict[int, int] = {}
         self.again: dict[int, int] = {}  # of the leaves of the replay
         programs = [(backward, self.leaves)]
@@ -46,17 +59,21 @@ class Both:
             for k, instr in enumerate(program.instrs):
                 if instr.op == "saved":
                     leaves[k] = int(instr.attr("of"))  # type: ignore[arg-type]
-                elif instr.op == "past" and instr.slot not in slots:
+                elif instr.op == "past" and instr.slot not in known:
                     leaves[k] = reads[instr.slot]
-                elif instr.op == "next" and instr.slot not in slots:
+                elif instr.op == "next" and instr.slot not in known:
                     leaves[k] = forward.slots[instr.slot].next
+        if back is not None:
+            self.again = {k: k for k in back.found.given if forward.instrs[k].stage != "const"}
         self.x = [k for k, i in enumerate(backward.instrs) if i.op == "x"]
         self.dy = [k for k, i in enumerate(backward.instrs) if i.op == "dy"]
         self.kept = sorted({*self.leaves.values(), *self.again.values()})
-        self.alone = Executable(forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise, scan=scan)
+        self.alone = Executable(
+            forward, sizes, [forward.out], dtype=dtype, stepwise=stepwise, scan=scan, chunked=ahead
+        )
         wanted = [k for k in (forward.out, *self.kept) if forward.instrs[k].stage != "const"]
         self.forward = Executable(
-            forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots, scan=scan
+            forward, sizes, wanted, dtype=dtype, stepwise=stepwise, checks=slots, scan=scan, chunked=ahead
         )
         wanted = [] if made.dx is None else [made.dx]
         self.backward = Executable(
@@ -68,6 +85,7 @@ class Both:
             stepwise=stepwise,
             replay=self.replay,
             scan=scan,
+            chunked=back,
         )
 
     @cached_property
@@ -77,6 +95,14 @@ class Both:
         plain = {k for step in self.forward.steps if isinstance(step, Gap) for k in step.body}
         small = [k for k in self.kept if instrs[k].op == "x" or (k in plain and instrs[k].op == "lin")]
         return {k: self.dtype if k in small else self.forward.state for k in self.kept}
+
+    def between(self, count: int) -> int:
+        """How many steps lie between two matrices that the forward run keeps."""
+        return min(CHUNK, count) if self.plans is None else self.plans[0].steps
+
+    def room(self, count: int) -> int:
+        """How many of them there is room for."""
+        return Order.checkpoints(count) if self.plans is None else room_for(count, self.plans[0].steps)
 
     def run(
         self, x: Tensor, weights: Sequence[Tensor], first: Sequence[Tensor], steps: Steps, keep: bool
@@ -113,6 +139,10 @@ class Both:
             values.again = {k: rows[of] for k, of in self.again.items()}
             values.again |= {k: x for k, i in enumerate(self.replay.program.instrs) if i.op == "x"}
             values.once = self.eager.constants(values)
+        if self.plans is not None:
+            values.held = dict(zip(self.checked, checks, strict=True))
+            values.again = {k: x if made.forward.instrs[k].op == "x" else rows[k] for k in self.again}
+            values.once = self.forward.eager.constants(values)
         self.backward.run(values, Order.of(steps, True, x.device))
         ends = _End(program, self, values, steps)
         dx = None if made.dx is None else rows_of(program, made.dx, values, steps, self.sizes).to(x.dtype)
@@ -156,29 +186,49 @@ def _replays(made: Adjoint, sizes: Sizes, dtype: torch.dtype, stepwise: bool) ->
 
 
 class Runner:
-    """See `nas.backends.Runner`."""
+    """See `nas.backends.Runner`, and `Backend.compile_candidates`."""
 
     def __init__(self, cell: Cell, sizes: Sizes, stepwise: bool = False, scan: bool | None = None) -> None:
-        self.normal, self.adjoint = normal_cell(cell), adjoint_cell(cell)
+        self.cell, self.normal = cell, normal_cell(cell)
         self.sizes, self.stepwise, self.scan = sizes, stepwise, scan
         self.count = len(compile_program(cell).slots)
         self.key = key_of("triton", cell, sizes)
-        self.compiled: dict[torch.dtype, Both] = {}
+        self.compiled: dict[tuple[torch.dtype, bool], Both] = {}
 
     def __call__(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `nas.backends.Runner`."""
-        like = weights[0] if weights else x
+        if x.dim() == 3:
+            found: tuple[Tensor, tuple[Tensor, ...]] = self._side_by_side(x, weights, state, steps)
+            return found
         if traced(x):
+            like = weights[0] if weights else x
             return self._traced(x.to(like.dtype), weights, state, steps)
-        both = self.both(like.dtype)
-        first = divided(state, self.normal.slots)
+        return self._launched(x, weights, state, steps)
+
+    @torch.compiler.disable(reason="triton's candidates side by side are no operator that torch traces")  # type: ignore[untyped-decorator]
+    def _side_by_side(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Candidates. Their operator would have to call torch.vmap, which torch forbids where it runs compiled code."""
+        if traced(x):
+            raise BuildError("triton's candidates side by side are no operator that torch traces")
+        return self._launched(x, weights, state, steps)
+
+    def _launched(
+        self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        like = weights[0] if weights else x
+        axis = x.dim() - 1  # of a window's steps
+        # Kernels that compute a chunk of steps at once take no candidates, who are many programs as they are.
+        both = self.both(like.dtype, steps.count >= CHUNKED and x.dim() == 2)
+        first = divided(state, self.normal.slots, axis)
         given = (both, steps, len(weights), x.to(like.dtype), *weights, *first)
         with torch.cuda.device_of(x):
             y, *last = _Function.apply(*given)  # type: ignore[no-untyped-call]
         ends = [value.to(given.dtype) for value, given in zip(last, first, strict=True)]
-        return y, united(ends, self.normal.slots, self.count)
+        return y, united(ends, self.normal.slots, self.count, axis)
 
     def _traced(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
@@ -195,11 +245,35 @@ class Runner:
         last = [value.to(one.dtype) for value, one in zip(found[1:], first, strict=False)]
         return found[0], united(last, self.normal.slots, self.count)
 
-    def both(self, dtype: torch.dtype) -> Both:
-        """The programs for a type of numbers."""
-        if dtype not in self.compiled:
-            self.compiled[dtype] = Both(self.adjoint, self.sizes, dtype, self.stepwise, self.scan)
-        return self.compiled[dtype]
+    @property
+    def adjoint(self) -> Adjoint:
+        """The normal form and its adjoint."""
+        return adjoint_cell(self.cell)
+
+    def both(self, dtype: torch.dtype, chunked: bool = False) -> Both:
+        """The programs for a type of numbers; `chunked`: matrices a chunk of steps at once, where they can be."""
+        if (dtype, chunked) not in self.compiled:
+            both = Both(self.adjoint, self.sizes, dtype, self.stepwise, self.scan, chunked)
+            if both.plans is None:
+                self.compiled[dtype, False] = both
+            self.compiled[dtype, chunked] = both
+        return self.compiled[dtype, chunked]
+
+
+def plans_of(made: Adjoint, sizes: Sizes, dtype: torch.dtype) -> tuple[Plan, Plan] | None:
+    """How the matrices of both programs are computed a chunk of steps at once, if all of them can be."""
+    ahead = matrices(made.forward)
+    back = None if ahead is None else matrices(made.backward, ahead.chains)
+    if ahead is None or back is None or not fits(sizes):
+        return None
+    options: dict[str, Any] = {
+        "compute": "tl.float64" if dtype == torch.float64 else "tl.float32",
+        "exact": dtype != torch.bfloat16,
+    }
+    return (
+        plan(made.forward, made.forward, ahead, sizes, reverse=False, **options),
+        plan(made.backward, made.forward, back, sizes, reverse=True, **options),
+    )
 
 
 def traced(x: Tensor) -> bool:
@@ -216,7 +290,7 @@ class _Function(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, first = rest[:count], rest[count:]
         wants = any(ctx.needs_input_grad)
-        y, last, saved = both.run(x, weights, first, steps, wants)
+        y, last, saved = run(both, x, weights, first, steps, wants)
         if wants:
             ctx.both, ctx.steps, ctx.counts = both, steps, (count, len(first))
             ctx.save_for_backward(x, *weights, *first, *saved)
@@ -228,7 +302,7 @@ class _Function(torch.autograd.Function):
         both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
         x, *rest = ctx.saved_tensors
         weights, first, saved = rest[:count], rest[count : count + slots], rest[count + slots :]
-        dx, grads, dfirst = both.pull(x, weights, saved, dy, dlast, steps)
+        dx, grads, dfirst = pull(both, x, weights, saved, dy, dlast, steps)
         ends = [value.to(one.dtype) for value, one in zip(dfirst, first, strict=True)]
         return (None, None, None, dx, *grads, *ends)
 
@@ -262,6 +336,8 @@ class _End:
         """The value of an instruction."""
         if k in self.values.consts:
             return self.values.consts[k]
+        if k in self.values.totals:
+            return self.values.totals[k]
         if k not in self.made:
             self.made[k] = self._compute(k)
         return self.made[k]
@@ -280,8 +356,6 @@ class _End:
         return rows_of(self.program, k, self.values, self.steps, self.both.sizes)
 
     def _total(self, k: int) -> Tensor:
-        if k in self.values.totals:
-            return self.values.totals[k]
         return self._rows(self.program.instrs[k].args[0]).to(self.both.backward.state).sum(0)
 
     def _gram(self, k: int) -> Tensor:

@@ -1,0 +1,385 @@
+"""What each operation is on a stack: arrays [layers, sets, *own, B], the batch last.
+
+With the batch last, numbers per head, rows and columns of matrices broadcast over whole runs of it, products of
+weights need no transposed copies, and several maps of one operand are one product. Operations without an entry here
+run as `grammar.renderings` has them, between two moves of the batch axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grammar.graph import Graph, Node
+from grammar.machine import Machine
+from grammar.ops import block_count
+from grammar.renderings import Array, Value, elementwise_function
+from grammar.types import NUM, SCAL, Type
+
+Values = list[Any]  # by node: arrays [layers, sets, *own, B], floats for numbers
+Step = Callable[[Values], Value]
+
+_FLAT = ("in", "vec", "cvec")
+_MATRICES = ("mat", "cmat")
+
+
+def sigmoid(a: Array) -> Array:
+    """1 / (1 + exp(-a)): exp may overflow, which gives the limit 0."""
+    result = np.negative(a)
+    np.exp(result, out=result)
+    result += 1
+    return np.divide(1, result, out=result)
+
+
+def _lerp(gate: Array, a: Value, b: Value) -> Array:
+    kept = 1 - gate
+    kept *= a
+    blended = gate * b
+    blended += kept
+    return blended
+
+
+# Functions of one array or several of one shape, that give what those of `renderings` give in fewer passes.
+_QUICK: Mapping[str, Callable[..., Any]] = {
+    "sigmoid": sigmoid,
+    "silu": lambda a: a * sigmoid(a),
+    "leaky_relu": lambda a: np.maximum(a, 0.01 * a),
+}
+
+
+class Layout:
+    """Shapes of values on a stack of `lead` = (layers, sets), for `batch` rows."""
+
+    def __init__(self, machine: Machine, lead: tuple[int, int], batch: int) -> None:
+        self.machine, self.lead, self.batch = machine, lead, batch
+        self.sizes = machine.sizes
+
+    def shape(self, type_: Type) -> tuple[int, ...]:
+        """Of a value of this type."""
+        return (*self.lead, *self.sizes.shape(type_), self.batch)
+
+    def full(self, value: Value, type_: Type) -> Array:
+        """A value at its full shape, in one piece."""
+        kind = self.machine.complex if type_.is_complex else self.machine.dtype
+        given = np.asarray(value, dtype=kind)
+        shape = self.shape(type_)
+        return given if given.shape == shape else np.ascontiguousarray(np.broadcast_to(given, shape))
+
+    def taken(self, array: Array, type_: Type) -> Array:
+        """From [.., B or 1, *own] of `Machine` to this layout."""
+        own = self.machine.rank(type_)
+        padded = self.machine.padded(np.asarray(array), type_)
+        return self.full(np.moveaxis(padded, -1 - own, -1), type_)
+
+    def given(self, value: Value, type_: Type) -> Value:
+        """From this layout to that of `Machine`."""
+        return value if type_ == NUM else np.moveaxis(np.asarray(value), -1, len(self.lead))
+
+    def own(self, array: Array, shape: Sequence[int]) -> Array:
+        """A weight [.., *own] for every set and row: [layers, sets, *own, B], in one piece."""
+        return np.ascontiguousarray(np.broadcast_to(array[..., None], (*self.lead, *shape, self.batch)))
+
+    def per_head(self, type_: Type) -> tuple[int, ...]:
+        """The shape of a value of `type_` seen per head, with an axis of its own for the numbers of one head."""
+        sizes = self.sizes
+        inner = (1,) if type_ == SCAL else (sizes.key_size,) if type_.kind == "key" else (sizes.value_size,)
+        return (*self.lead, sizes.heads, *inner, self.batch)
+
+    def as_matrix(self, type_: Type) -> tuple[int, ...]:
+        """The shape with which a value of `type_` joins a mat: key by rows, vec by columns, scal per head."""
+        sizes = self.sizes
+        inner = {"scal": (1, 1), "key": (sizes.key_size, 1)}.get(type_.kind, (1, sizes.value_size))
+        if type_.kind in _MATRICES:
+            inner = (sizes.key_size, sizes.value_size)
+        return (*self.lead, sizes.heads, *inner, self.batch)
+
+
+def make_step(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
+    """A function for one node; `past(index)` gives earlier values of its operand, oldest first."""
+    node = graph.nodes[index]
+    types = [graph.nodes[a].type for a in node.args]
+    function = _QUICK.get(node.op) or elementwise_function(node.op)
+    if function is not None:
+        step = _elementwise(layout, node, types, function)
+    else:
+        maker = _MAKERS.get(node.op)
+        step = maker(layout, node, types) if maker else None
+        if node.op == "shift":
+            step = lambda values: past(index)[-1]  # noqa: E731
+    return step or _as_rendered(layout, graph, index, past)
+
+
+def _as_rendered(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
+    """The rendering of the table, between two moves of the batch axis."""
+    node = graph.nodes[index]
+    types = {a: graph.nodes[a].type for a in node.args}
+
+    def step(values: Values) -> Value:
+        args = {a: layout.given(values[a], type_) for a, type_ in types.items()}
+        kind = next(iter(types.values()), node.type)
+        earlier = [np.asarray(layout.given(array, kind)) for array in past(index)]
+        return layout.taken(np.asarray(layout.machine.apply(index, args, earlier)), node.type)
+
+    return step
+
+
+# ---- elementwise ------------------------------------------------------------------------------
+
+
+def _elementwise(
+    layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any]
+) -> Step | None:
+    kinds = {t.kind for t in types if t != NUM}
+    if not kinds:
+        return None
+    step = _applied(function, node.args)
+    if kinds == {node.type.kind} or (node.type.kind in _FLAT and kinds <= set(_FLAT)):
+        return step
+    if kinds <= set(_MATRICES) and node.type.kind in _MATRICES:
+        return step
+    if node.type.kind in _MATRICES and kinds & set(_MATRICES):
+        shape_of = layout.as_matrix
+    elif (node.type.kind in _FLAT and kinds & set(_FLAT)) or (
+        node.type.kind == "key" and kinds == {"key", "scal"}
+    ):
+        shape_of = layout.per_head
+    else:
+        return None
+    shapes = [None if t == NUM else shape_of(t) for t in types]
+    result = layout.shape(node.type)
+    args = node.args
+
+    def aligned(values: Values) -> Value:
+        seen = [values[a] if s is None else values[a].reshape(s) for a, s in zip(args, shapes, strict=True)]
+        return np.asarray(function(*seen)).reshape(result)
+
+    return aligned
+
+
+def _applied(function: Callable[..., Any], args: Sequence[int]) -> Step:
+    if len(args) == 1:
+        (a,) = args
+        return lambda values: function(values[a])
+    if len(args) == 2:
+        a, b = args
+        return lambda values: function(values[a], values[b])
+    return lambda values: function(*[values[i] for i in args])
+
+
+# ---- heads and matrices -----------------------------------------------------------------------
+
+Maker = Callable[[Layout, Node, Sequence[Type]], Step | None]
+
+
+def _norm(function: Callable[[Array], Array]) -> Maker:
+    """Over the last axis of each head: a vec per head, a key over K, x over D, a mem over n."""
+
+    def maker(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
+        (a,) = node.args
+        if types[0].kind in ("in", "key", "mem"):
+            return lambda values: function(values[a])
+        if types[0].kind != "vec":
+            return None
+        shape, result = layout.per_head(types[0]), layout.shape(node.type)
+        return lambda values: function(values[a].reshape(shape)).reshape(result)
+
+    return maker
+
+
+def _l2norm(a: Array) -> Array:
+    return np.asarray(a / np.sqrt((a * a).sum(axis=-2, keepdims=True) + 1e-12))
+
+
+def _rmsnorm(a: Array) -> Array:
+    return np.asarray(a / np.sqrt((a * a).mean(axis=-2, keepdims=True) + 1e-6))
+
+
+def _lnorm(a: Array) -> Array:
+    centred = a - a.mean(axis=-2, keepdims=True)
+    centred /= np.sqrt((centred * centred).mean(axis=-2, keepdims=True) + 1e-5)
+    return np.asarray(centred)
+
+
+def _softmax(a: Array) -> Array:
+    shifted = a - a.max(axis=-2, keepdims=True)
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum(axis=-2, keepdims=True)
+    return np.asarray(shifted)
+
+
+def _outer(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
+    (a, b), rows, columns = node.args, layout.as_matrix(types[0]), layout.as_matrix(types[1])
+    return lambda values: values[a].reshape(rows) * values[b].reshape(columns)
+
+
+def _read(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
+    (a, b), rows, result = node.args, layout.as_matrix(types[1]), layout.shape(node.type)
+    return lambda values: (values[a] * values[b].reshape(rows)).sum(axis=-3).reshape(result)
+
+
+def _readt(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
+    (a, b), columns = node.args, layout.as_matrix(types[1])
+    return lambda values: (values[a] * values[b].reshape(columns)).sum(axis=-2)
+
+
+def _reduced(function: Callable[..., Array], count: int) -> Maker:
+    """A number per head from `count` operands seen per head."""
+
+    def maker(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
+        if any(t.kind not in (*_FLAT, "key") for t in types):
+            return None
+        shapes = [layout.per_head(t) for t in types]
+        if count == 1:
+            (a,), (shape,) = node.args, shapes
+            return lambda values: function(values[a].reshape(shape))
+        (a, b), (first, second) = node.args, shapes
+        return lambda values: function(values[a].reshape(first), values[b].reshape(second))
+
+    return maker
+
+
+def _reshaped(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
+    (a,), shape = node.args, layout.shape(node.type)
+    return lambda values: values[a].reshape(shape)
+
+
+# ---- weights ----------------------------------------------------------------------------------
+
+
+def _diag(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
+    (a,) = node.args
+    weight = layout.own(layout.machine.weights[node.weight]["w"], layout.sizes.shape(node.type))
+    return lambda values: values[a] * weight
+
+
+def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
+    """Maps of small rank, of blocks or transposed; plain ones are made by `shared_maps`."""
+    arrays = layout.machine.weights[node.weight]
+    flat: list[tuple[int, ...]] = [(*layout.lead, -1, layout.batch)] * len(types)
+    result = layout.shape(node.type)
+    factors: list[list[Array]] = []
+    for i in range(len(types)):
+        if node.attr("rank"):
+            factors.append([arrays[f"v{i}"], arrays[f"u{i}"]])
+            continue
+        weight = arrays[f"w{i}"]
+        factors.append([np.swapaxes(weight, -1, -2) if node.attr("transpose") else weight])
+    blocks = layout.sizes.at(block_count(dict(node.attrs))) if node.attr("blocks", 1) != 1 else 0
+    if blocks:
+        flat = [(*layout.lead, blocks, -1, layout.batch)] * len(types)
+    bias = _bias(layout, node)
+
+    def step(values: Values) -> Value:
+        total: Any = bias
+        for arg, shape, matrices in zip(node.args, flat, factors, strict=True):
+            product = values[arg].reshape(shape)
+            for matrix in matrices:
+                product = matrix @ product
+            product = product.reshape((*layout.lead, -1, layout.batch))
+            total = product if total is None else total + product
+        return np.asarray(total).reshape(result)
+
+    return step
+
+
+def _bias(layout: Layout, node: Node) -> Array | None:
+    if not node.attr("bias", True):
+        return None
+    array = layout.machine.weights[node.weight]["b"]
+    return layout.own(array, array.shape[-1:])
+
+
+_MAKERS: Mapping[str, Maker] = {
+    "l2norm": _norm(_l2norm),
+    "rmsnorm": _norm(_rmsnorm),
+    "lnorm": _norm(_lnorm),
+    "softmax": _norm(_softmax),
+    "outer": _outer,
+    "read": _read,
+    "readt": _readt,
+    "dot": _reduced(lambda a, b: np.asarray((a * b).sum(axis=-2)), 2),
+    "hsum": _reduced(lambda a: np.asarray(a.sum(axis=-2)), 1),
+    "hmax": _reduced(lambda a: np.asarray(a.max(axis=-2)), 1),
+    "toval": _reshaped,
+    "tokey": _reshaped,
+    "diag": _diag,
+    "lin": _lin,
+}
+
+
+@dataclass
+class SharedMaps:
+    """Plain `lin` nodes: for each operand one product with the matrices of all of them, of which each takes its rows.
+
+    `before[node]` are the products to make before that node, with the places of their results in the values;
+    `steps[node]` adds up the rows of the node.
+    """
+
+    before: dict[int, list[tuple[int, Step]]]
+    steps: dict[int, Step]
+    last: dict[int, int]  # by place, the node that reads it last
+    places: int  # of results, behind those of the nodes
+
+
+def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMaps:
+    """The products of the plain `lin` nodes of `order`, which come after their operands."""
+    plain = [i for i in order if graph.nodes[i].op == "lin" and set(dict(graph.nodes[i].attrs)) <= {"bias"}]
+    readers: dict[int, list[tuple[int, int]]] = {}  # by operand: nodes, and which of their operands it is
+    for i in plain:
+        for j, arg in enumerate(graph.nodes[i].args):
+            readers.setdefault(arg, []).append((i, j))
+    found = SharedMaps({}, {}, {}, len(readers))
+    parts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in plain}
+    for slot, (arg, uses) in enumerate(readers.items(), start=len(graph.nodes)):
+        begin, matrices, biases = 0, [], []
+        for i, j in uses:
+            node = graph.nodes[i]
+            matrices.append(layout.machine.weights[node.weight][f"w{j}"])
+            rows = matrices[-1].shape[-2]
+            bias = _bias(layout, node) if j == 0 else None
+            biases.append(np.zeros((*layout.lead, rows, 1), layout.machine.dtype) if bias is None else bias)
+            parts[i].append((slot, begin, begin + rows))
+            begin += rows
+        found.last[slot] = uses[-1][0]
+        some = any(j == 0 and graph.nodes[i].attr("bias", True) for i, j in uses)
+        found.before.setdefault(uses[0][0], []).append(
+            (slot, _product(layout, arg, matrices, biases if some else []))
+        )
+    found.steps.update({i: _added(layout, graph.nodes[i], parts[i]) for i in plain})
+    return found
+
+
+def _product(layout: Layout, arg: int, matrices: Sequence[Array], biases: Sequence[Array]) -> Step:
+    sets = [np.broadcast_to(m, (*layout.lead, *m.shape[-2:])) for m in matrices]
+    matrix = np.concatenate(sets, axis=-2) if len(sets) > 1 else sets[0]
+    full = [np.broadcast_to(b, (*b.shape[:-1], layout.batch)) for b in biases]
+    bias = np.concatenate(full, axis=-2) if len(full) > 1 else full[0] if full else None
+    flat = (*layout.lead, -1, layout.batch)
+
+    def step(values: Values) -> Value:
+        product = matrix @ values[arg].reshape(flat)
+        if bias is not None:
+            product += bias
+        return np.asarray(product)
+
+    return step
+
+
+def _added(layout: Layout, node: Node, parts: Sequence[tuple[int, int, int]]) -> Step:
+    """The sum of the rows that belong to a node, in the shape of its type."""
+    result = layout.shape(node.type)
+    (slot, begin, end), *others = parts
+    if not others:
+        return lambda values: values[slot][:, :, begin:end].reshape(result)
+    (slot2, begin2, end2), *more = others
+
+    def step(values: Values) -> Value:
+        total = values[slot][:, :, begin:end] + values[slot2][:, :, begin2:end2]
+        for place, first, last in more:
+            total += values[place][:, :, first:last]
+        return np.asarray(total.reshape(result))
+
+    return step

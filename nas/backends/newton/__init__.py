@@ -1,0 +1,1 @@
+"""Newton's method over time: all steps of an elementwise nonlinear recurrence at once, by scans."""
