@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from made_runs import make_run
 from predictor_fixtures import rows, sampled, scores, small
 
 from grammar import parse
-from predictors import fit_rows
+from predictors import fit_rows, load
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,22 @@ def test_tables_of_cells_and_scores(tmp_path: Path) -> None:
     other = recell("predictor", "fit", tmp_path / "t.jsonl", "-o", tmp_path / "q", "--json").json
     assert one["cells"] == other["cells"] == 12
     assert one["held_out"] == other["held_out"]
+
+
+def test_zero_cost_scores_are_taken_again_for_queries(tmp_path: Path) -> None:
+    values = scores(rows(), fail=False)
+    lines = [
+        json.dumps({"cell": cell.one_line, "score": float(value)})
+        for cell, value in zip(sampled()[:9], values, strict=False)
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "p"
+    card = recell("predictor", "fit", tmp_path / "t.jsonl", "-o", out, "--zero-cost", "--json").json
+    assert card["extras"] > 0
+    assert recell("predict", "-p", out, "zoo:gru", "--json").json[0]["std"] > 0
+    model = load(out)
+    replace(model, card={**model.card, "zero_cost": "another"}).save(out)
+    assert "zero-cost scores of another version" in refused("predict", "-p", out, "zoo:gru")
 
 
 def test_similar(tmp_path: Path) -> None:

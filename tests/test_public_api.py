@@ -82,7 +82,7 @@ PUBLIC: dict[str, str] = {
     """,
     "nas.training": """
         Recipe TrialResult TrialSpec evaluate learning_rate load_trained match_width measure_latency static_metrics
-        train trained_vocabulary
+        train trained_vocabulary zero_cost_columns zero_cost_key zero_cost_names
     """,
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode

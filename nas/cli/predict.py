@@ -16,6 +16,9 @@ from nas.cli.errors import UsageError
 from nas.cli.values import read_cell
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from grammar import Cell
     from predictors import Predictor
 
@@ -51,7 +54,7 @@ def predict(
     """Say how good cells will be before they are trained, and how sure that is."""
     model = opened(predictor, task)
     found = [read_cell(text) for text in cells]
-    said = model.predict(found, *_no_extras(model, len(found)))
+    said = model.predict(found, _extras(model, found))
     rows: list[dict[str, Any]] = [
         {
             "cell": cell.one_line,
@@ -94,13 +97,20 @@ def opened(predictor: Path | None, task: str | None) -> Predictor:
     return load(predictor) if predictor is not None else shipped(task or "text")
 
 
-def _no_extras(model: Predictor, count: int) -> list[Any]:
-    if model.extras:
+def _extras(model: Predictor, cells: list[Cell]) -> NDArray[np.float64] | None:
+    """The columns beyond the encoding that a predictor wants: zero-cost scores are made here."""
+    if not model.extras:
+        return None
+    if "zero_cost" not in model.card:
         raise UsageError(
             f"this predictor also wants {model.extras} further values of each cell, such as losses of first epochs; "
             "give them in Python: predictors.load(path).predict(cells, extras)"
         )
-    return []
+    from nas.training import zero_cost_columns, zero_cost_key
+
+    if model.card["zero_cost"] != zero_cost_key():
+        raise UsageError("this predictor was fitted to zero-cost scores of another version; fit it anew")
+    return zero_cost_columns(cells)
 
 
 def _about(model: Predictor) -> list[str]:
@@ -124,6 +134,9 @@ def fit(
     sources: SourcesArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     seed: Annotated[int, typer.Option(help="Same seed, same predictor.")] = 0,
+    zero_cost: Annotated[
+        bool, typer.Option("--zero-cost", help="Also take scores of gradients, some 45 ms a cell.")
+    ] = False,
     small: Annotated[
         bool, typer.Option("--small", help="A ninth of the bytes; what it says changes a little.")
     ] = False,
@@ -137,8 +150,13 @@ def fit(
         names = sorted(" ".join(part for part in task if part) for task in tasks)
         raise UsageError(f"one predictor is of one task at one size; these are runs of {', '.join(names)}")
     about = dict(zip(("task", "size", "unit"), next(iter(tasks), ("",)), strict=False))
-    card = {**about, "sources": [path.name for path in sources]}
-    model = fit_predictor(cells, scores, seed=seed, card=card)
+    card: dict[str, Any] = {**about, "sources": [path.name for path in sources]}
+    extras = None
+    if zero_cost:
+        from nas.training import zero_cost_columns, zero_cost_key
+
+        card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
+    model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card)
     model.save(out, small)
     _show_card(model, json)
 
@@ -156,7 +174,7 @@ def evaluate(
 
     model = load(predictor)
     cells, scores, _ = _records(sources)
-    said = model.predict(cells, *_no_extras(model, len(cells)))
+    said = model.predict(cells, _extras(model, cells))
     truth = np.array(scores)
     ok = np.isfinite(truth)
     if ok.sum() < 2:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from nas.training.spec import TrialResult as TrialResult
     from nas.training.spec import TrialSpec as TrialSpec
     from nas.training.width import match_width as match_width
+    from nas.training.zero_cost import zero_cost_columns as zero_cost_columns
+    from nas.training.zero_cost import zero_cost_key as zero_cost_key
+    from nas.training.zero_cost import zero_cost_names as zero_cost_names
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -33,5 +36,8 @@ __getattr__, __dir__, __all__ = attach(
         "static_metrics": "nas.training.metrics",
         "train": "nas.training.loop",
         "trained_vocabulary": "nas.training.checkpoint",
+        "zero_cost_columns": "nas.training.zero_cost",
+        "zero_cost_key": "nas.training.zero_cost",
+        "zero_cost_names": "nas.training.zero_cost",
     },
 )
