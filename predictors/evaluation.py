@@ -17,6 +17,7 @@ from predictors.encoding import GROUPS, encoding_names
 from predictors.fitting import failing_auc, fit_rows
 from predictors.metrics import coverage, kendall_tau, spearman
 from predictors.predictor import Predictor
+from predictors.shipping import shipped
 
 Floats = NDArray[np.float64]
 
@@ -97,6 +98,26 @@ def wt2(bench: Bench, seed: int) -> Mapping[str, float]:
             (f"WT2, {count} cells + 1 epoch", first_epoch(bench)),
         ):
             found |= _on_wt2(name, bench, order[:count], order[count:], seed, extras, None)
+    return found
+
+
+def beside_shipped(bench: Bench, seed: int) -> Mapping[str, float]:
+    """The predictor of `text` that ships: without any label, and as the prior of few labels, on the same splits."""
+    prior = shipped("text")
+    found: dict[str, float] = {}
+    for name, truth, held, counts in (
+        ("PTB", bench.table.ptb, PTB_TEST, (50, 100, 200)),
+        ("WT2", bench.table.wt2, 0, (50, 100)),
+    ):
+        order = np.random.default_rng(seed).permutation(bench.where(truth))
+        found[f"{name}, no cell, by what ships"] = kendall_tau(
+            prior.predict_rows(bench.rows[order]).rank, truth[order]
+        )
+        for count in counts:
+            train, test = order[held : held + count], order[:held] if held else order[count:]
+            model = fit_rows(bench.rows[train], truth[train], seed=seed, prior=prior, check=False)
+            said = model.predict_rows(bench.rows[test])
+            found[f"{name}, {count} cells + what ships"] = kendall_tau(said.rank, truth[test])
     return found
 
 
@@ -211,6 +232,7 @@ MEASURES: Mapping[str, Measure] = {
     "many": ptb_many,
     "ablation": ablation,
     "curves": curves,
+    "shipped": beside_shipped,
 }
 
 

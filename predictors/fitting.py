@@ -30,6 +30,7 @@ _HELD_TREES = 40  # of each fold: enough to know errors
 _MANY = 600  # labels from which on columns are weighted by what trees made of them
 _MOST_FOR_PROCESS = 3000  # a process takes time and memory of the square of the cells and more
 _SHARES = (0.5, 0.5)  # of the trees and of the process
+_DRAWN = 10  # rows that speak for the labels of the task alone, beside a prior
 _SHARES_ON_PRIOR = (0.3, 0.3)  # as corrections of a prior; less than 1 in all, as few labels say little
 _OUTSIDE = 0.4  # copies of outside columns, in parts of all columns, among which the trees choose
 _PRIOR, _EXTRAS = 3, 4  # groups of columns from outside, behind those of the encoding
@@ -140,16 +141,25 @@ def fit_ranker(
     of = [groups[i] for i in columns.used]
     slope, shares = 0.0, _SHARES
     base = _untrained(columns, scaled, targets)
-    said = np.zeros(len(y))
+    said, distance, offered = np.zeros(len(y)), _DISTANCE, of
     if _PRIOR in groups:
         said = x[:, PRIOR_COLUMN]
-        slope = max(float(said @ targets / (said @ said + 1)), 0.0)
-        base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
+        weights = _weights_beside(said, scaled, targets, of)
+        if weights is None:
+            slope = max(float(said @ targets / (said @ said + 1)), 0.0)
+            base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
+        else:
+            slope, shares = weights[1], (_SHARES[0] * weights[0], _SHARES[1] * weights[0])
+            scaled = np.where(
+                np.equal(of, _PRIOR), 0.0, scaled
+            )  # it is beside the trees and the process, not in them
+            distance = {**_DISTANCE, _PRIOR: 0.0}
+            offered = [_PRIOR - 1 if group == _PRIOR else group for group in of]
     left = targets - scaled @ base
-    trees, importances = _fit_trees(scaled, left, of, seed, _TREES)
+    trees, importances = _fit_trees(scaled, left, offered, seed, _TREES)
     process, without = None, np.zeros(len(y))
     if len(y) <= _MOST_FOR_PROCESS:
-        weights, grid = column_weights(of, _DISTANCE), FEW
+        weights, grid = column_weights(of, distance), FEW
         if len(y) > _MANY:
             weights, grid = weights * (importances / importances.mean() + _LEAST_IMPORTANCE), MANY
         process, without = fit_process(scaled, targets, weights / weights.sum(), grid)
@@ -158,8 +168,32 @@ def fit_ranker(
     ranker = Ranker(columns, trees, process, shares, slope, base)
     if not check:
         return ranker, np.zeros(len(y)), np.zeros(len(y))
-    rank, spread = _held_out(scaled, left, of, seed)
+    rank, spread = _held_out(scaled, left, offered, seed)
     return ranker, shares[0] * (rank + scaled @ base) + shares[1] * without + slope * said, spread
+
+
+def _weights_beside(
+    said: Floats, scaled: Floats, targets: Floats, of: Sequence[int]
+) -> tuple[float, float] | None:
+    """What the labels' own model and the prior weigh, where the prior is the weaker; None where it is the stronger.
+
+    Both are held against labels that neither saw: a process leaves out each row in turn. The weights are those of
+    least squares, drawn towards the labels' own model alone by the worth of a few rows.
+    """
+    if len(targets) > _MOST_FOR_PROCESS:
+        return None
+    own = [group for group in of if group != _PRIOR]
+    within = scaled[:, [i for i, group in enumerate(of) if group != _PRIOR]]
+    weights = column_weights(own, _DISTANCE)
+    _, without = fit_process(within, targets, weights / weights.sum(), FEW)
+    if not said.std() or not without.std():
+        return None
+    if np.corrcoef(said, targets)[0, 1] >= np.corrcoef(without, targets)[0, 1]:
+        return None
+    both = np.stack([without, said], axis=1)
+    drawn = _DRAWN * np.diag(both.var(axis=0))
+    found = np.linalg.solve(both.T @ both + drawn, both.T @ targets + drawn @ [1.0, 0.0])
+    return max(float(found[0]), 0.1), max(float(found[1]), 0.0)
 
 
 def _untrained(columns: Columns, scaled: Floats, targets: Floats) -> Floats:

@@ -69,6 +69,19 @@ def test_order_and_twins_of_the_table_mean_nothing() -> None:
     assert one.card["cells"] == 20
 
 
+def test_a_prior_that_knows_less_than_the_labels_hardly_counts() -> None:
+    x, test = rows(), rows(seed=1, count=60)
+    y, truth = scores(x, fail=False), scores(test, fail=False)
+    noise = fit_rows(x, np.random.default_rng(0).normal(size=len(x)), check=False)
+    alone, beside = fit_rows(x, y, check=False), fit_rows(x, y, prior=noise, check=False)
+    assert beside.ranker.slope < 0.2
+    assert sum(beside.ranker.shares) > 0.8
+    loss = kendall_tau(alone.predict_rows(test).rank, truth) - kendall_tau(
+        beside.predict_rows(test).rank, truth
+    )
+    assert loss < 0.05  # other trees are drawn
+
+
 def test_a_prior_of_another_task_helps() -> None:
     x, test = rows(), rows(seed=1)
     y, truth = scores(x, fail=False), scores(test, fail=False)
