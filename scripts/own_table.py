@@ -1,9 +1,11 @@
 """recell's own table of trained cells: draw its cells, and put what runs made of them into one file.
 
     python scripts/own_table.py draw -o cells.txt
+    python scripts/own_table.py draw --seed 7 --shares nasbench_nlp=700+300 --without-zoo -o more.txt
     recell search --out runs/text --method list -O cells=cells.txt --task text --size table --data FILE \
         --budget 4h --workers 2 --finalists 0                 # and so on for each task; `recell resume` after a break
-    python scripts/own_table.py collect runs/text runs/arithmetic ... -o predictors/tables/own.jsonl.gz
+    python scripts/own_table.py collect runs/text runs/arithmetic ... --cells cells.txt more.txt \
+        -o predictors/tables/own.jsonl.gz
 
 A row is a trial: cell, digest, name, origin, space, task, size, seed, status, score, curve, params, width, steps,
 seconds. Runs that are not finished can be collected as well. The file's digest is the same for the same trials.
@@ -15,7 +17,7 @@ import argparse
 import gzip
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,11 @@ class Drawn:
     name: str = ""
 
 
-def draw(seed: int = 0) -> list[Drawn]:
-    """The zoo's time cells, samples and mutants, no two that compute the same, in random order."""
+def draw(seed: int = 0, shares: Mapping[str, tuple[int, int]] = SHARES, with_zoo: bool = True) -> list[Drawn]:
+    """The zoo's time cells, samples and mutants, no two that compute the same, in random order.
+
+    Without the zoo its cells are left out, and what computes the same as one of them.
+    """
     rng = np.random.default_rng(seed)
     known = [Drawn(zoo(name), "zoo", name=name) for name in zoo_names() if zoo(name).kind == "time"]
     found, seen = [], set[str]()
@@ -58,7 +63,7 @@ def draw(seed: int = 0) -> list[Drawn]:
 
     for one in known:
         add(one)
-    for name, (samples, mutants) in SHARES.items():
+    for name, (samples, mutants) in shares.items():
         space = load_space(name)
         parents = [zoo(claimed) for claimed in space.claims]
         taken = 0
@@ -72,7 +77,19 @@ def draw(seed: int = 0) -> list[Drawn]:
             for _ in range(int(rng.integers(1, MOST_CHANGES + 1))):
                 cell = space.vary(cell, rng).cell
             taken += add(Drawn(cell, "mutant", name))
-    return [found[int(i)] for i in rng.permutation(len(found))]
+    drawn = [found[int(i)] for i in rng.permutation(len(found))]
+    return drawn if with_zoo else [one for one in drawn if one.origin != "zoo"]
+
+
+def read_shares(text: str) -> tuple[str, tuple[int, int]]:
+    """NAME=SAMPLES+MUTANTS."""
+    name, equals, counts = text.partition("=")
+    samples, plus, mutants = counts.partition("+")
+    if not (equals and plus and samples.isdigit() and mutants.isdigit()):
+        raise argparse.ArgumentTypeError(
+            f"a share is NAME=SAMPLES+MUTANTS, such as gated=120+45; got {text!r}"
+        )
+    return name, (int(samples), int(mutants))
 
 
 def write_cells(drawn: list[Drawn], path: Path) -> None:
@@ -136,20 +153,22 @@ def main(argv: list[str] | None = None) -> int:
     drawing = commands.add_parser("draw", help="write the file of cells")
     drawing.add_argument("-o", dest="out", type=Path, required=True)
     drawing.add_argument("--seed", type=int, default=0)
+    drawing.add_argument("--shares", type=read_shares, nargs="+", help="of each space, NAME=SAMPLES+MUTANTS")
+    drawing.add_argument("--without-zoo", action="store_true")
     collecting = commands.add_parser("collect", help="write the table of what runs made of them")
     collecting.add_argument("runs", nargs="+", type=Path)
-    collecting.add_argument("--cells", type=Path, required=True, help="the file of cells")
+    collecting.add_argument("--cells", nargs="+", type=Path, required=True, help="the files of cells")
     collecting.add_argument("-o", dest="out", type=Path, required=True)
     asked = parser.parse_args(argv)
     if asked.command == "draw":
-        drawn = draw(asked.seed)
+        drawn = draw(asked.seed, dict(asked.shares or SHARES), not asked.without_zoo)
         write_cells(drawn, asked.out)
         print(f"{len(drawn)} cells in {asked.out}")
         return 0
     try:
-        about = read_cells(asked.cells)
+        about = {digest: one for path in asked.cells for digest, one in read_cells(path).items()}
     except (OSError, ValueError, GrammarError) as error:
-        print(f"cannot read {asked.cells}: {error}", file=sys.stderr)
+        print(f"cannot read the cells: {error}", file=sys.stderr)
         return 2
     found = [row for run in asked.runs for row in rows(run, about)]
     write_table(found, asked.out)

@@ -27,8 +27,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def drawn(script: ModuleType) -> list[object]:
-    vars(script)["SHARES"] = {"gated": (6, 4), "diagonal": (3, 2)}
-    found: list[object] = script.draw(seed=3)
+    found: list[object] = script.draw(3, {"gated": (6, 4), "diagonal": (3, 2)})
     return found
 
 
@@ -58,3 +57,10 @@ def test_same_rows_same_bytes(script: ModuleType, tmp_path: Path) -> None:
     first, second = ((tmp_path / name / "t.jsonl.gz").read_bytes() for name in ("a", "b"))
     assert first == second
     assert [json.loads(line) for line in gzip.decompress(first).decode().splitlines()] == rows
+
+
+def test_shares_are_read(script: ModuleType) -> None:
+    assert script.read_shares("gated=12+3") == ("gated", (12, 3))
+    with pytest.raises(script.argparse.ArgumentTypeError, match="NAME=SAMPLES"):
+        script.read_shares("gated=12")
+    assert "zoo" not in {one.origin for one in script.draw(3, {"gated": (4, 2)}, False)}
