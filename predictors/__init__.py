@@ -22,6 +22,7 @@ from predictors.predictor import Predictor as Predictor
 from predictors.probes import probe_features as probe_features
 from predictors.probes import probe_names as probe_names
 from predictors.shipping import shipped as shipped
+from predictors.shipping import shipped_scores as shipped_scores
 from predictors.shipping import shipped_tasks as shipped_tasks
 from predictors.similar import Neighbour as Neighbour
 from predictors.similar import similar as similar

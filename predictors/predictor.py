@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 
 PRIOR_COLUMN = len(encoding_names())  # where the rank of a prior stands, behind the encoding
 PRIOR_COLUMNS = 2  # its rank and its mean
+_KINDS = [encoding_names().index(f"statistics.{name}") for name in ("children", "states_seq")]  # trees, depth
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,18 @@ class Predictor:
         mean = self.scale(rank)
         factor, least = self.errors
         std = np.sqrt((factor * spread * self.scale.slope(rank)) ** 2 + least**2)
-        novelty = self.novelty(rows)
+        novelty = self.novelty(rows) + self._of_another_kind(rows)
         fails = np.full(len(rows), np.nan)
         if self.failing is not None:
             fails = self.failing.each(self.ranker.columns(x)).mean(axis=1)
         return Prediction(mean, std, novelty > 1, novelty, fails, rank, spread)
+
+    def _of_another_kind(self, rows: Floats) -> NDArray[np.bool_]:
+        """Cells over trees or depth where all that were fitted run over time: few columns tell, so distances do not."""
+        fitted = (
+            self.novelty.rows[:, _KINDS] * self.novelty.spread[_KINDS] + self.novelty.mean[_KINDS]
+        ) > 0.5
+        return np.asarray(((rows[:, _KINDS] > 0.5) & ~fitted.any(axis=0)).any(axis=1))
 
     def save(self, path: str | Path, small: bool = False) -> None:
         """Write one file that `predictors.load` reads. It holds arrays and JSON, nothing that could run.

@@ -65,7 +65,7 @@ def _rows(place: Path, data: bytes) -> Iterator[Trial]:
     for number, line in enumerate(data.splitlines(), start=1):
         try:
             yield _trial(json.loads(line))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise PredictorError(
                 f"{place}: line {number} is not a trial: {type(error).__name__}: {error}"
             ) from error

@@ -46,6 +46,23 @@ Floats = NDArray[np.float64]
 FOLDS = 5
 BEST = 1 / 3
 MADE_BY = "scripts/fit_shipped.py"
+GUIDE = """## How to read it
+
+Scores are validation losses in `unit`, lower is better; a cell that was trained with two seeds counts with its mean.
+
+- *Table*: a trial is one training, a class all cells that compute the same. `from ...` counts classes, `trials ...`
+  trials: `ok`, `diverged` (no finite loss), `hopeless` (stopped early, far behind). Hopeless ones are left out of
+  everything below: they have no final score, so the predictors never saw how bad such cells become.
+- *Noise*: `sd of seeds` is how far trainings of one cell differ, `sd of cells` how far cells differ from each other,
+  `tau of two seeds` how far two trainings of the same cells agree on their order.
+- `tau with task` compares the orders of the same cells on the two tasks.
+- *Cross validation* holds out a fifth of the classes at a time: the figures to go by. `best third` is the order
+  within the best third alone; `auc of divergence` says little where few cells failed (see `failed cells`).
+- *Held out* are the same figures from the fit itself; its intervals were set with these cells.
+- `cells` are classes with a finite score, `failed cells` those that always diverged.
+- Intervals hold 90 % of cells that were *not* fitted. Those of fitted cells are too narrow: `recell predict` tells
+  what these reached.
+"""
 
 
 @dataclass(frozen=True)
@@ -192,9 +209,7 @@ def page(cards: Sequence[Mapping[str, Any]], command: str) -> str:
             lines.append(f"| {name} | {' | '.join(_text(one.get(name)) for one in flat)} |")
     lines += [
         "",
-        "Scores are losses on validation data, lower is better. `sd of seeds` is the noise floor: how far trainings of",
-        "one cell differ. Cross validation is over classes: cells that compute the same are one row.",
-        "",
+        GUIDE,
     ]
     return "\n".join(lines)
 
@@ -226,6 +241,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="the Markdown file to write the data card to")
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args(argv)
+    if asked.repeats < 1:
+        parser.error(f"--repeats is at least 1; received {asked.repeats}")
     try:
         tasks = by_task(read_trials(asked.table))
         cells = {trial.digest: trial.cell for on in tasks for trial in on.trials}

@@ -91,3 +91,11 @@ def test_a_table_becomes_predictors_and_a_page(script: ModuleType, tmp_path: Pat
     assert -1 <= card["cross_validation"]["kendall_tau"] <= 1
     assert "| tau with task modular arithmetic | " in page.read_text()
     assert "| cross validation kendall tau | " in page.read_text()
+
+
+def test_repeats_are_at_least_one(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["t.jsonl.gz", "-o", str(tmp_path), "--repeats", "0"])
+    assert "--repeats is at least 1; received 0" in capsys.readouterr().err

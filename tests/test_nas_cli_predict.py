@@ -85,7 +85,8 @@ def test_similar(tmp_path: Path) -> None:
     assert found[0]["name"] == f"{run.path}#1"
     assert (found[0]["distance"], found[0]["difference"], found[0]["score"]) == (0, [], trial.score)
     text = recell("similar", "zoo:elman", "-n", 2).out
-    assert text.startswith("zoo:elman  distance 0.00\n    the same function\n")
+    assert "+ is the cell asked for and - the known one" in text
+    assert "zoo:elman  distance 0.00\n    the same function\n" in text
     assert "    - " in text
 
 
@@ -99,6 +100,10 @@ def test_wrong_use(tmp_path: Path, predictor: Path) -> None:
     assert "line 1 is not JSON" in refused("predictor", "eval", predictor, tmp_path / "u.jsonl")
     (tmp_path / "t.txt").write_text("x")
     assert "a table is a .csv or .jsonl file" in refused("predictor", "eval", predictor, tmp_path / "t.txt")
+    (tmp_path / "t.jsonl.gz").write_bytes(b"\x1f\x8b\xff")
+    assert "a table is a .csv or .jsonl file" in refused(
+        "predictor", "eval", predictor, tmp_path / "t.jsonl.gz"
+    )
     (tmp_path / "few.csv").write_text(
         "cell,score\n\"cell c { state h: vec; h' = tanh(lin(x, h)); out h' }\",1\n"
     )

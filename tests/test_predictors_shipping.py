@@ -7,7 +7,7 @@ from cli_runner import recell, refused
 from predictor_fixtures import small
 
 from grammar import zoo
-from predictors import PredictorError, shipped, shipped_tasks, shipping
+from predictors import PredictorError, shipped, shipped_scores, shipped_tasks, shipping
 from predictors.files import with_card
 
 
@@ -41,7 +41,7 @@ def test_none_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_predict_without_a_file(folder: Path) -> None:
     text = recell("predict", "zoo:gru").out
-    assert "cells on text, size table. Scores are nats/char. Lower scores are better." in text
+    assert "cells on text, size table. Scores: nats/char. Lower scores are better." in text
     assert "with Kendall's tau 0.70 (1 is perfect, 0 is chance)" in text
     row = recell("predict", "--task", "modular_arithmetic", "zoo:gru", "--json").json[0]
     assert (row["task"], row["unit"]) == ("modular_arithmetic", "nats/char")
@@ -57,3 +57,20 @@ def test_what_ships_is_what_it_says() -> None:
         assert card["cells"] >= 300
         assert 0 < card["cross_validation"]["kendall_tau"] < 1
         assert (shipping.FOLDER / f"{task}.recell").stat().st_size < 1_500_000
+
+
+def test_a_cell_of_the_table_is_told_by_what_it_reached() -> None:
+    reached = shipped_scores("text")
+    assert len(reached) == 450
+    found = recell("predict", "zoo:s4d", "cell c { out tanh(lin(x)) * sin(lin(x)) }", "--json").json
+    assert found[0]["trained"] == pytest.approx(reached[zoo("s4d").digest])
+    assert found[1]["trained"] is None
+    text = recell("predict", "zoo:s4d").out
+    assert f"{reached[zoo('s4d').digest]:.4f}" in text
+    assert "such a cell may lie outside its interval" in text
+
+
+@pytest.mark.parametrize("name", ["treelstm", "treegru", "mor", "ut"])
+def test_trees_and_depth_are_unlike_what_the_shipped_were_fitted_on(name: str) -> None:
+    said = shipped("text").predict([zoo(name), zoo("lstm")])
+    assert said.out_of_distribution.tolist() == [True, False]

@@ -47,6 +47,7 @@ def test_rows_become_trials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"seed": float("inf")}, "cannot convert float infinity to integer"),
         ({"cell": 3}, "cell is a text; received 3"),
         ({"score": "good"}, "could not convert"),
         ({"score": math.nan}, "a score is a finite number or null; received nan"),

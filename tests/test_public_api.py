@@ -87,7 +87,7 @@ PUBLIC: dict[str, str] = {
     "predictors": """
         Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
         encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names
-        Trial read_benchmark read_trials shipped shipped_tasks similar spearman statistic_names
+        Trial read_benchmark read_trials shipped shipped_scores shipped_tasks similar spearman statistic_names
     """,
     "search_spaces": """
         Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator Relaxed SketchSpace Space

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_module
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,9 +53,12 @@ def predict(
     cells: CellsArgument, predictor: FromOption = None, task: TaskOption = None, json: Json = False
 ) -> None:
     """Say how good cells will be before they are trained, and how sure that is."""
+    from predictors import shipped_scores
+
     model = opened(predictor, task)
     found = [read_cell(text) for text in cells]
     said = model.predict(found, _extras(model, found))
+    trained = shipped_scores(task or "text") if predictor is None else {}
     rows: list[dict[str, Any]] = [
         {
             "cell": cell.one_line,
@@ -66,6 +70,7 @@ def predict(
             "diverges": None if model.failing is None else float(said.diverges[i]),
             "out_of_distribution": bool(said.out_of_distribution[i]),
             "novelty": float(said.novelty[i]),
+            "trained": trained.get(cell.digest),
             "task": model.card.get("task"),
             "unit": model.card.get("unit"),
         }
@@ -80,12 +85,22 @@ def predict(
             f"{score_text(row['low'])} to {score_text(row['high'])}",
             "-" if row["diverges"] is None else f"{row['diverges']:.0%}",
             "yes" if row["out_of_distribution"] else "no",
+            *([_trained(row["trained"])] if trained else []),
             row["cell"],
         )
         for row in rows
     ]
-    show(table(["score", "90 % of such cells", "diverges", "unlike those fitted", "cell"], lines, ["score"]))
+    last = ["trained", "cell"] if trained else ["cell"]
+    show(table(["score", "90 % of such cells", "diverges", "unlike those fitted", *last], lines, ["score"]))
     show("", *_about(model))
+    if any(row["trained"] is not None for row in rows):
+        show(
+            "What a cell reached that it was fitted on is under `trained`: such a cell may lie outside its interval."
+        )
+
+
+def _trained(score: float | None) -> str:
+    return "-" if score is None else score_text(score) if isfinite(score) else "diverged"
 
 
 def opened(predictor: Path | None, task: str | None) -> Predictor:
@@ -118,7 +133,7 @@ def _about(model: Predictor) -> list[str]:
     card = model.card
     task = f" on {card['task']}" if card.get("task") else ""
     size = f", size {card['size']}" if card.get("size") else ""
-    unit = f" Scores are {card['unit']}." if card.get("unit") else ""
+    unit = f" Scores: {card['unit']}." if card.get("unit") else ""
     lines = [f"Fitted on {card.get('cells', '?')} cells{task}{size}.{unit} Lower scores are better."]
     held = card.get("cross_validation") or card.get("held_out")
     if isinstance(held, dict) and isinstance(held.get("kendall_tau"), float):
@@ -264,6 +279,8 @@ def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], tuple[str, str, str
 def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
     from grammar import parse
 
+    if path.suffix not in (".csv", ".jsonl"):
+        raise UsageError(f"a table is a .csv or .jsonl file, a run is a folder; received {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -285,8 +302,6 @@ def _rows(path: Path, text: str) -> Iterator[Any]:
     if path.suffix == ".csv":
         yield from csv.DictReader(text.splitlines())
         return
-    if path.suffix != ".jsonl":
-        raise UsageError(f"a table is a .csv or .jsonl file, a run is a folder; received {path}")
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             yield json_module.loads(line)
@@ -333,6 +348,7 @@ def similar(
             ]
         )
         return
+    show("In what differs, + is the cell asked for and - the known one.", "")
     for neighbour in found:
         score = scores.get(neighbour.name)
         told = f"  score {score_text(score)}" if score is not None else ""
