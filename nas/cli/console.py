@@ -52,9 +52,9 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), cut: bool = False
 ) -> Table:
     """A plain table; the columns in `numbers` are flush right. Long texts are folded; with `cut`, cut off."""
-    rows = [[each if isinstance(each, Text) else Text(str(each)) for each in row] for row in rows]
-    if len(columns) > 1 and not cut and console().width < max(_NARROW, _least_width(columns, rows, numbers)):
-        return _stacked(columns, rows)
+    texts = [[each if isinstance(each, Text) else Text(str(each)) for each in row] for row in rows]
+    if len(columns) > 1 and not cut and console().width < max(_NARROW, _least_width(columns, texts, numbers)):
+        return _stacked(columns, texts)
     padding = (0, 2, 0, 0)
     made = Table(
         box=None, pad_edge=False, padding=padding, header_style="dim", show_header=any(columns), expand=cut
@@ -66,7 +66,7 @@ def table(
         made.add_column(
             name, justify=justify, no_wrap=right or cut, overflow="ellipsis" if cut else "fold", ratio=ratio
         )
-    for row in rows:
+    for row in texts:
         made.add_row(*row)
     return made
 
