@@ -168,7 +168,8 @@ class Ensemble(CellModule):
         if table.dim() == 2:
             return looked_up(tokens, table, lengths, self.batch_first)
         rows = looked_up(tokens, table.transpose(0, 1).flatten(1), lengths, self.batch_first)
-        return rows.unflatten(2, (C, D)).movedim(2, 0)
+        own: Tensor = rows.unflatten(2, (C, D)).movedim(2, 0)
+        return own
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step: x `[B, D]` or `[C, B, D]` and a state to y `[C, B, H]` and the next state."""
