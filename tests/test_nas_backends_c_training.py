@@ -55,6 +55,22 @@ def test_targets_that_do_not_count_and_that_are_no_class() -> None:
         found(arrays, targets)
 
 
+def test_what_does_not_fit_is_no_read_beyond_arrays() -> None:
+    (x, weight, bias), targets = drawn(6, 4, 5)
+    wrong: list[tuple[list[Tensor], Tensor]] = [
+        ([x, weight, bias], targets[:3]),
+        ([x, weight, bias], targets.view(2, 3)),
+        ([x, weight, bias], targets.int()),
+        ([x, weight, bias], targets.to("meta")),
+        ([x, weight, bias[:2]], targets),
+        ([x[:, :2], weight, bias], targets),
+        ([x.view(2, 3, 4), weight, bias], targets.view(2, 3)),
+    ]
+    for arrays, aims in wrong:
+        with pytest.raises((RuntimeError, ValueError)):
+            linear_cross_entropy(arrays[0], arrays[1], arrays[2], aims)
+
+
 def test_large_logits_and_nan() -> None:
     arrays, targets = drawn(20, 6, 9)
     big = [200 * arrays[0], *arrays[1:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from cli_runner import recell, refused
 
 from grammar import zoo, zoo_names
@@ -31,6 +32,13 @@ def test_table_for_people() -> None:
     assert lines[2].startswith("lstm")
     assert lines[3].startswith("a ")
     assert "torch" in lines[-1]
+
+
+def test_no_name_is_lost_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    said = recell("bench", "zoo:lstm", *QUICK)
+    assert "lstm" in said.out.split()
+    assert "2x3x4" in said.out.split()
 
 
 def test_only_those_over_the_limit() -> None:

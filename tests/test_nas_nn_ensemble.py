@@ -240,6 +240,12 @@ def test_tokens_of_a_table(own: bool) -> None:
         torch.testing.assert_close(y[c], module(tokens, table=rows if own else table[0])[0])
     with pytest.raises(BuildError, match=r"x is tokens, a tensor \[B, T\] of int64"):
         Ensemble.of(parts)(drawn(2, 3, WIDTH), table=table)
+    for wrong in (tokens - 1, tokens + 1):  # -1 is no token
+        with pytest.raises(IndexError, match="range"):
+            Ensemble.of(parts)(wrong, table=table if own else table[0])
+    for shape in (table[0, 0], table[:2], table[..., :2]):
+        with pytest.raises(BuildError, match="table must have the shape"):
+            Ensemble.of(parts)(tokens, table=shape)
 
 
 def test_copies() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from grammar import zoo
 from nas.errors import BuildError
-from nas.nn import CellModule, Stack, State, build, detach_state
+from nas.nn import CellModule, Ensemble, Stack, State, build, detach_state
 
 
 def test_tokens_become_outputs() -> None:
@@ -78,6 +78,25 @@ def test_a_table_in_any_module(backend: str) -> None:
         module(table[tokens], table=table)
     with pytest.raises(BuildError, match=r"table must have the shape \[V, 6\]; received \[4, 5\]"):
         module(tokens, table=table[:, :5])
+    with pytest.raises(BuildError, match=r"a tensor \[B, T\] of int64; received \[0, 9\] of int64"):
+        module(tokens[:0], table=table)
+
+
+@pytest.mark.parametrize("kind", ["one way", "both ways", "newton", "ensemble"])
+def test_what_follows_the_end_need_not_be_a_token(kind: str) -> None:
+    cell = zoo("indrnn")
+    module: CellModule
+    if kind == "ensemble":
+        module = Ensemble(cell, 2, 6, 6)
+    else:
+        solver = "newton" if kind == "newton" else "exact"
+        module = build(cell, 6, 6, bidirectional=kind == "both ways", solver=solver)
+    table, tokens, lengths = torch.randn(4, 6), torch.randint(4, (2, 9)), [9, 4]
+    filled = tokens.clone()
+    filled[1, 4:] = -100
+    torch.testing.assert_close(
+        module(filled, lengths=lengths, table=table), module(tokens, lengths=lengths, table=table)
+    )
 
 
 def test_lone_states_are_detached_too() -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 _NARROW = 36  # columns, below which the cells of a table stand under one another
+_LEAST = 4  # columns that a text needs to be folded; with less, its table is stacked as well
 _PIPED_WIDTH = 160  # columns, where no terminal says otherwise
 
 
@@ -51,8 +52,9 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), cut: bool = False
 ) -> Table:
     """A plain table; the columns in `numbers` are flush right. Long texts are folded; with `cut`, cut off."""
-    if console().width < _NARROW and len(columns) > 1 and not cut:
-        return _stacked(columns, rows)
+    texts = [[each if isinstance(each, Text) else Text(str(each)) for each in row] for row in rows]
+    if len(columns) > 1 and not cut and console().width < max(_NARROW, _least_width(columns, texts, numbers)):
+        return _stacked(columns, texts)
     padding = (0, 2, 0, 0)
     made = Table(
         box=None, pad_edge=False, padding=padding, header_style="dim", show_header=any(columns), expand=cut
@@ -64,17 +66,26 @@ def table(
         made.add_column(
             name, justify=justify, no_wrap=right or cut, overflow="ellipsis" if cut else "fold", ratio=ratio
         )
-    for row in rows:
-        made.add_row(*(each if isinstance(each, Text) else Text(str(each)) for each in row))
+    for row in texts:
+        made.add_row(*row)
     return made
 
 
-def _stacked(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[Text]], numbers: Sequence[str]) -> int:
+    """How wide a table is whose numbers stand whole and whose texts are folded as far as can be read."""
+    width = -2
+    for place, name in enumerate(columns):
+        longest = max([len(name), *(row[place].cell_len for row in rows)])
+        width += 2 + (longest if name in numbers else min(longest, _LEAST))
+    return width
+
+
+def _stacked(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> Table:
     """A table for a terminal too narrow for columns: each row as a heading and a line for each further cell."""
     made = Table(box=None, pad_edge=False, padding=0, show_header=False)
     made.add_column(overflow="fold")
     for row in rows:
-        first, *others = (each if isinstance(each, Text) else Text(str(each)) for each in row)
+        first, *others = row
         made.add_row(Text.assemble(first, style="bold"))
         for name, each in zip(columns[1:], others, strict=True):
             made.add_row(Text.assemble((f"  {name} " if name else "  ", "dim"), each))

@@ -13,7 +13,7 @@ from grammar import Cell
 from nas.backends import FlexibleRunner, Runner, Steps, candidates_runner
 from nas.errors import BuildError
 from nas.nn.module import CellModule, State
-from nas.nn.rows import Layout, as_rows, checked_lengths
+from nas.nn.rows import Layout, as_rows, check_tokens, checked_lengths, looked_up
 
 Module = TypeVar("Module", bound=CellModule)
 _SAME = (
@@ -153,12 +153,23 @@ class Ensemble(CellModule):
         With `table`, [V, D] or [C, V, D], x is of tokens, `[B, T]` int64, and candidates see those rows of it.
         """
         if table is not None:
-            if not isinstance(x, Tensor) or x.dim() != 2 or x.dtype is not torch.int64:
-                raise BuildError("with table= x is tokens, a tensor [B, T] of int64")
-            x = table[..., x, :]
+            x = self._of_table(check_tokens(x, self.batch_first), table, lengths)
         layout, rows = self._as_rows(x, lengths)
         rows, final = self._run(self._runners, rows, layout.steps, self._state_in(state, layout))
         return self._restored(rows, layout), self._state_out(final, layout)
+
+    def _of_table(self, tokens: Tensor, table: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
+        """The rows of a table that tokens are, `[B, T, D]`, or `[C, B, T, D]` where each candidate has its own."""
+        C, D = self.candidates, self.input_size
+        if table.dim() not in (2, 3) or table.shape[-1] != D or (table.dim() == 3 and table.shape[0] != C):
+            raise BuildError(
+                f"table must have the shape [V, {D}] or [{C}, V, {D}]; received {list(table.shape)}"
+            )
+        if table.dim() == 2:
+            return looked_up(tokens, table, lengths, self.batch_first)
+        rows = looked_up(tokens, table.transpose(0, 1).flatten(1), lengths, self.batch_first)
+        own: Tensor = rows.unflatten(2, (C, D)).movedim(2, 0)
+        return own
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step: x `[B, D]` or `[C, B, D]` and a state to y `[C, B, H]` and the next state."""

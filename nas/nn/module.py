@@ -15,7 +15,7 @@ from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
 from nas.backends import FlexibleRunner, NewtonCount, NewtonRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
-from nas.nn.rows import Layout, as_rows
+from nas.nn.rows import Layout, as_rows, check_tokens, looked_up
 from nas.nn.weights import LayerWeights
 
 State = Tensor | tuple[Tensor, ...]
@@ -240,14 +240,13 @@ class CellModule(nn.Module):
         flexible: bool,
     ) -> tuple[Tensor | PackedSequence, State]:
         """`forward` for rows of a table."""
-        if not isinstance(x, Tensor) or x.dim() != 2 or x.dtype is not torch.int64:
-            raise BuildError("with table= x is tokens, a tensor [B, T] of int64")
+        x = check_tokens(x, self.batch_first)
         if table.dim() != 2 or table.shape[1] != self.input_size:
             raise BuildError(
                 f"table must have the shape [V, {self.input_size}]; received {list(table.shape)}"
             )
         if not flexible or self.bidirectional or self.cell.kind != "time":
-            return self.forward(F.embedding(x, table), state, lengths)
+            return self.forward(looked_up(x, table, lengths, self.batch_first), state, lengths)
         layout, tokens = as_rows(x.unsqueeze(-1), lengths, self.batch_first, 1, flexible)
         state_in = self._state_in(state, layout)
         rows, final = self._run(self._runners, table, layout.steps, state_in, tokens.flatten())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from nas.backends import Steps
@@ -85,6 +86,30 @@ def as_rows(
     packed = pack_padded_sequence(x, checked, batch_first, enforce_sorted=False)
     layout = Layout(Steps(packed.batch_sizes.tolist()), batch_first, packed, total=total)
     return layout, packed.data
+
+
+def check_tokens(tokens: object, batch_first: bool) -> Tensor:
+    """The tokens that stand for x. Raises BuildError where they are none."""
+    if not isinstance(tokens, Tensor):
+        received = type(tokens).__name__
+    elif tokens.dim() != 2 or tokens.dtype is not torch.int64 or 0 in tokens.shape:
+        received = f"{list(tokens.shape)} of {str(tokens.dtype).removeprefix('torch.')}"
+    else:
+        return tokens
+    wanted = "[B, T]" if batch_first else "[T, B]"
+    raise BuildError(f"with table= x is tokens, a tensor {wanted} of int64; received {received}")
+
+
+def looked_up(
+    tokens: Tensor, table: Tensor, lengths: Tensor | Sequence[int] | None, batch_first: bool
+) -> Tensor:
+    """`table[tokens]` for tokens `[B, T]`; what follows the end of a sequence need not be a token."""
+    if lengths is not None:
+        batch, total = tokens.shape if batch_first else tokens.shape[::-1]
+        ends = checked_lengths(lengths, batch, total).to(tokens.device)
+        there = torch.arange(total, device=tokens.device) < ends[:, None]
+        tokens = torch.where(there if batch_first else there.t(), tokens, 0)
+    return F.embedding(tokens, table)
 
 
 def checked_lengths(lengths: Tensor | Sequence[int], batch: int, total: int) -> Tensor:

@@ -30,7 +30,7 @@ def linear_cross_entropy(
     In float32 on a CPU in one pass that never has all logits, and makes the gradients on the way. Targets of -100 count
     as no loss. Raises IndexError for other targets that are no class.
     """
-    if plain or not _takes(x, weight, bias) or len(weight) > _MOST_CLASSES or not len(x):
+    if plain or not _takes(x, weight, bias) or not _fit(x, weight, bias, targets):
         logits = F.linear(x, weight, bias)
         logits = logits if logits.dtype is torch.float64 else logits.float()
         return F.cross_entropy(logits, targets, reduction="sum") / len(x)
@@ -75,6 +75,20 @@ def _takes(*tensors: Tensor) -> bool:
     return all(
         t.device.type == "cpu" and t.dtype is torch.float32 and type(t) in (Tensor, torch.nn.Parameter)
         for t in tensors
+    )
+
+
+def _fit(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> bool:
+    """Whether C can take these; where shapes or types do not fit one another, torch says so."""
+    (classes, deep), rows = weight.shape if weight.dim() == 2 else (0, 0), targets.shape
+    return (
+        0 < classes <= _MOST_CLASSES
+        and len(rows) == 1
+        and rows[0] > 0
+        and x.shape == (rows[0], deep)
+        and bias.shape == (classes,)
+        and targets.dtype is torch.int64
+        and targets.device.type == "cpu"
     )
 
 
