@@ -137,3 +137,15 @@ def test_tensors_without_memory_give_shapes() -> None:
     y, state = module(torch.empty(BATCH, STEPS, WIDTH, device="meta"))
     assert isinstance(state, Tensor)
     assert (y.device.type, y.shape, state.shape) == ("meta", (BATCH, STEPS, WIDTH), (1, BATCH, WIDTH))
+
+
+@pytest.mark.parametrize("options", [{"backend": "c"}, {"solver": "newton"}])
+def test_gradients_of_gradients_are_refused_even_where_the_incoming_one_is_constant(
+    options: dict[str, Any],
+) -> None:
+    module = build(zoo("indrnn"), WIDTH, WIDTH, **options)
+    x = drawn(BATCH, STEPS, WIDTH).requires_grad_()
+    with pytest.raises(NotImplementedError, match='build the module with backend="reference"'):
+        torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(module(x)[0].sum(), x)
+    assert not gradient.requires_grad

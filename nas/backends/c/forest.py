@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nas.backends.c.part import Part
+from nas.backends.once import first_order
 
 
 def grown(
@@ -128,7 +128,7 @@ class _Grown(torch.autograd.Function):
         return tuple(forest.values)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         leaf, merge, levels = ctx.leaf, ctx.merge, ctx.levels
         x, labels, *rest = ctx.saved_tensors

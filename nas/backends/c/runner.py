@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from grammar import Cell, Sizes
@@ -19,6 +18,7 @@ from nas.backends.c.ops import compact, even, operated
 from nas.backends.c.running import Geometry
 from nas.backends.candidates import side_by_side
 from nas.backends.fallback import fell_back
+from nas.backends.once import first_order
 from nas.backends.operators import key_of
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
@@ -204,7 +204,7 @@ class _Layer(torch.autograd.Function):
         return (y, *finals)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor | None, *dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
         x, tokens, table, *rest = ctx.saved_tensors
         count = ctx.count

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from nas.backends.c.compiler import kit, load, problem, training_text
+from nas.backends.once import first_order
 
 _MOST_CLASSES = 1 << 16  # with more, blocks of logits are few rows of much memory
 
@@ -120,7 +120,7 @@ class _Head(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.saved_tensors
         if float(above) != 1:  # a loss by itself, as a training loop has it, needs no other pass

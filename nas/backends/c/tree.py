@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grammar import Cell, Sizes
 from nas.backends.base import FlexibleTreeRunner, TreeRunner
@@ -16,6 +15,7 @@ from nas.backends.c.forest import grown
 from nas.backends.c.part import Part, part_of
 from nas.backends.fallback import fell_back
 from nas.backends.levels import merged
+from nas.backends.once import first_order
 from nas.backends.reference import Reference
 from nas.backends.states import divided, united
 from nas.ir import normal_tree
@@ -153,7 +153,7 @@ class _Rows(torch.autograd.Function):
         return tuple(results)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *pulled: Tensor | None) -> tuple[Tensor | None, ...]:
         part, count = ctx.part, ctx.count
         x, *rest = ctx.saved_tensors

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grammar import Cell, Sizes
 from nas.backends.base import Runner
 from nas.backends.newton.rows import Effort, Frame, Run
+from nas.backends.once import first_order
 from nas.backends.states import divided, refused, united
 from nas.backends.steps import Steps
 from nas.errors import BuildError
@@ -150,7 +150,7 @@ class _Solved(torch.autograd.Function):
         return (y.clone(), *(value.clone() for value in last))
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
         runner, steps, count = ctx.runner, ctx.steps, ctx.count
         solver, needs = runner.solver, ctx.needs_input_grad[4:]

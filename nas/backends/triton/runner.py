@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
+from nas.backends.once import first_order
 from nas.backends.operators import key_of
 from nas.backends.primitives import blocks_of, flat, product
 from nas.backends.states import divided, united
@@ -297,7 +298,7 @@ class _Function(torch.autograd.Function):
         return (y, *last)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
         both, steps, (count, slots) = ctx.both, ctx.steps, ctx.counts
         x, *rest = ctx.saved_tensors
