@@ -154,6 +154,16 @@ def test_only_plain_cells_are_torchs() -> None:
     assert [name for name in TIME if plain_name(zoo(name))] == ["elman", "gru", "lstm"]
 
 
+@needs_triton
+def test_many_values_at_once_take_more_warps() -> None:
+    from nas.backends.triton.emit import Kernel
+    from nas.backends.triton.runner import Both
+
+    both = Both(adjoint_cell(zoo("mamba2")), Sizes.of(128, 128, 2), torch.float32, chunked=True)
+    warps = [kernel.warps for kernel in both.backward.kernels() if isinstance(kernel, Kernel)]
+    assert warps == [4, 8, 4]  # the second holds some 90 values of 64 lanes for each sequence: 2 warps spill
+
+
 def test_powers() -> None:
     assert [power(n) for n in (1, 2, 3, 40, 64, 96)] == [1, 2, 4, 64, 64, 128]
 

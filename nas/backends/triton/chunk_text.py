@@ -209,7 +209,9 @@ class ChunkText:
             text = self.load(value, at)
             plain = self.instr(value).type.kind == "scal" and self.instr(value).stage != "const"
             parts.append(f"{text}[:, None]" if wide and plain else text)
-        if factors.number != 1.0 or not parts:
+        if not parts:  # a number alone would be rounded to float32
+            parts.append(f"tl.full([1], {factors.number!r}, {self.compute})")
+        elif factors.number != 1.0:
             parts.append(repr(factors.number))
         whole = " * ".join(parts)
         masked = any(self.instr(v).stage != "const" for v in factors.values)  # as it was loaded

@@ -119,9 +119,7 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     made = Tiles("heads" if per_head else "whole", sizes, rows, 0, Type("vec"), least, 4)
     if not lins and not mats:
         rows = max(1, 256 // made.flat("vec"))
-        made = Tiles(
-            made.form, sizes, rows, 0, Type("vec"), least, 2 if rows * made.flat("vec") <= 256 else 4
-        )
+        made = replace(made, rows=rows, warps=_warps_of_rows(program, sweep, rows * made.flat("vec")))
     largest = max(made.rows * made.flat(made.space(t)) for t in types)
     if largest > TILE:
         return f"a value of {largest} numbers does not fit the registers of one program"
@@ -146,6 +144,17 @@ def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
     lasting += [instrs[t].type for t in sweep.totals]
     alive = sum(t.kind == "mat" for t in lasting) + more + 4
     return next((w for w, most in ((4, 128), (8, 144)) if alive * size <= most * 32 * w), 16)
+
+
+def _warps_of_rows(program: Program, sweep: Sweep, size: int) -> int:
+    """How many warps hold the vecs and keys that live at once, at most half of their registers."""
+    instrs = program.instrs
+    lasting = [instrs[k].type for k in (*sweep.consts, *sweep.totals, *sweep.loads)]
+    lasting += [instrs[k].type for k in sweep.loads]  # the next step's too
+    lasting += [program.slots[s].type for s in sweep.slots]
+    alive = sum(t.kind not in ("scal", "num") for t in lasting)
+    fewest = 2 if size <= 256 else 4
+    return next((w for w in (2, 4, 8) if w >= fewest and alive * size <= 128 * 32 * w), 16)
 
 
 def _as_vec(type_: Type, sizes: Sizes) -> bool:
