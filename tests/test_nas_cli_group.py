@@ -81,7 +81,7 @@ def test_wrong_use_is_one_line(arguments: tuple[str, ...], begins: str, ends: st
 def test_help_has_examples_for_every_command() -> None:
     root = typer.main.get_group(app)
     names = "search resume status top report export export-optuna show zoo sample bench spaces tasks"
-    names += " predict similar doctor"
+    names += " predict similar serve-predictor doctor"
     assert list(root.commands) == [*names.split(), "predictor"]
     for name, command in root.commands.items():
         if name == "predictor":  # a group, whose commands have help of their own

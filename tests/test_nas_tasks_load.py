@@ -130,5 +130,5 @@ def test_a_file_that_fails_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(TaskError, match="unknown size 'huge'; sizes are smoke, search, full"):
+    with pytest.raises(TaskError, match="unknown size 'huge'; sizes are smoke, search, table, full"):
         load_task("text", size="huge")
