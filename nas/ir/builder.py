@@ -128,10 +128,10 @@ class Builder:
     ) -> int:
         """An instruction as it is, or the equal one made before."""
         instr = Instr(op, tuple(args), type_, "loop", tuple(attrs), weight, (), slot)
-        if instr not in self._known:
-            self._known[instr] = len(self.instrs)
+        index = self._known.setdefault(instr, len(self.instrs))
+        if index == len(self.instrs):
             self.instrs.append(instr)
-        return self._known[instr]
+        return index
 
     def num(self, value: float, over: str = "") -> int:
         """A number; with `over`, divided by that size (`D`, `H`, `N`, `K` or `V`)."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import networkx
-
 from grammar import NUM, Cell, Type
 from nas.errors import BuildError
 from nas.ir.builder import BINARY, UNARY, Builder
+from nas.ir.circles import circles_of, reached
 from nas.ir.expansions import COMPLEX, EXPANSIONS, Pair, part_type, plus, times
 from nas.ir.lowering import taps
 from nas.ir.passes import compile_program, tree_parts
@@ -385,7 +384,7 @@ def pruned(program: Program, results: Sequence[int] = ()) -> tuple[Program, dict
     """The program without what neither its own roots nor these results need; and where each instruction is now."""
     kept = needed(program, results)
     new = {old: k for k, old in enumerate(kept)}
-    instrs = tuple(replace(i, args=tuple(new[a] for a in i.args)) for i in (program.instrs[k] for k in kept))
+    instrs = tuple(i.of(tuple([new[a] for a in i.args]), i.slot) for i in (program.instrs[k] for k in kept))
     slots = tuple(replace(s, next=new[s.next]) for s in program.slots)
     return replace(program, instrs=instrs, slots=slots, out=new[program.out]), new
 
@@ -416,34 +415,19 @@ def staged(program: Program) -> Program:
             stages.append("end" if ends[k] else "const")
         else:
             stages.append("before" if k not in fed else "loop" if k in feeding else "after")
-    instrs = (replace(i, stage=s) for i, s in zip(program.instrs, stages, strict=True))
+    instrs = (i.at(s) for i, s in zip(program.instrs, stages, strict=True))
     return replace(program, instrs=tuple(instrs))
 
 
 def _around_circles(program: Program) -> tuple[set[int], set[int]]:
     """What circles through the slots lead to (themselves included), and what leads to them."""
-    graph: networkx.DiGraph[int] = networkx.DiGraph()
-    graph.add_nodes_from(range(len(program.instrs)))
+    edges: list[tuple[int, int]] = []
     for k, instr in enumerate(program.instrs):
-        graph.add_edges_from((a, k) for a in instr.args)
+        edges += [(a, k) for a in instr.args]
         if instr.op == "state":
-            graph.add_edge(program.slots[instr.slot].next, k)
+            edges.append((program.slots[instr.slot].next, k))
         if instr.op == "child":
-            graph.add_edge(k, k)
-    circles = {
-        k
-        for component in networkx.strongly_connected_components(graph)
-        for k in component
-        if len(component) > 1 or graph.has_edge(k, k)
-    }
-    return _reached(graph, circles), _reached(graph.reverse(copy=False), circles)
-
-
-def _reached(graph: networkx.DiGraph[int], start: set[int]) -> set[int]:
-    found, todo = set(start), list(start)
-    while todo:
-        for k in graph.successors(todo.pop()):
-            if k not in found:
-                found.add(k)
-                todo.append(k)
-    return found
+            edges.append((k, k))
+    count = len(program.instrs)
+    circles = set[int]().union(*circles_of(count, edges))
+    return reached(count, edges, circles), reached(count, ((b, a) for a, b in edges), circles)

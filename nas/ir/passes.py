@@ -269,7 +269,7 @@ def _uses(program: Program) -> list[int]:
 
 
 def _staged(program: Program, stages: Sequence[str]) -> Program:
-    instrs = (replace(i, stage=s) for i, s in zip(program.instrs, stages, strict=True))
+    instrs = (i.at(s) for i, s in zip(program.instrs, stages, strict=True))
     return replace(program, instrs=tuple(instrs))
 
 
@@ -297,7 +297,7 @@ def _renumbered(program: Program, order: Sequence[int], slots: dict[int, int] | 
     new = {old: k for k, old in enumerate(order)}
     slots = {s: s for s in range(len(program.slots))} if slots is None else slots
     instrs = (
-        replace(i, args=tuple(new[a] for a in i.args), slot=slots.get(i.slot, -1))
+        i.of(tuple([new[a] for a in i.args]), slots.get(i.slot, -1))
         for i in (program.instrs[k] for k in order)
     )
     region = program.region and Region(

@@ -66,6 +66,18 @@ class Instr:
                 return value
         return default
 
+    def at(self, stage: str) -> Instr:
+        """The same in another stage. This and `of` are called for each instruction by each pass."""
+        if stage == self.stage:
+            return self
+        return Instr(self.op, self.args, self.type, stage, self.attrs, self.weight, self.maps, self.slot)
+
+    def of(self, args: tuple[int, ...], slot: int) -> Instr:
+        """The same of other operands and another slot."""
+        if args == self.args and slot == self.slot:
+            return self
+        return Instr(self.op, args, self.type, self.stage, self.attrs, self.weight, self.maps, slot)
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

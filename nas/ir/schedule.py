@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import networkx
-
 from grammar import Sizes, Type
 from nas.ir.builder import shape_in
+from nas.ir.circles import circles_of
 from nas.ir.program import Program
 
 THICK = (
@@ -200,16 +199,7 @@ def _on_circles(program: Program) -> set[int]:
     """The instructions that lie on a circle through the slots."""
     edges = [(a, k) for k, i in enumerate(program.instrs) for a in i.args]
     edges += [(program.slots[i.slot].next, k) for k, i in enumerate(program.instrs) if i.op == "state"]
-    return {k for circle in _circles(len(program.instrs), edges) for k in circle}
-
-
-def _circles(count: int, edges: Iterable[tuple[int, int]]) -> list[set[int]]:
-    """The strongly connected components with an edge inside."""
-    graph: networkx.DiGraph[int] = networkx.DiGraph()
-    graph.add_nodes_from(range(count))
-    graph.add_edges_from(edges)
-    components = networkx.strongly_connected_components(graph)
-    return [c for c in components if len(c) > 1 or any(graph.has_edge(k, k) for k in c)]
+    return {k for circle in circles_of(len(program.instrs), edges) for k in circle}
 
 
 # ---- phases --------------------------------------------------------------------------------------
@@ -233,7 +223,7 @@ class _Scheduling:
             if nodes[k].op == "state":
                 self.reads.setdefault(nodes[k].slot, []).append(k)
         self.circle: dict[int, frozenset[int]] = {}
-        for circle in _circles(len(nodes), self._edges()):
+        for circle in circles_of(len(nodes), self._edges()):
             self.circle |= dict.fromkeys(circle, frozenset(circle))
         self.big = set() if whole else {k for k in self.rows if self._can_be_big(k)}
 
