@@ -144,12 +144,12 @@ def fit_ranker(
     said, distance, offered = np.zeros(len(y)), _DISTANCE, of
     if _PRIOR in groups:
         said = x[:, PRIOR_COLUMN]
-        weights = _weights_beside(said, scaled, targets, of)
-        if weights is None:
+        beside = _weights_beside(said, scaled, targets, of)
+        if beside is None:
             slope = max(float(said @ targets / (said @ said + 1)), 0.0)
             base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
         else:
-            slope, shares = weights[1], (_SHARES[0] * weights[0], _SHARES[1] * weights[0])
+            slope, shares = beside[1], (_SHARES[0] * beside[0], _SHARES[1] * beside[0])
             scaled = np.where(
                 np.equal(of, _PRIOR), 0.0, scaled
             )  # it is beside the trees and the process, not in them
