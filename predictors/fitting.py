@@ -30,6 +30,7 @@ _HELD_TREES = 40  # of each fold: enough to know errors
 _MANY = 600  # labels from which on columns are weighted by what trees made of them
 _MOST_FOR_PROCESS = 3000  # a process takes time and memory of the square of the cells and more
 _SHARES = (0.5, 0.5)  # of the trees and of the process
+_DOUBT = 1.5  # standard errors by which the labels' own model must be better, or a prior is the base of all
 _DRAWN = 10  # rows that speak for the labels of the task alone, beside a prior
 _SHARES_ON_PRIOR = (0.3, 0.3)  # as corrections of a prior; less than 1 in all, as few labels say little
 _OUTSIDE = 0.4  # copies of outside columns, in parts of all columns, among which the trees choose
@@ -188,7 +189,8 @@ def _weights_beside(
     _, without = fit_process(within, targets, weights / weights.sum(), FEW)
     if not said.std() or not without.std():
         return None
-    if np.corrcoef(said, targets)[0, 1] >= np.corrcoef(without, targets)[0, 1]:
+    known, own_fit = (float(np.corrcoef(one, targets)[0, 1]) for one in (said, without))
+    if own_fit < known + _DOUBT * (1 - known**2) / len(targets) ** 0.5:
         return None
     both = np.stack([without, said], axis=1)
     drawn = _DRAWN * np.diag(both.var(axis=0))
