@@ -108,7 +108,7 @@ class Front:
 def _server(application: Application) -> Any:
     import uvicorn
 
-    class Server(uvicorn.Server):
+    class Server(uvicorn.Server):  # type: ignore[misc]  # of no known type: it need not be installed
         """Leaves the signals of the process to Ray."""
 
         @contextlib.contextmanager
