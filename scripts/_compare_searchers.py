@@ -3,13 +3,16 @@
     scripts/compare_searchers pool --data ../shared/data --table ptb
     scripts/compare_searchers pool --runs runs/a runs/b --methods random evolution
     scripts/compare_searchers surrogate --data ../shared/data --budget 200
-    scripts/compare_searchers runs random=runs/r0 random=runs/r1 evolution=runs/e0
+    scripts/compare_searchers runs runs/random-0 runs/random-1 runs/evolution-0 mine=runs/other --out real/runs
+    scripts/compare_searchers final runs/random-0 runs/random-1 runs/evolution-0 --zoo 3 --seeds 5 --out real/final
     scripts/compare_searchers page lab/ptb lab/surrogate --out docs/benchmarks
+    scripts/compare_searchers page real/runs real/final --name real --out docs/benchmarks
 
 A method is a name of `recell search --method` with options: `ei=guided:acquisition=ei,kappa=1`. Every search is a
 line of OUT/traces.jsonl; run the command again to go on, with more seeds or methods too. It prints a table and writes
 OUT/result.json, OUT/result.md and OUT/curves.svg. On the surrogate `guided` sees the statistics and the flow of cells,
-the surrogate their untrained probes; what comes of it is about searchers, never about cells.
+the surrogate their untrained probes; what comes of it is about searchers, never about cells. `runs` and `final` take
+runs as they are, finished or not, and can be called again when they have gone on.
 """
 
 from __future__ import annotations
@@ -26,7 +29,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _searcher_tables import curves_svg, page
+from _real_final import final
+from _real_runs import compare_runs, read_runs
+from _real_tables import final_page, runs_charts, runs_page
+from _searcher_tables import curves_svg
+from _searcher_tables import page as lab_page
 
 from grammar import parse
 from nas.campaign import open_run
@@ -35,7 +42,6 @@ from nas.searchers import make_searcher
 from nas.searchers.encodings import GROUPS, encodings
 from nas.searchers.lab import (
     FEATURES,
-    Comparison,
     Pool,
     PoolSpace,
     Surrogate,
@@ -62,13 +68,22 @@ FAIR: Mapping[str, Mapping[str, Any]] = {
 }
 MOST_CANDIDATES = 50
 
-INTRODUCTION = """# Searchers compared
+INTRODUCTIONS = {
+    "searchers": """# Searchers compared
 
 Searches without training; what each setting is, and is not, is in [the laboratory](../lab.md). The options of `guided`
 were chosen on seeds from 1000 on, which no table here has.
 
 Written by `python scripts/compare_searchers page`; do not edit.
-"""
+""",
+    "real": """# Real searches compared
+
+Searches with real training. How runs and cells are compared is in [the laboratory](../lab.md#real-runs). Seconds are of
+the workers' wall clock: a trial on a busy machine costs more of them. A supernet counts as one trial, and as all its seconds.
+
+Written by `python scripts/compare_searchers page`; do not edit.
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -136,20 +151,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _write_page(given)
         return
     try:
-        if given.kind == "runs":
-            facts = {"setting": {"kind": "runs"}, **_of_runs(given).to_dict()}
-        else:
-            facts = _searched(given)
+        facts = {"runs": _of_runs, "final": _final}.get(given.kind, _searched)(given)
     except NasError as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped: call the command again to go on") from None
     facts["command"] = _command(given)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "result.json").write_text(
         json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8"
     )
-    (given.out / "result.md").write_text(page(facts), encoding="utf-8")
-    (given.out / "curves.svg").write_text(curves_svg(facts), encoding="utf-8")
-    print(page(facts))
+    text, charts = _section(facts)
+    (given.out / "result.md").write_text(text, encoding="utf-8")
+    for name, chart in charts.items():
+        (given.out / f"{name}.svg").write_text(chart, encoding="utf-8")
+    print(text)
+
+
+def _section(facts: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Of a comparison of any kind: its Markdown, and its charts by name."""
+    kind = facts["setting"]["kind"]
+    if kind == "real":
+        return runs_page(facts), runs_charts(facts)
+    if kind == "final":
+        return final_page(facts), {}
+    return lab_page(facts), {"trials": curves_svg(facts)}
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -176,19 +202,33 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     pages = kinds.add_parser("page")
     pages.add_argument("folders", nargs="+", type=Path, help="the --out of comparisons")
     pages.add_argument("--out", type=Path, required=True)
-    runs = kinds.add_parser("runs")
-    runs.add_argument("named", nargs="+", metavar="METHOD=FOLDER")
-    runs.add_argument(
-        "--budget", type=int, help="trials that are compared; by default those of the shortest run"
-    )
-    runs.add_argument("--out", type=Path, required=True)
+    pages.add_argument("--name", choices=tuple(INTRODUCTIONS), default="searchers", help="of the page")
+    for kind in ("runs", "final"):
+        sub = kinds.add_parser(kind)
+        sub.add_argument("named", nargs="+", metavar="[METHOD=]FOLDER")
+        sub.add_argument(
+            "--reach",
+            type=float,
+            metavar="SECONDS",
+            help="leave out runs that have used less of their budget",
+        )
+        sub.add_argument("--against", metavar="METHOD", help="what others are compared with (random)")
+        sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--zoo", type=int, default=3, help="so many of the best known cells take part")
+    sub.add_argument("--known", nargs="*", default=["lstm", "gru"], help="known cells that take part anyway")
+    sub.add_argument("--seeds", type=int, default=5, help="trainings of each cell")
+    sub.add_argument("--first-seed", type=int, default=1000)
+    sub.add_argument("--data", help="where the data of the runs are now, if they moved")
     return parser.parse_args(arguments)
 
 
 def _command(given: argparse.Namespace) -> str:
     """The command with what decides the result, and no folder of this machine."""
-    if given.kind == "runs":
-        return f"scripts/compare_searchers runs {' '.join(text.partition('=')[0] + '=RUN' for text in given.named)}"
+    if given.kind in ("runs", "final"):
+        more = f" --reach {given.reach:g}" if given.reach is not None else ""
+        if given.kind == "final":
+            more += f" --zoo {given.zoo} --known {' '.join(given.known)} --seeds {given.seeds}"
+        return f"scripts/compare_searchers {given.kind} RUN...{more} --out OUT"
     source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
     first = f" --first-seed {given.first_seed}" if given.first_seed else ""
     return (
@@ -201,13 +241,16 @@ def _write_page(given: argparse.Namespace) -> None:
     """One page about several comparisons, with their figures and charts beside it."""
     found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in given.folders]
     given.out.mkdir(parents=True, exist_ok=True)
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTIONS[given.name]]
     for number, facts in enumerate(found, start=1):
-        chart = f"searchers-{number}.svg"
-        (given.out / chart).write_text(curves_svg(facts), encoding="utf-8")
-        parts.append(f"{page(facts)}\n![best loss by number of trials]({chart})\n")
-    (given.out / "searchers.json").write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
-    (given.out / "searchers.md").write_text("\n".join(parts), encoding="utf-8")
+        text, charts = _section(facts)
+        parts.append(text)
+        for name, chart in charts.items():
+            file = f"{given.name}-{number}.svg" if len(charts) == 1 else f"{given.name}-{number}-{name}.svg"
+            (given.out / file).write_text(chart, encoding="utf-8")
+            parts.append(f"![the best by {name}]({file})\n")
+    (given.out / f"{given.name}.json").write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
+    (given.out / f"{given.name}.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 # ---- searches ---------------------------------------------------------------------------------
@@ -335,23 +378,20 @@ def _quality(setting: Setting, path: Path) -> dict[str, float]:
 ENDED = ("ok", "diverged", "hopeless", "invalid")
 
 
-def _of_runs(given: argparse.Namespace) -> Comparison:
-    """The trials of real runs, in the order in which they ended."""
-    traces: list[Trace] = []
-    for text in given.named:
-        method, equals, folder = text.partition("=")
-        if not equals:
-            raise NasError(f"runs are given as METHOD=FOLDER; received {text}")
-        run = open_run(folder)
-        seed = int(run.config.seed)
-        if any((trace.method, trace.seed) == (method, seed) for trace in traces):
-            raise NasError(f"two runs of {method} have seed {seed}: runs are compared seed by seed")
-        done = [t for t in run.trials if t.status in ENDED and t.ended is not None]
-        ended = sorted(done, key=lambda t: t.ended or 0.0)
-        scores = tuple(trial.score for trial in ended)
-        traces.append(Trace(method, seed, scores, scores, tuple(t.operator for t in ended)))
-    known = [score for trace in traces for score in trace.scores if score is not None]
-    if not known:
-        raise NasError("none of these runs has a trial with a score")
-    budget = given.budget or min(len(trace.scores) for trace in traces)
-    return compare(traces, budget, max(known))
+def _of_runs(given: argparse.Namespace) -> dict[str, Any]:
+    runs, skipped = read_runs(given.named, given.reach)
+    return compare_runs(runs, skipped, given.against)
+
+
+def _final(given: argparse.Namespace) -> dict[str, Any]:
+    runs, _ = read_runs(given.named, given.reach)
+    return final(
+        runs,
+        given.out,
+        best_known=given.zoo,
+        known=given.known,
+        seeds=given.seeds,
+        first_seed=given.first_seed,
+        data=given.data,
+        against=given.against,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -11,7 +12,6 @@ COLOURS = ("#8a91a3", "#2563eb", "#d97706", "#0d9488", "#a855f7", "#db2777", "#1
 TITLES = {
     "pool": "Pool replay: {pool}, {cells:,} trained cells",
     "surrogate": "Surrogate (not training) of {pool}, over the space {space}",
-    "runs": "Real runs",
 }
 
 
@@ -75,27 +75,37 @@ def _differences(facts: dict[str, Any]) -> list[str]:
 
 
 def curves_svg(facts: dict[str, Any]) -> str:
-    """Best until each trial, a line for each method, with thin lines at the ends of its 95 % intervals."""
+    """Best until each trial, a line for each method."""
+    first = max(facts["budget"] // 20, 1)  # before that the scale is that of failures
+    curves = {
+        name: [(float(n), mean, half) for n, (mean, half) in enumerate(one["curve"], start=1)][first - 1 :]
+        for name, one in facts["methods"].items()
+    }
+    return lines_svg(curves, "trials", "best loss until then", "best loss by number of trials")
+
+
+def lines_svg(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str, y_label: str, label: str
+) -> str:
+    """Lines of (x, mean, half of the 95 % interval), with thin lines at the ends of the intervals, and a legend."""
     series: list[Series] = []
     rules = ["text{font:12px system-ui,sans-serif;fill:#646a78}path{fill:none}.axis,.grid{stroke:#d5d8e0}"]
-    first = max(facts["budget"] // 20, 1)  # before that the scale is that of failures
-    for number, (name, one) in enumerate(facts["methods"].items()):
-        points = list(enumerate(one["curve"], start=1))[first - 1 :]
+    for number, (name, points) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
         rules.append(
             f".m{number}{{stroke:{colour};stroke-width:2}}.e{number}{{stroke:{colour};stroke-width:.6}}"
         )
-        series += [
-            Series(name, [(n, mean + sign * half) for n, (mean, half) in points], f"e{number}")
-            for sign in (-1, 1)
-        ]
-        series.append(Series(name, [(n, mean) for n, (mean, _) in points], f"m{number}"))
-    svg = chart_svg(Chart("trials", "best loss until then", series), "best loss by number of trials")
-    head, end, rest = svg.partition(">")
+        if any(half for _, _, half in points):
+            series += [
+                Series(name, [(x, mean + sign * half) for x, mean, half in points], f"e{number}")
+                for sign in (-1, 1)
+            ]
+        series.append(Series(name, [(x, mean) for x, mean, _ in points], f"m{number}"))
+    head, end, rest = chart_svg(Chart(x_label, y_label, series), label).partition(">")
     legend = [
         f'<text x="540" y="{30 + 16 * n}" text-anchor="end" style="fill:{COLOURS[n % len(COLOURS)]}">'
         f"{escape(name)}</text>"
-        for n, name in enumerate(facts["methods"])
+        for n, name in enumerate(curves)
     ]
     body = rest.replace("</svg>", "\n".join([*legend, "</svg>"]))
     return f"{head}{end}\n<style>{''.join(rules)}</style>{body}\n"
