@@ -79,7 +79,7 @@ Written by `python scripts/compare_searchers page`; do not edit.
     "real": """# Real searches compared
 
 Searches with real training. How runs and cells are compared is in [the laboratory](../lab.md#real-runs). Seconds are of
-the workers' wall clock: a trial on a busy machine costs more of them. A supernet counts as one trial, and as all its seconds.
+the workers' wall clock: a trial on a busy machine costs more of them. A supernet counts as one trial.
 
 Written by `python scripts/compare_searchers page`; do not edit.
 """,

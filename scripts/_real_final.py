@@ -80,7 +80,7 @@ class Trainings:
     def get(
         self, cell: Cell, seed: int, *, test: bool, changes: Mapping[str, Any], label: str, make: bool = True
     ) -> Mapping[str, Any] | None:
-        """What came of this training, made now if it is not known; None if it is not to be. Test data with `test` only."""
+        """What came of this training, made now if it is not known; None if it is not to be. Test data: `test`."""
         spec = self.spec(cell, seed, changes)
         what = {**spec.to_dict(), "data": None, "task": self._run.task["name"], "test": test}
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -23,8 +23,9 @@ from nas.campaign.record import Run
 from nas.campaign.workers import RayPool
 from nas.errors import BuildError, RunError
 from nas.searchers import Searcher, make_searcher, settled_options
+from nas.supernet import check_supernet
 from nas.tasks import Task, absolute_name, load_task
-from nas.training import match_width, static_metrics
+from nas.training import TrialSpec, match_width, static_metrics
 from search_spaces import Space, load_space, read_space
 
 MEMORY_SHARE = 0.8
@@ -60,6 +61,7 @@ def start(config: SearchConfig, out: str | Path, on_event: OnEvent | None = None
     check_writable(folder)
     record = _first_event(config, task, space, baselines) | {"objectives": list(searcher.objectives)}
     sitting, pool = _workers(config, record["task"], config.data)
+    _check_supernets(config, task, searcher)
     with pool:
         journal, event = Journal.create(folder, record)
         try:
@@ -169,6 +171,25 @@ def _check_objectives(config: SearchConfig, task: Task, searcher: Searcher) -> N
                 f"constraint {each}: the width of every model is matched to {params:,} parameters; ask for that many "
                 "(--params), or give the width of all models (--width)"
             )
+
+
+def _check_supernets(config: SearchConfig, task: Task, searcher: Searcher) -> None:
+    """Raise SearchError for supernets that no worker could train, rather than have them fail one by one."""
+    planned = searcher.planned()
+    if not planned:
+        return
+    params = None if config.width is not None else task.params if config.params is None else config.params
+    for supernet in planned:
+        spec = TrialSpec(
+            supernet["sketch"],
+            config.task,
+            task.recipe,
+            params=params,
+            width=config.width,
+            heads=config.heads,
+            supernet=supernet,
+        )
+        check_supernet(spec, task, here=config.address is None)
 
 
 def _first_event(config: SearchConfig, task: Task, space: Space, baselines: list[Any]) -> dict[str, Any]:

@@ -113,6 +113,10 @@ class Searcher(ABC):
         """The options with what files hold in place of the files' names: with these a run is carried on anywhere."""
         return dict(options)
 
+    def planned(self) -> tuple[Mapping[str, Any], ...]:
+        """The supernets (as in `Proposal`) that it means to train, one of each kind: checked before a search starts."""
+        return ()
+
     @abstractmethod
     def ask(self, rng: np.random.Generator) -> Proposal | None:
         """The next cell to try, or None if there is nothing to propose until another trial ends, or ever.

@@ -107,6 +107,10 @@ class Halving(Searcher):
         """How many of the lowest rungs each bracket leaves out."""
         return [0]
 
+    def planned(self) -> tuple[Mapping[str, Any], ...]:
+        """Those of the proposer."""
+        return self.proposer.planned()
+
     def ask(self, rng: np.random.Generator) -> Proposal | None:
         """A promotion if there is one, else a new cell on the lowest rung of a bracket."""
         if not self._brackets:
@@ -120,8 +124,10 @@ class Halving(Searcher):
                     how = (high.steps, seen.trial, seen.recipe)
                     return Proposal(seen.cell, PROMOTE, (seen.digest,), *how)
         made = self.proposer.ask(rng)
-        if made is None:
-            return None
+        if (
+            made is None or made.supernet is not None
+        ):  # a supernet is trained as it is: its cells climb the rungs
+            return made
         rung = self._brackets[self._next_bracket()][0]
         return Proposal(made.cell, made.operator, made.parents, rung.steps, None, made.recipe)
 
@@ -131,6 +137,9 @@ class Halving(Searcher):
 
     def entered(self, proposal: Proposal, trial: int) -> None:
         """Note the place of a trial, and that what it carries on is promoted."""
+        if proposal.supernet is not None:
+            self.proposer.entered(proposal, trial)
+            return
         if proposal.continues is not None:
             bracket, rung = self._place[proposal.continues]
             self._brackets[bracket][rung].promoted.add(proposal.continues)
@@ -144,7 +153,10 @@ class Halving(Searcher):
         """A new cell has entered a bracket."""
 
     def tell(self, observation: Observation) -> None:
-        """Put the trial on its rung; tell the proposer of those on the lowest."""
+        """Put the trial on its rung; tell the proposer of those on the lowest, and of supernets."""
+        if observation.supernet is not None:
+            self.proposer.tell(observation)
+            return
         if observation.duplicate:
             self._tell_duplicate(observation)
             return

@@ -64,14 +64,16 @@ class OneShot(Searcher):
         if self.supernets is not None and self._entered >= self.supernets:
             return None
         which = self._entered % len(self.sketches)
-        space = getattr(self.space, "text", None) if isinstance(self.space, GrammarSpace) else None
-        supernet: Mapping[str, Any] = {
-            "sketch": str(self.sketches[which]),
-            "space": space,
-            "seed": int(rng.integers(SEEDS)),
-            "options": self.options.to_dict(),
-        }
+        supernet = self._supernet(self.sketches[which], int(rng.integers(SEEDS)))
         return Proposal(self._typical[which], "supernet", supernet=supernet)
+
+    def planned(self) -> tuple[Mapping[str, Any], ...]:
+        """One supernet of each sketch."""
+        return tuple(self._supernet(sketch, 0) for sketch in self.sketches)
+
+    def _supernet(self, sketch: Sketch, seed: int) -> Mapping[str, Any]:
+        space = getattr(self.space, "text", None) if isinstance(self.space, GrammarSpace) else None
+        return {"sketch": str(sketch), "space": space, "seed": seed, "options": self.options.to_dict()}
 
     def entered(self, proposal: Proposal, trial: int) -> None:
         """Count supernets, and do not propose again what is under way."""

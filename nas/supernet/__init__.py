@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nas.supernet.cost import Cost as Cost
     from nas.supernet.model import Supernet as Supernet
     from nas.supernet.options import SupernetOptions as SupernetOptions
+    from nas.supernet.plan import check_supernet as check_supernet
     from nas.supernet.selection import Scored as Scored
     from nas.supernet.training import SupernetResult as SupernetResult
     from nas.supernet.training import train_supernet as train_supernet
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = attach(
         "Scored": "nas.supernet.selection",
         "Supernet": "nas.supernet.model",
         "SupernetOptions": "nas.supernet.options",
+        "check_supernet": "nas.supernet.plan",
         "SupernetResult": "nas.supernet.training",
         "train_supernet": "nas.supernet.training",
         "train_trial": "nas.supernet.training",

@@ -96,6 +96,16 @@ class SupernetOptions:
         """How the first cell is taken from the supernet."""
         return self.select or ("sampled" if self.method == "uniform" else "argmax")
 
+    @property
+    def mixed(self) -> bool:
+        """Whether the weights are trained in the mixture, not path by path."""
+        return self.method in ("darts", "darts2")
+
+    @property
+    def runs_mixture(self) -> bool:
+        """Whether the mixture is run at all, which is what `backend` is for."""
+        return self.mixed or self.selection == "perturbation"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return dataclasses.asdict(self)

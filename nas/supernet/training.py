@@ -13,18 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grammar import Cell, GrammarError, Sizes, parse_sketch
+from grammar import Cell, GrammarError
 from nas.errors import BuildError, TrialAborted
-from nas.supernet.architecture import Architecture
-from nas.supernet.cost import Cost
-from nas.supernet.memory import check_memory
 from nas.supernet.model import Supernet
 from nas.supernet.options import SupernetOptions
+from nas.supernet.plan import Plan
 from nas.supernet.selection import Scored, candidates, perturbed
 from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
 from nas.tasks import Task, load_task
-from nas.training import TrialResult, TrialSpec, learning_rate, match_width
-from search_spaces import Relaxed, SpaceError, read_space
+from nas.training import TrialResult, TrialSpec, learning_rate
+from search_spaces import SpaceError, read_space
 
 CURVE_POINTS = 40
 _STREAMS = 7
@@ -131,15 +129,11 @@ class _Search:
         self.options, self.task, self.accept = options, task, accept
         self.rng = np.random.default_rng([spec.seed, _STREAMS])
         recipe = task.recipe
-        relaxed = Relaxed(parse_sketch(spec.cell), lift=options.lift)
-        budget = task.params if spec.params is None else spec.params
-        typical = relaxed.derived(relaxed.template.complete({}, np.random.default_rng(0)))
-        self.width = spec.width or match_width(typical, task, budget, spec.heads, recipe.num_layers)[0]
-        sizes = Sizes.of(self.width, self.width, spec.heads)
-        mixed = options.method in ("darts", "darts2")
-        check_memory(relaxed, sizes, recipe, options.memory_gb, None if mixed else typical)
+        plan = Plan.of(spec, options, task, self.rng)
+        self.width, self.cost, self.typical = plan.width, plan.cost, plan.typical
+        self.architecture = plan.architecture.to(device)
         self.net = Supernet(
-            relaxed,
+            plan.relaxed,
             task.inputs,
             task.outputs,
             self.width,
@@ -147,15 +141,9 @@ class _Search:
             heads=spec.heads,
             dropout=recipe.dropout,
             embed=task.embed,
-            backend=options.backend if mixed or options.selection == "perturbation" else "reference",
+            backend=options.backend if options.runs_mixture else "reference",
             policy=spec.policy,
         ).to(device)
-        wanted = options.cost_weight > 0 or options.cost_limit is not None
-        self.cost = Cost(relaxed, sizes, options.cost) if wanted else None
-        self.typical = (
-            self.cost.of(relaxed.template.complete({}, np.random.default_rng(0))) if self.cost else 1.0
-        )
-        self.architecture = Architecture(relaxed, self.rng, self.cost, options.cost_limit).to(device)
         self.steps = options.steps or recipe.steps
         self.rate = options.lr or recipe.lr
         self.schedule = recipe.replace(steps=self.steps, lr=self.rate)
@@ -164,7 +152,7 @@ class _Search:
         self.adam = torch.optim.Adam(
             self.logits, lr=options.arch_lr, betas=(0.5, 0.999), weight_decay=options.arch_decay
         )
-        carries = relaxed.sketch.kind == "time"
+        carries = plan.relaxed.sketch.kind == "time"
         seeds = spec.seed, [spec.seed, _STREAMS + 1]
         self.first, self.other = (
             Stream(task.train_batches(np.random.default_rng(seed)), device, carries) for seed in seeds
@@ -214,7 +202,7 @@ class _Search:
 
     def _weights_loss(self, step: int) -> Tensor:
         batch = self.first.next()
-        if self.options.method in ("darts", "darts2"):
+        if self.options.mixed:
             gates = [p.detach() for p in self.architecture.probabilities(self._temperature(step))]
             names = self.net.state_names()
             loss, state = mixture_loss(self.net, self.task, gates, batch, self.first.before(names))
