@@ -229,7 +229,7 @@ def differences(values: Mapping[str, Sequence[float]], base: str) -> list[dict[s
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[Estimate, float | None]:
-    """Mean of `a` less mean of `b` with half of its 95 % interval, and the two-sided p; None of less than two values."""
+    """Mean of `a` less mean of `b` with half of its 95 % interval, and the two-sided p; None of one value."""
     mean = sum(a) / len(a) - sum(b) / len(b)
     count = min(len(a), len(b))
     if count < 2:
