@@ -16,6 +16,7 @@ import torch
 from campaign_fakes import FakePool, gist
 
 from grammar import DIGEST_VERSION, GrammarError
+from nas.backends.c.backend import C
 from nas.campaign import Event, Run, SearchConfig, launch, open_run, resume, search, start
 from nas.campaign.driver import Sitting
 from nas.campaign.journal import JOURNAL, read
@@ -351,3 +352,33 @@ def test_another_version_of_the_task_or_of_digests_is_refused(
     monkeypatch.setattr(launch, "load_task", lambda *names: SimpleNamespace(name="parity", version=7))
     with pytest.raises(RunError, match=r"task parity has version 7 here, and .* was made with version 1"):
         resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory_gb": 0.0001}, r"oneshot: the supernet of \w+ would take .* more than memory_gb=0.0001"),
+        ({"method": "uniform", "memory_gb": 0.0001}, "more than memory_gb=0.0001"),
+        ({"cost_limit": 5}, "oneshot: cost_limit=5 params leaves no cell"),
+        ({"backend": "d"}, "oneshot: backend must be one of auto, reference, c, triton; got 'd'"),
+    ],
+)
+@pytest.mark.parametrize("method", ["oneshot", "halving"])
+def test_supernets_that_cannot_be_trained_are_refused_before_anything_is_written(
+    inline: None, tmp_path: Path, options: dict[str, Any], message: str, method: str
+) -> None:
+    if method == "halving":
+        options = {"proposer": "oneshot", **{f"proposer.{name}": value for name, value in options.items()}}
+    config = QUICK.replace(space="darts_rnn", method=method, options=options)
+    with pytest.raises(SearchError, match=message):
+        start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_supernet_runs_on_a_backend_that_works_here(
+    inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(C, "available", lambda self: "no compiler")
+    config = QUICK.replace(space="darts_rnn", method="oneshot", options={"backend": "c"})
+    with pytest.raises(SearchError, match=r"oneshot: the backend 'c' cannot run cell .*: no compiler"):
+        start(config, tmp_path / "run")

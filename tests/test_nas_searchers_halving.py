@@ -150,3 +150,15 @@ def test_the_options_of_the_proposer_are_settled() -> None:
     space = load_space("gated")
     options = {"proposer": "evolution", "proposer.seeds": ["zoo:gru"], "eta": 2}
     assert settled_options("halving", space, options) == {**options, "proposer.seeds": [zoo("gru").one_line]}
+
+
+def test_supernets_of_the_proposer_are_trained_as_they_are() -> None:
+    log = Drive(make(proposer="oneshot", **{"proposer.steps": 1}))
+    log.go_on(40)
+    supernets = [p for p in log.proposals if p.supernet is not None]
+    assert log.proposals[0] is supernets[0]
+    assert {p.steps for p in supernets} == {None}
+    cells = [p for p in log.proposals if p.supernet is None]
+    assert {steps_of(p) for p in cells} >= {1, 3}
+    assert {p.operator for p in cells} == {"darts drawn", "promote"}
+    assert log.searcher.planned()[0]["options"]["steps"] == 1

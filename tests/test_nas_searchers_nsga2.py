@@ -122,3 +122,14 @@ def test_parents_are_the_best_of_parents_and_children() -> None:
     assert parents
     assert parents & best
     assert parents <= survivors | best
+
+
+def test_what_is_under_way_is_not_proposed_again() -> None:
+    searcher = make_searcher("nsga2", SPACE, {"population": 2})
+    first = searcher.ask(np.random.default_rng(0))
+    assert first is not None
+    assert searcher.ask(np.random.default_rng(0)) == first
+    searcher.entered(first, 0)
+    second = searcher.ask(np.random.default_rng(0))
+    assert second is not None
+    assert second.cell.digest != first.cell.digest

@@ -9,7 +9,7 @@ from searcher_suite import ToySpace, drive
 from grammar import Cell, zoo
 from nas.errors import SearchError
 from nas.searchers import Observation, make_searcher
-from nas.searchers.reinforce import Controller, Reinforce
+from nas.searchers.reinforce import STEP, Controller, Reinforce
 from search_spaces import Choice, load_space
 
 SPACE = ToySpace(shifts=20)
@@ -116,3 +116,19 @@ class Closed:
 def test_a_space_without_choices_is_refused() -> None:
     with pytest.raises(SearchError, match="cannot be walked choice by choice"):
         make_searcher("reinforce", Closed(), {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_at_no_rate_it_ends_with_samples_of_the_space(rate: float) -> None:
+    """A few good scores in a row once made it certain of cells that had been tried."""
+    space = load_space("gated")
+    searcher = make_searcher("reinforce", space, {"rate": rate, "samples": 2})
+    assert isinstance(searcher, Reinforce)
+    proposals, seen = drive(searcher, 60, score=lambda cell: float(len(cell.one_line)))
+    assert sum(p.operator == "sample" for p in proposals) == 0
+    before = searcher.controller.policy(space.choices(seen[-1].cell))
+    short = space.choices(seen[-1].cell)
+    searcher.tell(Observation(seen[-1].cell, seen[-1].digest, 0.0, "ok", 60))
+    after = searcher.controller.policy(short)
+    moved = [float(p[p > 0] @ np.log(p[p > 0] / q[p > 0])) for p, q in zip(before, after, strict=True)]
+    assert 0 < np.mean(moved) <= STEP

@@ -65,26 +65,6 @@ def test_a_line_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
     assert (out / "traces.jsonl").read_text() == whole
 
 
-def test_real_runs_are_compared_by_their_journals(tmp_path: Path) -> None:
-    for number in range(2):
-        make_run(tmp_path / f"r{number}")
-    named = [f"{method}={tmp_path / folder}" for method, folder in (("random", "r0"), ("mine", "r1"))]
-    _compare_searchers.main(["runs", *named, "--out", str(tmp_path / "out")])
-    facts = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert facts["methods"]["random"]["curve"] == facts["methods"]["mine"]["curve"]
-    assert facts["differences"][0]["mean"] == 0
-    assert "Real runs" in (tmp_path / "out" / "result.md").read_text()
-    _compare_searchers.main(["page", str(tmp_path / "out"), "--out", str(tmp_path / "page")])
-    said = (tmp_path / "page" / "searchers.md").read_text()
-    assert "runs random=RUN mine=RUN" in said
-    assert str(tmp_path) not in said
-    assert {file.name for file in (tmp_path / "page").iterdir()} == {
-        "searchers.json",
-        "searchers.md",
-        "searchers-1.svg",
-    }
-
-
 def test_runs_of_one_method_have_different_seeds(tmp_path: Path) -> None:
     make_run(tmp_path / "r")
     with pytest.raises(SystemExit, match="error: two runs of a have seed 3"):
@@ -96,7 +76,7 @@ def test_runs_of_one_method_have_different_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["runs", "runs/a"], "runs are given as METHOD=FOLDER; received runs/a"),
+        (["runs", "runs/nowhere"], "nowhere"),
         (["pool", "--runs", "nowhere", "--seeds", "1"], "nowhere"),
     ],
 )

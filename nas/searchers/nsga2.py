@@ -82,6 +82,10 @@ class NSGA2(Searcher):
                         return child
         return sample_new(self.space, rng, self._told, 4 * self.tries)
 
+    def entered(self, proposal: Proposal, trial: int) -> None:
+        """Do not propose it again while it is trained."""
+        self._told.add(proposal.cell.digest)
+
     def tell(self, observation: Observation) -> None:
         """Let the cell in among the children if it has all objectives; a full generation is followed by selection."""
         self._told.add(observation.digest)

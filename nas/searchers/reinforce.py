@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from grammar import Cell
 from nas.errors import SearchError
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
-from nas.searchers.options import check_number, check_whole
+from nas.searchers.options import check_number, check_share, check_whole
 from nas.searchers.random_search import sample_new
 from search_spaces import Choice, Chooser
 
@@ -44,6 +44,9 @@ class WalkSpace(Protocol):
 
 
 _LEAST = np.finfo(np.float64).tiny  # a choice that another searcher made may have lost all probability
+STEP = 0.05
+"""The mean divergence (nats) over the choices of a cell by which one score may move the policy."""
+HALVINGS = 12
 
 
 class Controller:
@@ -87,6 +90,16 @@ class Controller:
         p /= p.sum()
         return p
 
+    def policy(self, choices: Sequence[Choice]) -> list[Array]:
+        """The probabilities of the options of each of these choices, after those before it."""
+        h, before = self.start, None
+        found: list[Array] = []
+        for c in choices:
+            h = self.step(h, before)
+            found.append(self.probabilities(h, c.site, c.weights))
+            before = self.offsets[c.site] + c.chosen
+        return found
+
     def gradient(self, choices: Sequence[Choice], reward: float, entropy: float) -> tuple[float, list[Array]]:
         """`reward` times log p of the choices plus `entropy` times their mean entropy, and the gradient of it."""
         states, rows, grads = [self.start], [], []
@@ -127,6 +140,11 @@ class Reinforce(Searcher):
     trial without a score counts as the worst one so far. Steps are Adam's, of size `rate`, with a bonus of `entropy`
     times the mean entropy of the choices. Draws that give no cell of the space or one that was tried are made again,
     `tries` times; then the space is sampled. Until `samples` cells have a score the controller is not moved.
+
+    Adam moves every weight of a choice by `rate` at once, which with tens of units is many times that in its logit: a
+    few good scores would make the policy certain of cells that were tried, and a certain policy has no gradient that
+    leads out again. So a step is halved until it changes the policy by at most `STEP`, and each choice is drawn by the
+    space's own weights with the probability `explore`, whatever was learned.
     """
 
     name = "reinforce"
@@ -139,6 +157,7 @@ class Reinforce(Searcher):
         rate: float = 0.02,
         decay: float = 0.9,
         entropy: float = 0.02,
+        explore: float = 0.05,
         samples: int = 8,
         tries: int = 400,
         seed: int = 0,
@@ -154,8 +173,10 @@ class Reinforce(Searcher):
                 "reinforce: rate must be above 0, decay from 0 to below 1 and entropy at least 0; "
                 f"got rate={rate!r}, decay={decay!r}, entropy={entropy!r}"
             )
+        check_share("reinforce", explore=explore)
         self._walks: WalkSpace = space
-        self.rate, self.decay, self.entropy, self.samples, self.tries = rate, decay, entropy, samples, tries
+        self.rate, self.decay, self.entropy, self.explore = rate, decay, entropy, explore
+        self.samples, self.tries = samples, tries
         self.controller = Controller(space.sites, hidden, seed)
         self._moments = [[np.zeros_like(w) for w in self.controller.weights] for _ in range(2)]
         self._steps = 0
@@ -190,7 +211,7 @@ class Reinforce(Searcher):
         advantage = self._advantage(score)
         if len(self._scores) > self.samples and advantage:
             choices = self._walks.choices(observation.cell)
-            self._climb(self.controller.gradient(choices, advantage, self.entropy)[1])
+            self._climb(self.controller.gradient(choices, advantage, self.entropy)[1], choices)
 
     def _chooser(self, rng: np.random.Generator) -> Chooser:
         h, before = self.controller.start, None
@@ -199,6 +220,7 @@ class Reinforce(Searcher):
             nonlocal h, before
             h = self.controller.step(h, before)
             p = self.controller.probabilities(h, site, weights)
+            p = (1 - self.explore) * p + self.explore * np.asarray(weights) / sum(weights)
             at = int(np.searchsorted(np.cumsum(p), rng.random() * float(p.sum()), side="right"))
             if at >= len(p) or not p[at]:  # rounding
                 at = int(np.argmax(p))
@@ -219,13 +241,28 @@ class Reinforce(Searcher):
         self._mean = self.decay * self._mean + (1 - self.decay) * score
         return float(np.clip(below / self._spread, -2.0, 2.0)) if self._spread else 0.0
 
-    def _climb(self, gradient: Sequence[Array]) -> None:
-        """A step of Adam uphill."""
+    def _climb(self, gradient: Sequence[Array], choices: Sequence[Choice]) -> None:
+        """A step of Adam uphill, halved until it moves the policy over these choices by no more than `STEP`."""
         self._steps += 1
         first, second = self._moments
+        step = []
         for i, g in enumerate(gradient):
             first[i] = 0.9 * first[i] + 0.1 * g
             second[i] = 0.99 * second[i] + 0.01 * g * g
             m = first[i] / (1 - 0.9**self._steps)
             v = second[i] / (1 - 0.99**self._steps)
-            self.controller.weights[i] = self.controller.weights[i] + self.rate * m / (np.sqrt(v) + 1e-8)
+            step.append(self.rate * m / (np.sqrt(v) + 1e-8))
+        before, weights = self.controller.policy(choices), self.controller.weights
+        for halved in range(HALVINGS):
+            self.controller.weights = [w + s / 2**halved for w, s in zip(weights, step, strict=True)]
+            if _divergence(before, self.controller.policy(choices)) <= STEP:
+                return
+
+
+def _divergence(before: Sequence[Array], after: Sequence[Array]) -> float:
+    """The mean over choices of the Kullback-Leibler divergence of the policies before and after."""
+    total = 0.0
+    for p, q in zip(before, after, strict=True):
+        there = p > 0
+        total += float(p[there] @ np.log(p[there] / np.maximum(q[there], _LEAST)))
+    return total / len(before)
