@@ -13,6 +13,7 @@ from nas.searchers import Observation, make_searcher
 from nas.searchers.encodings import Encodings, encodings, untrained_score
 from nas.searchers.guided import ACQUISITIONS, Guided, expected_improvement, losses
 from predictors import encode, encoding_names
+from search_spaces import load_space
 
 SPACE = ToySpace()
 SMALL: dict[str, Any] = {"candidates": 12, "every": 3}
@@ -211,3 +212,14 @@ def test_the_untrained_score_prefers_cells_that_answer_to_their_input() -> None:
     )
     lstm, slow = untrained_score(encodings()([zoo("lstm"), deaf]))
     assert lstm < slow
+
+
+def test_two_workers_begin_with_two_known_cells() -> None:
+    searcher = make_searcher("guided", load_space("gated"))
+    first = searcher.ask(np.random.default_rng(0))
+    assert first is not None
+    searcher.entered(first, 0)
+    second = searcher.ask(np.random.default_rng(1))
+    assert second is not None
+    assert (first.operator, second.operator) == ("zoo", "zoo")
+    assert first.cell.digest != second.cell.digest

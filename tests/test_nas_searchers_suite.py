@@ -33,11 +33,13 @@ def test_proposals_are_members_and_name_their_parents(name: str) -> None:
 
 
 @EVERY
-def test_nothing_is_proposed_twice_when_every_answer_is_told(name: str) -> None:
-    proposals, _ = drive(suite_searcher(name, SPACE), 30)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_nothing_is_proposed_twice_nor_while_it_is_trained(name: str, workers: int) -> None:
+    log = Drive(suite_searcher(name, SPACE), workers=workers)
+    log.go_on(30)
     ways = [
         (way(proposal.cell, proposal.steps, proposal.recipe), repr(proposal.supernet))
-        for proposal in proposals
+        for proposal in log.proposals
     ]
     assert len(set(ways)) == len(ways)
 

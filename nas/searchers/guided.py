@@ -119,6 +119,10 @@ class Guided(Searcher):
             return sample_new(self.space, rng, self._told, self.tries)
         return pool[self._order(predictor, pool, rng)[0]]
 
+    def entered(self, proposal: Proposal, trial: int) -> None:
+        """Do not propose the cell as a new one while it is trained."""
+        self._told.add(proposal.cell.digest)
+
     def tell(self, observation: Observation) -> None:
         """Learn from a trial: its score, or that it failed."""
         if observation.status not in UNTRIED:
