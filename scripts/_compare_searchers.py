@@ -164,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text, charts = _section(facts)
     (given.out / "result.md").write_text(text, encoding="utf-8")
     for name, chart in charts.items():
-        (given.out / f"{name}.svg").write_text(chart, encoding="utf-8")
+        file = "curves.svg" if len(charts) == 1 else f"curves-{name}.svg"
+        (given.out / file).write_text(chart, encoding="utf-8")
     print(text)
 
 
