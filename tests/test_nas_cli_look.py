@@ -86,6 +86,22 @@ def test_top_of_trials_of_different_steps_says_how_many(
     assert [row["steps"] for row in rows] == [trial.until or STEPS for trial in found.top(10)]
 
 
+def test_top_shows_recipes_and_what_is_constrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SMALL.replace(
+        method="guided",
+        options={"recipe": "lr", "features": "statistics"},
+        constraints=("latency_us<=9",),
+        max_trials=12,
+    )
+    found = begin(tmp_path / "run", config)
+    assert any(trial.recipe for trial in found.trials)
+    monkeypatch.setenv("COLUMNS", "200")
+    head, *rows = recell("top", found.path).out.splitlines()
+    assert head.split()[-2:] == ["recipe", "cell"]
+    assert "µs per step" in head
+    assert any(" lr 0." in row for row in rows)
+
+
 def test_top_for_people_folds_and_never_cuts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "70")
     out = recell("top", run.path, "-n", 2).out

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from campaign_fakes import SMALL, begin
 from made_runs import ask, make_run
 
 from grammar import parse, zoo
@@ -162,3 +163,22 @@ def test_a_large_cell_is_not_drawn(tmp_path: Path) -> None:
 )
 def test_lengths_of_time(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+def test_a_recipe_that_the_search_found_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", finalists=2)
+    assert "with the same recipe, data and number of parameters." in checked(report_html(run))
+    found = run.finalists[0]
+    assert found.trial is not None
+    found.recipe = run.trials[found.trial].recipe = {"lr": 0.00213, "dropout": 0.25}
+    said = checked(report_html(run))
+    assert "with the same data and number of parameters, found cells with the recipe that the search" in said
+    assert said.count("lr 0.00213, dropout 0.25") == 3  # final comparison, best cell, list
+
+
+def test_supernets_are_counted_apart(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", SMALL.replace(method="oneshot", max_trials=8))
+    said = checked(report_html(run))
+    assert "6 cells trained 0 failed 2 supernets trained" in said
+    assert "of workers' time in the search (20 s of it for supernets)" in said
+    assert run.status()["supernets"] == 2

@@ -241,6 +241,7 @@ class Run:
             "metric": self.task.get("metric"),
             "trivial_score": self.task.get("trivial_score"),
             "finished": sum(trial.status == "ok" for trial in self.trials),
+            "supernets": sum(trial.status == "supernet" for trial in self.trials),
             "running": len(running) if live else 0,
             "pending": sum(trial.status in OPEN for trial in self.trials) - (len(running) if live else 0),
             "failed": self.failures,

@@ -16,7 +16,7 @@ from rich.text import Text
 from nas.campaign import Contender, Event, Run, TrialRecord
 from nas.cli.console import console, score_text, table
 from nas.cli.look import failures_text
-from nas.reports import seconds_text
+from nas.reports import recipe_text, seconds_text
 
 _BEST, _LAST = 5, 4
 
@@ -80,7 +80,9 @@ def event_line(event: Event, run: Run) -> str | None:
         note = " (the best so far)" if best is trial else f" (best {score_text(best.score)})" if best else ""
         cost = f"{trial.params:,} parameters, {trial.wall:.1f} s"
         if trial.until is not None or trial.continues is not None:
-            cost = f"{trial.steps} steps, {cost}"
+            cost = f"{trial.steps} step{'s' * (trial.steps != 1)}, {cost}"
+        if trial.recipe:
+            cost += f", {recipe_text(trial.recipe)}"
         return f"#{trial.id} {score_text(trial.score)} {unit}{note}, {cost}: {trial.text}"
     if kind == "fail":
         again = ", tried again" if event["retry"] else ""

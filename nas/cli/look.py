@@ -47,6 +47,8 @@ def _show_status(found: dict[str, Any]) -> None:
         "",
     )
     trials = f"{found['finished']} finished, {found['running']} running, {failures_text(found['failed'])}"
+    if found["supernets"]:
+        trials = f"{found['supernets']} supernets and {trials}"
     if found["pending"]:
         trials += f", {found['pending']} waiting"
     if found["duplicates"]:
@@ -145,7 +147,7 @@ def _row(run: Run, trial: TrialRecord, rank: int) -> dict[str, Any]:
 
 
 def _show_top(rows: list[dict[str, Any]], run: Run) -> None:
-    from nas.reports import UNITS, objective_text
+    from nas.reports import UNITS, objective_text, recipe_text
 
     unit = run.task.get("metric", "score")
     if console().width < _TABLE_WIDTH:
@@ -157,7 +159,9 @@ def _show_top(rows: list[dict[str, Any]], run: Run) -> None:
             show(f"   {r['cell']}")
         return
     several = len(run.objectives) > 1
-    aims = [name for name in run.objectives if name not in ("loss", "params")]
+    wanted = [*run.objectives, *(text.partition("<=")[0] for text in run.config.constraints)]
+    aims = [name for name in dict.fromkeys(wanted) if name not in ("loss", "params")]
+    own = any(r["recipe"] for r in rows)
     stages = len({r["steps"] for r in rows}) > 1 or rows[0]["steps"] != run.full_steps
     numbers = ["rank", "trial", unit, "retrained", "test", "seeds", "params", *(UNITS[a] for a in aims)]
     numbers += ["steps"] if stages else []
@@ -173,11 +177,13 @@ def _show_top(rows: list[dict[str, Any]], run: Run) -> None:
             *(objective_text(name, r["metrics"].get(name)) for name in aims),
             *([r["steps"]] if stages else []),
             *(["*" if r["front"] else ""] if several else []),
+            *([recipe_text(r["recipe"] or {})] if own else []),
             r["cell"],
         )
         for r in rows
     ]
-    show(table([*numbers, *(["front"] if several else []), "cell"], lines, numbers))
+    others = [*(["front"] if several else []), *(["recipe"] if own else []), "cell"]
+    show(table([*numbers, *others], lines, numbers))
 
 
 def spaces(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nas.reports.judge import FinalTest as FinalTest
     from nas.reports.judge import Verdict as Verdict
     from nas.reports.judge import verdict as verdict
+    from nas.reports.page import recipe_text as recipe_text
     from nas.reports.page import report_html as report_html
     from nas.reports.page import seconds_text as seconds_text
     from nas.reports.page import write_report as write_report
@@ -26,6 +27,7 @@ __getattr__, __dir__, __all__ = attach(
         "UNITS": "nas.reports.front",
         "Verdict": "nas.reports.judge",
         "objective_text": "nas.reports.front",
+        "recipe_text": "nas.reports.page",
         "report_html": "nas.reports.page",
         "seconds_text": "nas.reports.page",
         "verdict": "nas.reports.judge",

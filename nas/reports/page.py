@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def report_html(run: Run) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"score": _score, "count": _count, "seconds": seconds_text}
+    environment.filters |= {"score": _score, "count": _count, "seconds": seconds_text, "recipe": recipe_text}
     best = _best_cell(run)
     return environment.get_template("report.html.j2").render(
         mark=Markup(MARK),
@@ -67,6 +67,7 @@ def report_html(run: Run) -> str:
         verdict=verdict(run),
         tiles=list(_tiles(run)),
         comparison=_comparison(run),
+        own_recipes=any(c.recipe for c in run.finalists),
         charts=[(name, Markup(svg), legend) for name, svg, legend in _charts(run) if svg],
         best=best,
         drawing=Markup(_drawing(best["cell"])) if best else None,
@@ -102,6 +103,9 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     ended = [t for t in run.trials if t.ended is not None]
     yield f"{sum(t.status == 'ok' for t in run.trials)}", "cells trained"
     yield f"{sum(run.failures.values())}", "failed"
+    supernets = sum(t.status == "supernet" for t in run.trials)
+    if supernets:
+        yield f"{supernets}", "supernets trained"
     if run.duplicates:
         yield f"{run.duplicates}", "duplicates not trained again"
     if run.refused:
@@ -110,7 +114,8 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
         yield f"{sum(run.fallbacks.values())}", "on the slow reference backend"
     yield seconds_text(run.active), f"of {seconds_text(run.config.budget)} used"
     if ended:
-        yield seconds_text(statistics.median(t.wall for t in ended)), "median trial"
+        walls = [t.wall for t in ended if t.supernet is None] or [t.wall for t in ended]
+        yield seconds_text(statistics.median(walls)), "median trial"
     if run.best is not None:
         yield f"{run.best.score:.4f}", f"best {run.task.get('metric', '')} in the search"
 
@@ -201,8 +206,11 @@ def _seeds(run: Run) -> list[str]:
 
 def _cost(run: Run) -> str:
     searched = sum(t.wall for t in run.trials)
+    shared = sum(t.wall for t in run.trials if t.supernet is not None)
     retrained = sum(t.wall for c in run.contenders for t in c.trainings)
-    return f"{seconds_text(searched)} of workers' time in the search, {seconds_text(retrained)} in the final comparison"
+    of_these = f" ({seconds_text(shared)} of it for supernets)" if shared else ""
+    ended = f"{seconds_text(retrained)} in the final comparison"
+    return f"{seconds_text(searched)} of workers' time in the search{of_these}, {ended}"
 
 
 def _sitting(event: dict[str, Any]) -> str:
@@ -309,6 +317,11 @@ def seconds_text(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5700 else f"{seconds / 3600:.1f} h"
+
+
+def recipe_text(changes: Mapping[str, Any]) -> str:
+    """What a trial changed in the recipe: lr 0.0021, dropout 0.13."""
+    return ", ".join(f"{name} {value:g}" for name, value in changes.items())
 
 
 def _score(value: float | None) -> str:

@@ -40,9 +40,11 @@ def check_memory(
         need = estimated_bytes(relaxed.cell.graph, run.graph, sizes, recipe)
     except CellBuildError as error:
         raise BuildError(f"sketch {relaxed.sketch.name}: {error}") from None
-    if need > limit_gb * 1e9:
+    gigabytes = need / 1e9
+    if gigabytes > limit_gb:
+        about = f"{gigabytes:.1f}" if gigabytes >= 1 else f"{gigabytes:.4f}"
         raise BuildError(
-            f"the supernet of {relaxed.sketch.name} would take about {need / 1e9:.1f} GB at width {sizes.hidden_size}, "
+            f"the supernet of {relaxed.sketch.name} would take about {about} GB at width {sizes.hidden_size}, "
             f"batches of {recipe.batch_size} and {recipe.sequence_length} steps: more than memory_gb={limit_gb:g}. "
             "Use fewer parameters or a smaller batch, a smaller depth, lift=no, a method that runs one path at a time "
             "(gdas, uniform), or more memory_gb"
