@@ -18,7 +18,7 @@ from search_spaces.rules import Limits, operations
 from search_spaces.sampling import below, pick
 from search_spaces.space import Space
 from search_spaces.templates import Tables, Template
-from search_spaces.varied import ATTEMPTS, Operator, Variation, drawn, until_other
+from search_spaces.varied import ATTEMPTS, OF_TWO, Operator, Variation, drawn, until_other
 from search_spaces.walking import SKETCH, Choice, Chooser, Holes, hole_site
 
 Reading = tuple[int, Found]  # the number of a sketch and the options of its holes
@@ -266,7 +266,7 @@ class SketchSpace(Space):
             return "crossover", template.cell(template.complete(mixed, rng))
 
         differ = dict(ours) != theirs
-        child = until_other(one, (cell, other)) if differ else None
+        child = until_other(one, (cell, other), OF_TWO) if differ else None
         return self._mutated(cell, rng, None) if child is None or child.neutral else child
 
     # -- for readers ----------------------------------------------------------------------------

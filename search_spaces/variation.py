@@ -20,7 +20,7 @@ from search_spaces.membership import exceeded
 from search_spaces.motifs import Motif, graft, reference
 from search_spaces.rules import INPUT, StateRule
 from search_spaces.sampling import STATE_NAMES, Sampler, below, let_name, pick
-from search_spaces.varied import ATTEMPTS, BY_NAME, Operator, Variation, drawn, until_other
+from search_spaces.varied import ATTEMPTS, BY_NAME, OF_TWO, Operator, Variation, drawn, until_other
 
 Scope = Mapping[str, tuple[str, ...]]
 _T = TypeVar("_T")
@@ -75,7 +75,7 @@ class Varier:
 
         Where no exchange gives another cell (the second has nothing that the first lacks), a mutation of the first.
         """
-        child = self._until(lambda: ("crossover", self.exchange(*made, rng)), cells)
+        child = self._until(lambda: ("crossover", self.exchange(*made, rng)), cells, OF_TWO)
         if child is None or child.neutral:
             return self.mutate(cells[0], made[0], rng, None)
         return child
