@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 from test_search_spaces_relaxing import MINE
 
 from grammar import parse
 from nas.errors import SearchError
 from nas.supernet import SupernetOptions, train_supernet, train_trial
+from nas.supernet.selection import shown
 from nas.tasks import load_task
 from nas.training import TrialResult, TrialSpec
-from search_spaces import load_space
+from search_spaces import GrammarSpace, Relaxed, load_space, unroll
 
 QUICK: dict[str, Any] = {"steps": 6, "candidates": 3, "keep": 2, "score_batches": 1, "tune_steps": 1}
 
@@ -94,6 +97,21 @@ def test_cells_that_are_not_accepted_are_not_handed_over() -> None:
     result = train_supernet(spec(), SupernetOptions(**QUICK), accept=lambda cell: False)
     assert result.trial.status == "invalid"
     assert "none of the cells taken from the supernet is in the space" in result.trial.message
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_cells_of_rules_are_shown_without_the_places_of_a_sketch(depth: int) -> None:
+    space = load_space("gated")
+    assert isinstance(space, GrammarSpace)
+    for sketch in unroll(space, depth):
+        relaxed = Relaxed(sketch)
+        for seed in range(5):
+            cell = relaxed.derived(relaxed.template.complete({}, np.random.default_rng(seed)))
+            tidy = shown(cell)
+            assert tidy.digest == cell.digest
+            assert (tidy in space) == (cell in space)
+            assert not re.search(r"vec_|LIN_|gate_|out_", tidy.one_line)
+            assert len(tidy.one_line) <= len(cell.one_line)
 
 
 def test_a_trial_of_a_campaign_brings_its_cells_along() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import count, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grammar import Cell
+from grammar import Cell, Expr, Let, Out, make_cell, ref
 from nas.nn import State
 from nas.supernet.architecture import Architecture
 from nas.supernet.model import Picks, Supernet
@@ -19,6 +20,10 @@ from nas.tasks import Task
 
 _MOST_DRAWS = 20
 """Times the number of candidates that are drawn at most: a sketch may have few cells, or few that are accepted."""
+
+
+_PLAIN = ("ref", "x", "num")
+"""What may stand in several places and is the same in all: it has no weights."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,33 @@ class Scored:
     score: float
     cost: float | None = None
     selected: bool = False
+
+
+def shown(cell: Cell) -> Cell:
+    """The same cell with helper names in place of places of a sketch, and only where something is used twice."""
+    lets = {s.name: s.expr for s in cell.statements if isinstance(s, Let) and not s.primed}
+    if cell.kind != "time" or len(lets) + len(cell.tree.states) + 1 != len(cell.statements):
+        return cell  # it has blocks
+    refs = [e for s in cell.statements if isinstance(s, Let | Out) for e in s.expr.walk() if e.op == "ref"]
+    uses = Counter(str(e.attr("name")) for e in refs)
+    taken = {s.name for s in cell.tree.states}
+    free = (name for n in count(1) if (name := f"v{n}") not in taken)
+    again = [name for name, expr in lets.items() if uses[name] > 1 and expr.op not in _PLAIN]
+    names = {name: next(free) for name in again}
+
+    def rewritten(expr: Expr) -> Expr:
+        name = str(expr.attr("name")) if expr.op == "ref" else ""
+        if name in names:
+            return ref(names[name])
+        return rewritten(lets[name]) if name in lets else replace(expr, args=tuple(map(rewritten, expr.args)))
+
+    body: list[Let | Out] = []
+    for s in cell.statements:
+        if isinstance(s, Out):
+            body.append(Out(rewritten(s.expr)))
+        elif isinstance(s, Let) and (s.primed or s.name in names):
+            body.append(Let(names.get(s.name, s.name), rewritten(s.expr)))
+    return make_cell(cell.name, cell.tree.states, body)
 
 
 def score_path(net: Supernet, task: Task, picks: Picks, batches: int) -> float:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grammar import Cell, GrammarError
+from grammar import Cell, GrammarError, parse
 from nas.errors import BuildError, TrialAborted
 from nas.supernet.model import Supernet
 from nas.supernet.options import SupernetOptions
 from nas.supernet.plan import Plan
-from nas.supernet.selection import Scored, candidates, perturbed
+from nas.supernet.selection import Scored, candidates, perturbed, shown
 from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
 from nas.tasks import Task, load_task
 from nas.training import TrialResult, TrialSpec, learning_rate
@@ -67,11 +67,15 @@ def train_trial(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+    cells = [s if space is None else dataclasses.replace(s, cell=_shown(s.cell)) for s in result.found]
     found = tuple(
-        {name: value for name, value in dataclasses.asdict(s).items() if value is not None}
-        for s in result.found
+        {name: value for name, value in dataclasses.asdict(s).items() if value is not None} for s in cells
     )
     return dataclasses.replace(result.trial, found=found)
+
+
+def _shown(text: str) -> str:
+    return shown(parse(text)).one_line
 
 
 def train_supernet(
