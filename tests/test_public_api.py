@@ -61,7 +61,8 @@ PUBLIC: dict[str, str] = {
         CellModule Ensemble Stack State TreeModule build detach_state from_torch
     """,
     "nas.reports": """
-        Estimate FinalTest UNITS Verdict objective_text report_html seconds_text verdict write_report write_study
+        Estimate FinalTest UNITS Verdict objective_text recipe_text report_html seconds_text verdict write_report
+        write_study
     """,
     "nas.searchers": """
         MEASURED METRICS OBJECTIVES Observation Proposal Searcher SpaceLike crowding front fronts
@@ -75,7 +76,7 @@ PUBLIC: dict[str, str] = {
         Answerer Application BusyError Desk Limits open_api serve
     """,
     "nas.supernet": """
-        Architecture Cost Scored Supernet SupernetOptions SupernetResult train_supernet train_trial
+        Architecture Cost Scored Supernet SupernetOptions SupernetResult check_supernet train_supernet train_trial
     """,
     "nas.tasks": """
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
