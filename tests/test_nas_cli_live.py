@@ -98,6 +98,8 @@ def test_failures_are_told_with_their_class(tmp_path: Path) -> None:
         "retry": True,
     }
     assert event_line(event, run) == "#1 failed: infrastructure, tried again: the worker died"
+    event |= {"class": "constraint", "message": "latency_us<=8 (is 9.1)", "retry": False}
+    assert event_line(event, run) == "#1 refused, not trained: latency_us<=8 (is 9.1)"
     event = {
         "event": "retrain_fail",
         "key": "lstm-seed-4",

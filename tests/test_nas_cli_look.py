@@ -42,6 +42,7 @@ def test_status_for_people(run: Run, tmp_path: Path) -> None:
 def test_failures_are_counted_by_class() -> None:
     assert failures_text({}) == "0 failed"
     assert failures_text({"timeout": 1, "oom": 2}) == "3 failed (oom 2, timeout 1)"
+    assert failures_text({"constraint": 4}) == "0 failed, 4 over a measured constraint"
 
 
 def test_top_is_the_order_of_the_search_with_the_rank_of_export(run: Run) -> None:

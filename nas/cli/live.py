@@ -84,6 +84,8 @@ def event_line(event: Event, run: Run) -> str | None:
         if trial.recipe:
             cost += f", {recipe_text(trial.recipe)}"
         return f"#{trial.id} {score_text(trial.score)} {unit}{note}, {cost}: {trial.text}"
+    if kind == "fail" and event["class"] == "constraint":
+        return f"#{event['trial']} refused, not trained: {event['message']}"
     if kind == "fail":
         again = ", tried again" if event["retry"] else ""
         return f"#{event['trial']} failed: {event['class']}{again}: {event['message']}"

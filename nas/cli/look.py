@@ -82,10 +82,12 @@ def _show_status(found: dict[str, Any]) -> None:
 
 
 def failures_text(failed: dict[str, int]) -> str:
-    """How many trials failed, by class."""
-    total = sum(failed.values())
-    classes = ", ".join(f"{name} {number}" for name, number in sorted(failed.items()))
-    return f"{total} failed ({classes})" if total else "0 failed"
+    """How many trials failed, by class; apart from them those refused for what was measured."""
+    over = failed.get("constraint", 0)
+    total = sum(failed.values()) - over
+    classes = ", ".join(f"{name} {number}" for name, number in sorted(failed.items()) if name != "constraint")
+    text = f"{total} failed ({classes})" if total else "0 failed"
+    return f"{text}, {over} over a measured constraint" if over else text
 
 
 def top(

@@ -102,14 +102,15 @@ def _drawing(cell: Cell) -> str:
 def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     ended = [t for t in run.trials if t.ended is not None]
     yield f"{sum(t.status == 'ok' for t in run.trials)}", "cells trained"
-    yield f"{sum(run.failures.values())}", "failed"
+    over = run.failures.get("constraint", 0)
+    yield f"{sum(run.failures.values()) - over}", "failed"
     supernets = sum(t.status == "supernet" for t in run.trials)
     if supernets:
         yield f"{supernets}", "supernets trained"
     if run.duplicates:
         yield f"{run.duplicates}", "duplicates not trained again"
-    if run.refused:
-        yield f"{run.refused}", "refused for warnings or constraints"
+    if run.refused + over:
+        yield f"{run.refused + over}", "refused for warnings or constraints"
     if run.fallbacks:
         yield f"{sum(run.fallbacks.values())}", "on the slow reference backend"
     yield seconds_text(run.active), f"of {seconds_text(run.config.budget)} used"
