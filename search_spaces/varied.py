@@ -13,9 +13,7 @@ from search_spaces.sampling import below, pick
 
 ATTEMPTS = 1_000  # tries until a child is found
 BY_NAME = 100  # of one operator or motif
-OF_TWO = (
-    30  # of a crossover: of two cells with another child 1 in 100 needs more than 8; tiny twins may have none
-)
+OF_TWO = 100  # of a crossover: mostly one or two are enough; twins of few operations have no other child
 NEUTRAL = 20  # of these, tries that gave a child of the parent's digest before one is taken
 
 
