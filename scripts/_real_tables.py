@@ -160,8 +160,8 @@ def _verdict(facts: Mapping[str, Any]) -> list[str]:
     if not facts["tests"]:
         return ["No found cell and no known one has been trained with all seeds yet: nothing is compared."]
     lines = [
-        f"**The best cell of each method less the best known one, {facts['rival']}** (lowest mean validation score of "
-        f"the known), test, seed by seed; paired t, p after Holm's correction for {len(facts['tests'])} comparisons:",
+        f"**The best cell of each method less the best known one, {facts['rival']}** (lowest mean test score of the "
+        f"known), test, seed by seed; paired t, p after Holm's correction for {len(facts['tests'])} comparisons:",
         "",
         "| found | difference | p | corrected | |",
         "|---|---|---|---|---|",
