@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
 from nas.backends.c.compiler import CompilerError
-from nas.backends.c.layer import Layer, Table, slots_of
+from nas.backends.c.layer import Layer, Table
 from nas.backends.c.ops import compact, even, operated
+from nas.backends.c.outline import slots_of
 from nas.backends.c.running import Geometry
 from nas.backends.candidates import side_by_side
 from nas.backends.fallback import fell_back
