@@ -1,4 +1,4 @@
-"""Layers that an earlier process made: taken from the cache where all of it is right, made anew where anything is not."""
+"""Layers that an earlier process made: taken from the cache where all of it is right, else made anew."""
 
 from __future__ import annotations
 

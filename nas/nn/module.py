@@ -15,7 +15,7 @@ from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
 from nas.backends import FlexibleRunner, NewtonCount, NewtonRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
-from nas.nn.rows import Layout, as_rows, check_tokens, looked_up
+from nas.nn.rows import Layout, as_rows, check_dtype, check_tokens, looked_up, whole_number
 from nas.nn.weights import LayerWeights
 
 State = Tensor | tuple[Tensor, ...]
@@ -60,10 +60,16 @@ class CellModule(nn.Module):
             )
         if cell.kind not in self._kinds:
             raise BuildError(f"cell {cell.name} is a tree cell: build(...) makes its module")
+        input_size, hidden_size = (
+            whole_number("input_size", input_size),
+            whole_number("hidden_size", hidden_size),
+        )
+        num_layers, heads = whole_number("num_layers", num_layers), whole_number("heads", heads)
+        key_size = None if key_size is None else whole_number("key_size", key_size)
         if num_layers < 1:
             raise BuildError(f"num_layers must be at least 1; received {num_layers}")
-        if not 0 <= dropout <= 1:
-            raise BuildError(f"dropout must be from 0 to 1; received {dropout}")
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+            raise BuildError(f"dropout must be from 0 to 1; received {dropout!r}")
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.bidirectional, self.dropout = batch_first, bidirectional, dropout
@@ -302,6 +308,8 @@ class CellModule(nn.Module):
             for direction in range(self.directions):
                 place = layer * self.directions + direction
                 weights = self._arrays(layer, direction)
+                if not place:
+                    check_dtype(rows, weights)
                 if isinstance(call, FlexibleRunner) and (steps.even or not direction):
                     start = self._start(state[place], layer, direction, rows, steps, known=True)
                     looked_up = None if layer else tokens
@@ -371,10 +379,12 @@ class CellModule(nn.Module):
         if state is None:
             return [[None] * len(slots)] * places
         axis = len(self._lead)  # of layers and directions
-        given = (state,) if isinstance(state, Tensor) else tuple(state)
+        known = isinstance(state, (Tensor, Sequence))
+        given = (state,) if isinstance(state, Tensor) or not known else tuple(state)
         if len(given) != len(slots) or not all(isinstance(value, Tensor) for value in given):
             names = ", ".join(self.state_names)
-            raise BuildError(f"the state of {self.cell.name} is ({names}); received {len(given)} values")
+            received = f"{len(given)} values" if known else f"a {type(state).__name__}"
+            raise BuildError(f"the state of {self.cell.name} is ({names}); received {received}")
         parts: list[list[Tensor | None]] = [[] for _ in range(places)]
         for slot, whole in zip(slots, given, strict=True):
             value = whole.unsqueeze(axis + 1) if layout.single else whole
