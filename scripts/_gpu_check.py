@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from _output import output_file
 from conformance import TOLERANCES, cases, check, known_cells, poisoned, random_cells
 
 from grammar import Cell, parse, zoo
@@ -274,7 +273,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--cells", type=int, default=3, help="random cells of each search space, for conformance"
     )
     parser.add_argument("--sizes", default="", help="the size of the aims and that of the zoo, e.g. G,L")
-    parser.add_argument("--out", type=output_file, default="gpu_check.json")
+    parser.add_argument("--out", type=Path, default=Path("gpu_check.json"))
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu does without")

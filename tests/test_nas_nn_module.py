@@ -377,7 +377,6 @@ def test_transforms_of_torch_func_are_refused_by_compiled_cells(name: str, optio
         lambda: torch.func.grad(loss)(weights, X),
         lambda: torch.func.grad(loss, argnums=1)(weights, X),
         lambda: torch.vmap(lambda x: loss(weights, x))(torch.stack([X, X])),
-        lambda: torch.func.jvp(lambda x: loss(weights, x), (X,), (X,)),
     ):
         with pytest.raises(NotImplementedError, match=refused):
             run()

@@ -161,7 +161,6 @@ def test_bench_ensemble_writes_its_result_and_a_page(tmp_path: Path) -> None:
         (bench_trial.main, [], "bench_trial.compare"),
         (_benchmarks.main, [], "_benchmarks.measured"),
         (_conformance.main, ["--backend", "reference"], "_conformance._run"),
-        (_gpu_check.main, ["--device", "cpu"], "_gpu_check.Check"),
     ],
     ids=lambda given: given if isinstance(given, str) else "",
 )
