@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grammar import Cell, Sizes
 from nas.backends.c.compiler import load
+from nas.backends.c.delays import WINDOWS
 from nas.backends.c.driver import KEPT, OWN, SHARED
 from nas.backends.c.gradients import Gradients
 from nas.backends.c.making import Making
@@ -64,6 +65,7 @@ class Layer:
         region = dict(zip(((SHARED, 0), (KEPT, 0), (OWN, 0)), outline.made, strict=True))
         again: list[Key] = [("y", 0)] if outline.keeps_y else []
         again += [key for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
+        again += [WINDOWS] if outline.window else []
         again += [("checkpoint", s) for s in self.checkpoints]
         self.again = [(self.ahead.place(key), self.back.place(key)) for key in again]
         self.rows_made = [
@@ -73,6 +75,7 @@ class Layer:
         ]
         self.rows_kept = [(self.ahead.place((KEPT, 0)), region[KEPT, 0])] if region[KEPT, 0] else []
         self.rows_back = [(self.back.place((OWN, 1)), outline.own_back)] if outline.own_back else []
+        self.windows = [(self.ahead.place(WINDOWS), outline.window)] if outline.window else []
         self.checked = [(self.ahead.place(("checkpoint", s)), size) for s, size in self.checkpoints.items()]
         self.x, self.y = (self.ahead.place((name, 0)) for name in "xy")
         self.x_back, self.dy, self.dx, self.sums, self.dtable = (
@@ -146,6 +149,8 @@ class Layer:
         if keep:
             for place, floats in self.rows_kept:
                 values[place] = torch.empty((*rows, floats))
+            for place, floats in self.windows:
+                values[place] = torch.empty((*lead, geometry.batch, floats))
             for place, floats in self.checked:
                 room = (*lead, geometry.batch, self.chunks(geometry.count), floats)
                 values[place] = torch.empty(room)

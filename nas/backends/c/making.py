@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from grammar import Cell, Sizes
+from nas.backends.c.delays import chains_of, read_by_sweeps
 from nas.backends.c.driver import KEPT, OWN, SHARED, Driver, grams_in_order
 from nas.backends.c.gradients import summands_of
 from nas.backends.c.half import Half
@@ -33,6 +34,9 @@ class Making:
         self.sizes, self.lanes = sizes, lanes
         normal, adjoint = normal_cell(cell), adjoint_cell(cell)
         held = _held(normal, slots_of(cell, sizes), sizes)
+        wanted = [] if adjoint.dx is None else [adjoint.dx]
+        self.plan = schedule(adjoint.backward, sizes, wanted)
+        self._delay(normal, adjoint)
         forward = self._forward(normal, adjoint, held)
         backward = self._backward(adjoint, [Held(h.slot, h.row, h.first, h.step) for h in held])
         ahead = Driver(forward, shared=sorted({column.key for column in self.saved.values()}))
@@ -48,6 +52,7 @@ class Making:
             summands=summands_of(adjoint, back, len(shapes)),
             checkpoints=tuple(self.checkpoints.items()),
             every=self.every,
+            window=len(self.windows) * sizes.input_size,
             seen=tuple(tuple(sorted(arrays)) for arrays in _seen(normal)),
             x_rows=ahead.x_rows or back.x_rows,
             dx_rows=back.dx_rows,
@@ -55,10 +60,20 @@ class Making:
             keeps_y=any(column.key == ("y", 0) for column in self.saved.values()),
         )
 
+    def _delay(self, normal: Normal, adjoint: Adjoint) -> None:
+        """Which slots are read in x, and of which of these the backward half keeps the start alone."""
+        self.chains = chains_of(normal.program)
+        replayed = adjoint.replay.program.instrs if adjoint.replay else ()
+        past = set(adjoint.past) & set(self.chains) - {i.slot for i in replayed if i.op == "past"}
+        self.past = {s: self.chains[s] for s in sorted(read_by_sweeps(self.plan, past))}
+        every = sorted({s for chain in self.past.values() for s in chain})
+        self.windows = {s: n * self.sizes.input_size for n, s in enumerate(every)}
+
     def _forward(self, normal: Normal, adjoint: Adjoint, held: Sequence[Held]) -> Half:
         program = normal.program
         states = {i.slot: k for k, i in enumerate(program.instrs) if i.op == "state"}
-        keep = [*adjoint.saved, *(states[s] for s in adjoint.past)]
+        past = [s for s in adjoint.past if s not in self.past]
+        keep = [*adjoint.saved, *(states[s] for s in past)]
         plan = schedule(program, self.sizes, [program.out, *keep])
         given = {
             k: Column(("x", 0), 0, self.sizes.input_size)
@@ -79,22 +94,32 @@ class Making:
             held,
             keep=[plan.at[k] for k in keep],
             checkpoints=dict.fromkeys(slots, self.every),
+            chains=self.chains,
+            windows=self.windows,
         )
         self.saved = {("saved", k): half.column(plan.at[k]) for k in adjoint.saved}
-        self.saved |= {("past", s): half.column(plan.at[states[s]]) for s in adjoint.past}
+        self.saved |= {("past", s): half.column(plan.at[states[s]]) for s in past}
         return half
 
     def _backward(self, adjoint: Adjoint, held: Sequence[Held]) -> Half:
-        program = adjoint.backward
         outputs: dict[int, Key] = {}
-        wanted = [] if adjoint.dx is None else [adjoint.dx]
-        plan = schedule(program, self.sizes, wanted)
+        plan = self.plan
         if adjoint.dx is not None:
             outputs[plan.at[adjoint.dx]] = ("dx", 0)
         ends = [plan.at[w.value] for w in adjoint.weights]
         replay = self._replay(adjoint.replay) if adjoint.replay else None
         return Half(
-            plan, self.sizes, self.lanes, "b", self._given(plan), outputs, held, ends=ends, replay=replay
+            plan,
+            self.sizes,
+            self.lanes,
+            "b",
+            self._given(plan),
+            outputs,
+            held,
+            ends=ends,
+            replay=replay,
+            past=self.past,
+            windows=self.windows,
         )
 
     def _given(self, plan: Schedule) -> dict[int, Column]:
@@ -107,7 +132,7 @@ class Making:
                 given[k] = Column(("dy", 0), 0, self.sizes.hidden_size)
             elif node.op == "saved":
                 given[k] = self.saved["saved", int(node.attr("of"))]  # type: ignore[call-overload]
-            elif node.op == "past" and node.slot not in self.checkpoints:
+            elif node.op == "past" and node.slot not in self.checkpoints and node.slot not in self.past:
                 given[k] = self.saved["past", node.slot]
         return given
 

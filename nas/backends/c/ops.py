@@ -71,6 +71,8 @@ class CompiledOperated(Operated):
         made += [self._state(x, s, layout) for s in range(self.finals)]
         for floats in layer.saved_rows if keep else ():
             made.append(x.new_empty((*x.shape[:-1], floats)))
+        for _, floats in layer.windows if keep else ():
+            made.append(x.new_empty((*x.shape[:-2], layout.batch, floats)))
         for floats in layer.checkpoints.values() if keep else ():
             made.append(x.new_empty((*x.shape[:-2], layout.batch, layer.chunks(layout.count), floats)))
         return made

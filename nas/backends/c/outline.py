@@ -51,7 +51,8 @@ class Outline:
     that the forward half makes for both halves, for the backward half, and for itself, and `own_back` those that the
     backward half makes for itself. `shapes` are those of the arrays; `sums` the floats of each sum over rows, and
     `summands` says of each array which sums make up its gradient, each for a place of its last axis (-1: for all).
-    `checkpoints` are slots and their floats, stored each `every` steps. `seen` has the arrays that the output depends
+    `checkpoints` are slots and their floats, stored each `every` steps; `window` the floats of what a sequence begins
+    with that the backward half reads (delays.py). `seen` has the arrays that the output depends
     on, then those that each state does. `x_rows` and `dx_rows`: of a table that x is rows of, and of its gradient,
     whether all rows are needed as well.
     """
@@ -64,6 +65,7 @@ class Outline:
     summands: tuple[tuple[tuple[int, int], ...], ...]
     checkpoints: tuple[tuple[int, int], ...]
     every: int
+    window: int
     seen: tuple[tuple[int, ...], ...]
     x_rows: bool
     dx_rows: bool
