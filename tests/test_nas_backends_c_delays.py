@@ -63,7 +63,7 @@ def test_in_both_directions_and_of_a_table(name: str) -> None:
         found[backend] = [
             *ends,
             *torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True),
-        ]  # type: ignore[arg-type]
+        ]
     for own, value in zip(found["c"], found["reference"], strict=True):
         torch.testing.assert_close(own, value, rtol=2e-5, atol=2e-5)
 

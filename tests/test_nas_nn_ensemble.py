@@ -319,7 +319,7 @@ def test_arguments_that_are_wrong() -> None:
     with pytest.raises(BuildError, match="number is a whole number; received 'a'"):
         together.candidate("a")  # type: ignore[arg-type]
     with pytest.raises(BuildError, match="x is a tensor or a PackedSequence; received list"):
-        together([1.0])  # type: ignore[arg-type]
+        together([1.0])
     with pytest.raises(
         BuildError, match=r"x must be torch\.float32, as the weights are; received torch\.float64"
     ):

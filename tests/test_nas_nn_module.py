@@ -304,7 +304,7 @@ def test_only_cells_are_built() -> None:
         (X[0], {"state": (torch.zeros(1, 2, 4), torch.zeros(1, 4))}, r"state h .* \[1, 4\]; received \[1, 2, 4\]"),
         (X, {"lengths": "ab"}, "lengths are 2 whole numbers from 1 to 3, one for each sequence; received 'ab'"),
         (X, {"lengths": [1.5, 2]}, r"received \[1.5, 2\]"),
-        (X, {"state": 3}, r"the state of lstm is \(h, c\); received a int"),
+        (X, {"state": 3}, "a state is a tensor, or a tuple of them; received a int for lstm"),
         (None, {}, "x is a tensor or a PackedSequence; received NoneType"),
         (X.double(), {}, "x must be torch.float32, as the weights are; received torch.float64"),
         (X.bfloat16(), {}, "x must be torch.float32, as the weights are; received torch.bfloat16"),
@@ -366,7 +366,7 @@ def test_x_of_another_type_than_the_weights_is_refused_by_every_backend(name: st
 )
 def test_transforms_of_torch_func_are_refused_by_compiled_cells(name: str, options: dict[str, Any]) -> None:
     module = build(zoo(name), 5, 4, backend="c", **options)
-    weights = dict(module.named_parameters())
+    weights: dict[str, Tensor] = dict(module.named_parameters())
 
     def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
         made: Tensor = torch.func.functional_call(module, weights, (x,))[0].square().sum()

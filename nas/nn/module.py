@@ -68,7 +68,7 @@ class CellModule(nn.Module):
         key_size = None if key_size is None else whole_number("key_size", key_size)
         if num_layers < 1:
             raise BuildError(f"num_layers must be at least 1; received {num_layers}")
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+        if not _is_share(dropout):
             raise BuildError(f"dropout must be from 0 to 1; received {dropout!r}")
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
@@ -379,12 +379,14 @@ class CellModule(nn.Module):
         if state is None:
             return [[None] * len(slots)] * places
         axis = len(self._lead)  # of layers and directions
-        known = isinstance(state, (Tensor, Sequence))
-        given = (state,) if isinstance(state, Tensor) or not known else tuple(state)
+        given = (state,) if isinstance(state, Tensor) else state
+        if not isinstance(given, Sequence):
+            raise BuildError(
+                f"a state is a tensor, or a tuple of them; received a {type(state).__name__} for {self.cell.name}"
+            )
         if len(given) != len(slots) or not all(isinstance(value, Tensor) for value in given):
             names = ", ".join(self.state_names)
-            received = f"{len(given)} values" if known else f"a {type(state).__name__}"
-            raise BuildError(f"the state of {self.cell.name} is ({names}); received {received}")
+            raise BuildError(f"the state of {self.cell.name} is ({names}); received {len(given)} values")
         parts: list[list[Tensor | None]] = [[] for _ in range(places)]
         for slot, whole in zip(slots, given, strict=True):
             value = whole.unsqueeze(axis + 1) if layout.single else whole
@@ -426,6 +428,10 @@ class CellModule(nn.Module):
 
     def _slot_width(self, slot: Slot, place: int) -> int | None:
         return self.sizes[place // self.directions].input_size if slot.type.kind == "in" else None
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
 _Parts = Sequence[Sequence[Tensor | None]]

@@ -25,7 +25,7 @@ def chains_of(program: Program) -> dict[int, tuple[int, ...]]:
     """
     found: dict[int, tuple[int, ...]] = {}
     following = {s: program.instrs[slot.next] for s, slot in enumerate(program.slots)}
-    new = {s: (s,) for s, instr in following.items() if instr.op == "x"}
+    new: dict[int, tuple[int, ...]] = {s: (s,) for s, instr in following.items() if instr.op == "x"}
     while new:
         found |= new
         new = {
