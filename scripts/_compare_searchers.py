@@ -90,7 +90,7 @@ class Setting:
             "pool": self.pool().name,
             "cells": len(self.pool()),
             "budget": self.budget,
-        } | ({"space": self.space} if self.kind == "surrogate" else {})
+        } | ({"space": self.space, "surrogate": Surrogate.version} if self.kind == "surrogate" else {})
 
     def pool(self) -> Pool:
         """The trained cells."""
