@@ -114,19 +114,20 @@ def sub(a: Interval, b: Interval) -> Interval:
 
 def mul(a: Interval, b: Interval) -> Interval:
     """a * b."""
-    ends = [_times(p, q) for p in (_low(a), _high(a)) for q in (_low(b), _high(b))]
+    first, second = {_low(a): None, _high(a): None}, {_low(b): None, _high(b): None}
+    ends = [_times(p, q) for p in first for q in second]
     low, high = min(ends), max(ends, key=_upper)
     return Interval(low[0], high[0], low[1], high[1])
 
 
 def _times(a: _End, b: _End) -> _End:
-    if (0.0, False) in (a, b):
-        return 0.0, False
-    if 0.0 in (a[0], b[0]):
-        return 0.0, True
-    product = a[0] * b[0]
-    reached = any(math.isinf(v) and not is_open for v, is_open in (a, b))
-    return product, not reached if math.isinf(product) else a[1] or b[1]
+    (v, v_open), (w, w_open) = a, b
+    if v == 0.0 or w == 0.0:
+        return 0.0, not ((v == 0.0 and not v_open) or (w == 0.0 and not w_open))
+    product = v * w
+    if math.isinf(product):
+        return product, not ((math.isinf(v) and not v_open) or (math.isinf(w) and not w_open))
+    return product, v_open or w_open
 
 
 def div(a: Interval, b: Interval) -> Interval:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from grammar import Cell, CellBuildError, evaluate_stack, init_weights
+from grammar import Cell, CellBuildError, EqualRows, equal_rows, evaluate_stack, init_weights
 
 Floats = NDArray[np.floating]
 
@@ -53,6 +53,7 @@ class _Design:
     """The rows that go in, and the Walsh functions that take the outputs apart."""
 
     x: NDArray[np.float32]  # [sets, B, T, WIDTH]
+    equal: tuple[EqualRows, ...]  # rows of the design are the same up to the first token in which they differ
     subsets: tuple[tuple[int, ...], ...]
     walsh: NDArray[np.float32]  # [subsets, rows of the design]
     targets: Mapping[str, NDArray[np.float32]]  # what is read back from the token rows: [samples, columns]
@@ -81,7 +82,8 @@ def _design() -> _Design:
     subsets = [s for size in range(TOKENS + 1) for s in itertools.combinations(range(TOKENS), size)]
     walsh = np.array([signs[:, list(s)].prod(axis=1) for s in subsets]) / len(signs)
     targets = _targets(symbols, tokens)
-    return _Design(np.array(sets, np.float32), tuple(subsets), walsh.astype(np.float32), targets)
+    x = np.array(sets, np.float32)
+    return _Design(x, equal_rows(x), tuple(subsets), walsh.astype(np.float32), targets)
 
 
 def _targets(symbols: NDArray[np.int64], tokens: Floats) -> dict[str, NDArray[np.float32]]:
@@ -142,7 +144,9 @@ def _responses(cell: Cell) -> NDArray[np.float32] | None:
                 small, np.random.default_rng(3), input_size=WIDTH, hidden_size=WIDTH, heads=heads,
                 sets=(LAYERS, len(x)), dtype=np.float32,
             )  # fmt: skip
-            y = evaluate_stack(small, x, _with_gains(weights), layers=LAYERS, sets=len(x), heads=heads)
+            y = evaluate_stack(
+                small, x, _with_gains(weights), layers=LAYERS, sets=len(x), heads=heads, equal=_design().equal
+            )
         except CellBuildError:
             continue
         y = np.swapaxes(y, -1, -2).reshape(len(y), -1, WIDTH, x.shape[1])

@@ -10,12 +10,12 @@ from source_tree import ROOT, packages, public_names
 PUBLIC: dict[str, str] = {
     "grammar": """
         Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
-        CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr FINGERPRINT_VERSION
+        CellTypeError Component DIGEST_VERSION Dependence Depth EqualRows Evaluation Expr FINGERPRINT_VERSION
         GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError KEY KEYWORDS KNOWN_MATRICES
         LINTS Labelling Leaf Let Lint LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly
         RENDERINGS Ranges Region Repeat SCAL SEQ SHAPES Sizes Sketch Span State Statement Type
         UnknownNameError VEC Value WEIGHTS Weight WeightSpec X analyse buffer_nodes call canonical_arrays
-        canonical_weights check choice choice_weights elementwise evaluate evaluate_stack
+        canonical_weights check choice choice_weights elementwise equal_rows evaluate evaluate_stack
         fingerprint from_darts from_nasbench_nlp init_weights join known_matrix label lint make_cell
         mem_size
         num one_newline parse parse_sketch ref register register_rendering show_expr show_number show_state
