@@ -101,10 +101,11 @@ def add(a: Interval, b: Interval) -> Interval:
 
 def _plus(a: _End, b: _End, far: float) -> _End:
     """The sum of two ends on the same side; `far` is that side's infinity, which one closed end reaches."""
-    if far in (a[0], b[0]):
-        return far, (far, False) not in (a, b)
-    total = a[0] + b[0]
-    return (far, True) if math.isinf(total) else (total, a[1] or b[1])
+    (v, v_open), (w, w_open) = a, b
+    if v == far or w == far:
+        return far, not ((v == far and not v_open) or (w == far and not w_open))
+    total = v + w
+    return (far, True) if math.isinf(total) else (total, v_open or w_open)
 
 
 def sub(a: Interval, b: Interval) -> Interval:
