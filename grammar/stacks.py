@@ -92,7 +92,7 @@ class _Stack:
         phases: Sequence[EqualRows],
     ) -> None:
         self.graph, self.lead, self.phases = graph, lead, phases
-        self.x = np.moveaxis(x, (-2, -3), (0, -1))  # [T, sets, H, B] or [T, H, B]
+        self.x = np.ascontiguousarray(np.moveaxis(x, (-2, -3), (0, -1)))  # [T, sets, H, B] or [T, H, B]
         line = np.zeros((*lead, 1, 1, x.shape[-1]), x.dtype)
         self.layout = Layout(Machine(graph, line, weights, sizes), lead, x.shape[-3])
         self.buffers = buffer_nodes(graph)

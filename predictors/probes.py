@@ -84,6 +84,7 @@ def _design() -> _Design:
     walsh = np.array([signs[:, list(s)].prod(axis=1) for s in subsets]) / len(signs)
     targets = _targets(symbols, tokens)
     x = np.array(sets, np.float32)
+    x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, (2, 1), (0, 3))), (0, 3), (2, 1))  # as a stack reads it
     return _Design(x, equal_rows(x), tuple(subsets), walsh.astype(np.float32), targets)
 
 
@@ -137,7 +138,7 @@ def _probes(cell: Cell) -> NDArray[np.float64]:
     with np.errstate(all="ignore"):
         values = _measured(y)
     means = values.reshape(-1, LAYERS, len(SETTINGS), DRAWS).mean(axis=-1)
-    layers, measures = np.array(_places()).T
+    layers, measures = _where()
     return np.concatenate([[1.0], means[measures, layers].ravel()])
 
 
@@ -222,6 +223,11 @@ def _places() -> tuple[tuple[int, int], ...]:
             found += [(layer, at[f"after{delay}_{name}"]) for name in names]
         found += [(layer, index) for index in range(last, len(at))]
     return tuple(found)
+
+
+@functools.cache
+def _where() -> NDArray[np.int64]:
+    return np.array(_places()).T
 
 
 def _measured(y: NDArray[np.float32]) -> Floats:
