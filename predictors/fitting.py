@@ -72,7 +72,9 @@ def fit(
     if more is not None and (more.ndim != 2 or len(more) != len(cells)):
         raise PredictorError(f"extras have a row for each of {len(cells)} cells; received {more.shape}")
     kept, y, more = _classes(cells, y, more)
-    return fit_rows(encode(kept), y, seed=seed, extras=more, prior=prior, card=card)
+    rows = encode(kept)
+    made = fit_rows(rows, y, seed=seed, extras=more, prior=prior, card=card)
+    return made.knowing([cell.digest for cell in kept], rows, y, more)
 
 
 def _classes(

@@ -267,7 +267,7 @@ def fitted(
     digests = sorted(on.mean)
     x, y = np.array([rows[digest] for digest in digests]), np.array([on.mean[digest] for digest in digests])
     card = {**card_of(on, tasks, table), "cross_validation": cross_validation(x, y, repeats)}
-    model = fit_rows(x, y, seed=0, card=card)
+    model = fit_rows(x, y, seed=0, card=card).knowing(digests, x, y)
     path = out / f"{on.task}.recell"
     model.save(path, small=True)
     small, whole = load(path).predict_rows(x), model.predict_rows(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_module
 from collections.abc import Iterator
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,12 +53,10 @@ def predict(
     cells: CellsArgument, predictor: FromOption = None, task: TaskOption = None, json: Json = False
 ) -> None:
     """Say how good cells will be before they are trained, and how sure that is."""
-    from predictors import shipped_scores
-
     model = opened(predictor, task)
     found = [read_cell(text) for text in cells]
     said = model.predict(found, _extras(model, found))
-    trained = shipped_scores(task or "text") if predictor is None else {}
+    reached = model.reached([cell.digest for cell in found])
     rows: list[dict[str, Any]] = [
         {
             "cell": cell.one_line,
@@ -70,7 +68,8 @@ def predict(
             "diverges": None if model.failing is None else float(said.diverges[i]),
             "out_of_distribution": bool(said.out_of_distribution[i]),
             "novelty": float(said.novelty[i]),
-            "trained": trained.get(cell.digest),
+            "fitted": None if model.known is None else not isnan(reached[i]),
+            "trained": float(reached[i]) if isfinite(reached[i]) else None,
             "task": model.card.get("task"),
             "unit": model.card.get("unit"),
         }
@@ -79,13 +78,14 @@ def predict(
     if json:
         show_json(rows)
         return
+    trained = any(row["fitted"] for row in rows)
     lines = [
         (
             score_text(row["mean"]),
             f"{score_text(row['low'])} to {score_text(row['high'])}",
             "-" if row["diverges"] is None else f"{row['diverges']:.0%}",
             "yes" if row["out_of_distribution"] else "no",
-            *([_trained(row["trained"])] if trained else []),
+            *([_trained(row)] if trained else []),
             row["cell"],
         )
         for row in rows
@@ -93,14 +93,16 @@ def predict(
     last = ["trained", "cell"] if trained else ["cell"]
     show(table(["score", "90 % of such cells", "diverges", "unlike those fitted", *last], lines, ["score"]))
     show("", *_about(model))
-    if any(row["trained"] is not None for row in rows):
-        show(
-            "What a cell reached that it was fitted on is under `trained`: such a cell may lie outside its interval."
-        )
+    if trained:
+        show("`trained` is what a cell reached that this predictor was fitted on; 90 % of these lie in theirs.")
+    if model.known is None:
+        show("It does not know which cells it was fitted on: the intervals of these are too narrow.")
 
 
-def _trained(score: float | None) -> str:
-    return "-" if score is None else score_text(score) if isfinite(score) else "diverged"
+def _trained(row: dict[str, Any]) -> str:
+    if not row["fitted"]:
+        return "-"
+    return "diverged" if row["trained"] is None else score_text(row["trained"])
 
 
 def opened(predictor: Path | None, task: str | None) -> Predictor:
