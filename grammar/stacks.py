@@ -8,6 +8,7 @@ far, where the caller knows of some (`equal_rows`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, sha
 from grammar.types import NUM
 
 _FEWER = 1.2  # a run of steps is begun where so many times as many rows differ: each costs a little
+
+_SHORT = 16  # terms of a product that is rounded alike for any number of rows
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def evaluate_stack(
     """Run `layers` layers of a time cell, each as wide as `x` [B, T, H] or [sets, B, T, H]: y [T, layers, sets, B, H].
 
     `weights` are arrays by name (`init_weights(..., sets=(layers, sets))`). Layer 0 sees `x`, each other
-    one what the layer before gives. Precision is that of `x`. `equal` are its `equal_rows`, to compute them once. Raises CellBuildError for cells over trees or whole
+    one what the layer before gives. Precision is that of `x`. `equal` are its `equal_rows`: they are computed
+    once, where that changes no bit. Raises CellBuildError for cells over trees or whole
     sequences, and where sizes do not fit.
     """
     if cell.kind != "time":
@@ -76,9 +80,20 @@ def evaluate_stack(
     sizes = Sizes.of(width, width, heads)
     sizes.check(cell.graph)
     rows = np.arange(x.shape[-3])
-    phases = equal or (EqualRows(0, rows, rows),)
+    phases = equal if equal and _rounds_alike(cell.graph, sizes) else (EqualRows(0, rows, rows),)
     with np.errstate(all="ignore"):
         return np.swapaxes(_Stack(cell.graph, x, weights, sizes, (layers, sets), phases).run(), -1, -2)
+
+
+def _rounds_alike(graph: Graph, sizes: Sizes) -> bool:
+    """Whether a row gives the same to the last bit however many rows are beside it.
+
+    Longer products are summed up in another order where there are more rows (OpenBLAS), and complex numbers are
+    multiplied in another way at the end of an array.
+    """
+    operands = [graph.nodes[a].type for node in graph.nodes if node.op == "lin" for a in node.args]
+    longest = max((math.prod(sizes.shape(type_)) for type_ in operands), default=0)
+    return longest <= _SHORT and not any(node.type.is_complex for node in graph.nodes)
 
 
 class _Stack:
