@@ -29,7 +29,9 @@ class _Text:
     _text: str
     _digest: str | None
     _canonical: Cell | None
-    _is_canonical: bool  # known to be its own canonical form; a reference to itself would keep it from being freed
+    _is_canonical: (
+        bool  # known to be its own canonical form; a reference to itself would keep it from being freed
+    )
 
     @property
     def graph(self) -> Graph:

@@ -88,7 +88,7 @@ class Layout:
         return value if type_ == NUM else np.moveaxis(np.asarray(value), -1, len(self.lead))
 
     def own(self, array: Array, shape: Sequence[int]) -> Array:
-        """A weight [.., *own] for every set and as many rows as there may be: [layers, sets, *own, most], in one piece."""
+        """A weight [.., *own] for every set and the most rows: [layers, sets, *own, most], in one piece."""
         return np.ascontiguousarray(np.broadcast_to(array[..., None], (*self.lead, *shape, self.most)))
 
     def per_head(self, type_: Type) -> tuple[int, ...]:

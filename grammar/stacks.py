@@ -69,7 +69,7 @@ def evaluate_stack(
 
     `weights` are arrays by name (`init_weights(..., sets=(layers, sets))`). Layer 0 sees `x`, each other
     one what the layer before gives. Precision is that of `x`. `equal` are its `equal_rows`: they are computed
-    once, where that changes no bit. Raises CellBuildError for cells over trees or whole
+    once, where that rounds nothing otherwise. Raises CellBuildError for cells over trees or whole
     sequences, and where sizes do not fit.
     """
     if cell.kind != "time":

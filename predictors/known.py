@@ -59,9 +59,7 @@ def make_known(digests: Sequence[str], scores: Floats, mean: Floats, std: Floats
     error = float(np.quantile(np.maximum(wanted, 0.0), place, method="higher")) ** 0.5 if len(wanted) else 0.0
     short = _short(digests)
     order = np.argsort(short)
-    return Known(
-        short[order], np.where(finite, scores, 0.0)[order], (~finite)[order].astype(np.int32), error
-    )
+    return Known(short[order], np.where(finite, scores, 0.0)[order], (~finite)[order].astype(np.int32), error)
 
 
 def known_from(arrays: Mapping[str, NDArray[Any]]) -> Known | None:

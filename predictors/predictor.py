@@ -31,7 +31,8 @@ class Prediction:
     """One entry per cell. Lower means are better where lower scores were.
 
     `mean` and `std` are in the unit of the scores: mean +- 1.645 std holds 90 % of cells like those that were
-    fitted, and 90 % of these themselves where the predictor knows which they were. `out_of_distribution` says that a cell is unlike all of those, `novelty` how much (above 1: flagged).
+    fitted, and 90 % of these themselves where the predictor knows which they were. `out_of_distribution` says that a
+    cell is unlike all of those, `novelty` how much (above 1: flagged).
     `diverges` is the chance that training gives no finite score; NaN where no fitted cell failed.
     `rank` is what means are made of: on a scale of its own, without ties. `spread` is how far the members of the
     ensemble disagree about it: doubt on the same scale, known also where `std` was not measured (`check=False`).

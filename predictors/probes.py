@@ -84,12 +84,14 @@ def _design() -> _Design:
     walsh = np.array([signs[:, list(s)].prod(axis=1) for s in subsets]) / len(signs)
     targets = _targets(symbols, tokens)
     x = np.array(sets, np.float32)
-    x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, (2, 1), (0, 3))), (0, 3), (2, 1))  # as a stack reads it
+    x = np.moveaxis(
+        np.ascontiguousarray(np.moveaxis(x, (2, 1), (0, 3))), (0, 3), (2, 1)
+    )  # as a stack reads it
     return _Design(x, equal_rows(x), tuple(subsets), walsh.astype(np.float32), targets)
 
 
 def _keep_memory() -> None:
-    """Let glibc keep what is freed for the next arrays: a sixth of the time went to pages given back and asked for anew.
+    """Let glibc keep what is freed: a sixth of the time went to pages that were given back and asked for anew.
 
     It gives back what is larger than the largest block that was ever freed, up to 32 MiB: so one is, untouched.
     """

@@ -70,7 +70,9 @@ class Answerer:
         rows = {digest: row for digest, row in made.items() if not isinstance(row, bytes)}
         answers: dict[str, bytes] = {digest: row for digest, row in made.items() if isinstance(row, bytes)}
         if rows:
-            said = self.predictor.of_known(self.predictor.predict_rows(np.concatenate([*rows.values()])), [*rows])
+            said = self.predictor.of_known(
+                self.predictor.predict_rows(np.concatenate([*rows.values()])), [*rows]
+            )
             reached = self.predictor.reached([*rows])
             for place, digest in enumerate(rows):
                 mean, std = float(said.mean[place]), float(said.std[place])
