@@ -101,11 +101,10 @@ def add(a: Interval, b: Interval) -> Interval:
 
 def _plus(a: _End, b: _End, far: float) -> _End:
     """The sum of two ends on the same side; `far` is that side's infinity, which one closed end reaches."""
-    (v, v_open), (w, w_open) = a, b
-    if v == far or w == far:
-        return far, not ((v == far and not v_open) or (w == far and not w_open))
-    total = v + w
-    return (far, True) if math.isinf(total) else (total, v_open or w_open)
+    if far in (a[0], b[0]):
+        return far, (far, False) not in (a, b)
+    total = a[0] + b[0]
+    return (far, True) if math.isinf(total) else (total, a[1] or b[1])
 
 
 def sub(a: Interval, b: Interval) -> Interval:
@@ -115,8 +114,7 @@ def sub(a: Interval, b: Interval) -> Interval:
 
 def mul(a: Interval, b: Interval) -> Interval:
     """a * b."""
-    first, second = {_low(a): None, _high(a): None}, {_low(b): None, _high(b): None}
-    ends = [_times(p, q) for p in first for q in second]
+    ends = [_times(p, q) for p in (_low(a), _high(a)) for q in (_low(b), _high(b))]
     low, high = min(ends), max(ends, key=_upper)
     return Interval(low[0], high[0], low[1], high[1])
 

@@ -113,6 +113,9 @@ class _Stack:
         self.buffers = buffer_nodes(graph)
         self.kinds = {i: graph.nodes[graph.nodes[i].args[0]].type for i in self.buffers}
         self.held: dict[int, list[Array]] = {}
+        self.states: dict[str, Array] = {}
+        self.seen = np.zeros((*lead, x.shape[-1], 1), x.dtype)
+        self.place: NDArray[np.intp] = np.zeros(0, np.intp)
         moving = dependent(graph, "x", "state", also=self.buffers)
         order = sorted(graph.reachable(graph.roots()))
         self.still = [i for i in order if i not in moving]

@@ -71,7 +71,7 @@ def known_from(arrays: Mapping[str, NDArray[Any]]) -> Known | None:
     expected = {name: (np.dtype(kind), (count,)) for name, kind in _PARTS.items()}
     if not count or shapes != {**expected, "error": (np.dtype(np.float64), (1,))}:
         raise PredictorFileError("what is known of fitted cells has a digest, a score and a mark for each")
-    known = Known(*(arrays[name] for name in _PARTS), float(arrays["error"][0]))
+    known = Known(arrays["digests"], arrays["scores"], arrays["failed"], float(arrays["error"][0]))
     if not (np.isfinite(known.scores).all() and 0 <= known.error < np.inf):
         raise PredictorFileError("the scores of fitted cells are finite; this file has others")
     if (np.diff(known.digests) <= 0).any():

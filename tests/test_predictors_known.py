@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_what_cells_reached_is_kept_in_a_file(tmp_path: Path) -> None:
 def test_a_file_with_other_arrays_is_refused(tmp_path: Path, name: str) -> None:
     known = small().known
     assert known is not None
-    broken = -1.0 if name == "error" else getattr(known, name)[::-1][:-1]
+    broken: Any = -1.0 if name == "error" else getattr(known, name)[::-1][:-1]
     replace(small(), known=replace(known, **{name: broken})).save(tmp_path / "p")
     with pytest.raises(PredictorFileError, match="of fitted cells"):
         load(tmp_path / "p")

@@ -108,6 +108,7 @@ class Front:
 
 def _server(application: Application, limits: Limits) -> Any:
     import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     class Server(uvicorn.Server):  # type: ignore[misc]  # of no known type: it need not be installed
         """Leaves the signals of the process to Ray."""
@@ -119,7 +120,7 @@ def _server(application: Application, limits: Limits) -> Any:
     return Server(
         uvicorn.Config(
             application,
-            http=timed_protocol(limits.head_seconds),
+            http=timed_protocol(AutoHTTPProtocol, limits.head_seconds),
             lifespan="off",
             access_log=False,
             log_level="warning",

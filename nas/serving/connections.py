@@ -8,15 +8,14 @@ from typing import Any
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-def timed_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """The protocol of HTTP that uvicorn would take, for `uvicorn.Config(http=...)`.
+def timed_protocol(base: Any, seconds: float) -> type[asyncio.Protocol]:
+    """The protocol of HTTP `base` of uvicorn, for `uvicorn.Config(http=...)`, with an end to waiting.
 
     A connection is closed, with a 408, `seconds` after it was opened, or after the first byte of a further request, if
     the headers of the request are not complete by then. Between requests uvicorn's own `timeout_keep_alive` counts.
     """
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-    class Timed(AutoHTTPProtocol):  # type: ignore[misc, valid-type, unused-ignore]  # of no known type without uvicorn
+    class Timed(base):  # type: ignore[misc]  # of no known type: uvicorn need not be installed
         """One connection."""
 
         _late: asyncio.TimerHandle | None = None
