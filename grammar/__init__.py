@@ -66,6 +66,8 @@ from grammar.renderings import elementwise as elementwise
 from grammar.renderings import register_rendering as register_rendering
 from grammar.simplify import simplify as simplify
 from grammar.sizes import Sizes as Sizes
+from grammar.stacks import EqualRows as EqualRows
+from grammar.stacks import equal_rows as equal_rows
 from grammar.stacks import evaluate_stack as evaluate_stack
 from grammar.starts import KNOWN_MATRICES as KNOWN_MATRICES
 from grammar.starts import known_matrix as known_matrix

@@ -22,13 +22,16 @@ DIGEST_VERSION = 3  # raised when the canonical form of any cell changes; golden
 class _Text:
     """What cells and sketches share: the tree as written, its graph, its printed text."""
 
-    __slots__ = ("__weakref__", "_canonical", "_digest", "_graph", "_text", "tree")
+    __slots__ = ("__weakref__", "_canonical", "_digest", "_graph", "_is_canonical", "_text", "tree")
 
     tree: CellTree
     _graph: Graph | None
     _text: str
     _digest: str | None
     _canonical: Cell | None
+    _is_canonical: (
+        bool  # known to be its own canonical form; a reference to itself would keep it from being freed
+    )
 
     @property
     def graph(self) -> Graph:
@@ -84,8 +87,12 @@ class Cell(_Text):
         """The cell without what does not matter: names, order, dead code, repeated subexpressions."""
         from grammar.canonical import canonical_tree
 
+        if self._is_canonical:
+            return self
         if self._canonical is None:
-            object.__setattr__(self, "_canonical", _intern(Cell, canonical_tree(self.graph)))
+            found = _intern(Cell, canonical_tree(self.graph))
+            object.__setattr__(found, "_is_canonical", True)
+            object.__setattr__(self, "_canonical", found)
         assert self._canonical is not None
         return self._canonical
 
@@ -171,7 +178,8 @@ def _intern(kind: type[_T], tree: CellTree, sound: bool = False) -> _T:
         return known
     graph = None if sound else lower(tree, holes=kind is Sketch)
     made = kind.__new__(kind)
-    parts = {"tree": tree, "_graph": graph, "_text": text, "_digest": None, "_canonical": None}
+    parts = {"tree": tree, "_graph": graph, "_text": text, "_digest": None, "_canonical": None,
+             "_is_canonical": False}  # fmt: skip
     for name, value in parts.items():
         object.__setattr__(made, name, value)
     with _LOCK:

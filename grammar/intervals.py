@@ -120,13 +120,13 @@ def mul(a: Interval, b: Interval) -> Interval:
 
 
 def _times(a: _End, b: _End) -> _End:
-    if (0.0, False) in (a, b):
-        return 0.0, False
-    if 0.0 in (a[0], b[0]):
-        return 0.0, True
-    product = a[0] * b[0]
-    reached = any(math.isinf(v) and not is_open for v, is_open in (a, b))
-    return product, not reached if math.isinf(product) else a[1] or b[1]
+    (v, v_open), (w, w_open) = a, b
+    if v == 0.0 or w == 0.0:
+        return 0.0, not ((v == 0.0 and not v_open) or (w == 0.0 and not w_open))
+    product = v * w
+    if math.isinf(product):
+        return product, not ((math.isinf(v) and not v_open) or (math.isinf(w) and not w_open))
+    return product, v_open or w_open
 
 
 def div(a: Interval, b: Interval) -> Interval:

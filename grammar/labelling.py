@@ -191,7 +191,8 @@ class _Structure:
 
     def _key(self, vertex: int, colour: Sequence[int]) -> _Key:
         """What a vertex is linked with, by colour."""
-        return tuple(sorted((role, tuple(colour[o] for o in others)) for role, others in self.links[vertex]))
+        of = colour.__getitem__
+        return tuple(sorted([(role, tuple(map(of, others))) for role, others in self.links[vertex]]))
 
     def certificate(self, colours: _Colours) -> tuple[object, ...]:
         """The whole structure in terms of a discrete colouring; equal ones are isomorphic."""

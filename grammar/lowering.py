@@ -10,7 +10,7 @@ from grammar.blocks import Block, changes, reads, title, writes
 from grammar.errors import CellTypeError, Span, UnknownNameError, suggest
 from grammar.graph import Graph, Node, Region, Weight
 from grammar.mentions import mentioned_states
-from grammar.ops import OPS, RuleError, WeightSpec
+from grammar.ops import OPS, RuleError, WeightSpec, weight_specs
 from grammar.parser import KEYWORDS, CellTree
 from grammar.printer import show_expr, show_init
 from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights
@@ -449,7 +449,7 @@ class _Lowering:
         attrs = dict(expr.attrs)
         rule = OPS[expr.op].weights
         assert rule is not None
-        specs = rule(types, attrs, result)
+        specs = weight_specs(rule, types, expr.attrs, result)
         label = attrs.get("share")
         if attrs.get("transpose"):
             if label is None or attrs.get("bias", True) or len(types) != 1:

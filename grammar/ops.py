@@ -19,6 +19,7 @@ from grammar.rules import Value as Value
 from grammar.rules import WeightSpec as WeightSpec
 from grammar.rules import block_count as block_count
 from grammar.rules import shape_of as shape_of
+from grammar.rules import weight_specs as weight_specs
 from grammar.types import SEQ, VEC
 
 OPS_VERSION = 1  # raised when a row changes what an existing text means

@@ -20,6 +20,10 @@ class Poly:
 
     terms: tuple[tuple[_Powers, Fraction], ...] = ()
 
+    def __hash__(self) -> int:
+        """Of the numerators only: that of a fraction inverts its denominator each time."""
+        return hash(tuple([(powers, coefficient.numerator) for powers, coefficient in self.terms]))
+
     @staticmethod
     def of(value: int | Fraction | Poly) -> Poly:
         """A constant as a polynomial."""

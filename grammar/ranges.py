@@ -208,7 +208,7 @@ class Ranges:
         """An interval whose upper end bounds the form: of all ways to replace a part by something larger."""
         best = point(form.constant)
         for term, factor in form.terms.items():
-            best = add(best, mul(self._found[term].re, point(factor)))
+            best = add(best, _scaled(self._found[term].re, factor))
         for larger in self._larger(form) if depth else ():
             other = self._at_most(larger, depth - 1)
             if (other.high, not other.open_high) < (best.high, not best.open_high):
@@ -249,6 +249,13 @@ class _Form:
 
 
 _ABOVE = ("max", "relu", "softplus", "abs")  # never less than an operand
+
+
+def _scaled(value: Interval, factor: float) -> Interval:
+    """value * factor; nearly all terms of sums and differences count once."""
+    if factor == 1.0:
+        return value
+    return -value if factor == -1.0 else mul(value, point(factor))
 
 
 def _initial(state: State) -> Range:

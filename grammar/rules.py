@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -224,6 +225,20 @@ def block_count(attrs: Attrs) -> Poly:
     """How many diagonal blocks a `lin` has: 1, a number, or one per head (`blocks=heads`)."""
     blocks = attrs.get("blocks", 1)
     return N if blocks == "heads" else Poly.of(int(blocks))  # type: ignore[arg-type]
+
+
+def weight_specs(
+    rule: WeightRule, types: Sequence[Type], attrs: tuple[tuple[str, Value], ...], result: Type
+) -> tuple[WeightSpec, ...]:
+    """What a rule says of options as they are in the text; remembered, as most weights are like others."""
+    return _specs(rule, tuple(types), tuple(a for a in attrs if a[0] not in ("share", "init")), result)
+
+
+@functools.lru_cache(1024)
+def _specs(
+    rule: WeightRule, types: tuple[Type, ...], attrs: tuple[tuple[str, Value], ...], result: Type
+) -> tuple[WeightSpec, ...]:
+    return rule(types, dict(attrs), result)
 
 
 def lin_weights(types: Sequence[Type], attrs: Attrs, result: Type) -> tuple[WeightSpec, ...]:

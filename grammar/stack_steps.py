@@ -7,6 +7,7 @@ run as `grammar.renderings` has them, between two moves of the batch axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,21 +52,29 @@ _QUICK: Mapping[str, Callable[..., Any]] = {
 
 
 class Layout:
-    """Shapes of values on a stack of `lead` = (layers, sets), for `batch` rows."""
+    """Shapes of values on a stack of `lead` = (layers, sets), for `batch` rows now and at most `most`.
 
-    def __init__(self, machine: Machine, lead: tuple[int, int], batch: int) -> None:
-        self.machine, self.lead, self.batch = machine, lead, batch
+    Steps are made once and see any number of rows: the shapes that they ask for end in -1.
+    """
+
+    def __init__(self, machine: Machine, lead: tuple[int, int], most: int) -> None:
+        self.machine, self.lead, self.most, self.batch = machine, lead, most, most
         self.sizes = machine.sizes
 
     def shape(self, type_: Type) -> tuple[int, ...]:
-        """Of a value of this type."""
-        return (*self.lead, *self.sizes.shape(type_), self.batch)
+        """Of a value of this type, with -1 for the rows."""
+        return (*self.lead, *self.sizes.shape(type_), -1)
+
+    def flat(self, type_: Type, parts: int = 0) -> tuple[int, ...]:
+        """The same with one axis for all numbers of a value, or two for `parts` of them."""
+        size = math.prod(self.sizes.shape(type_))
+        return (*self.lead, *((parts, size // parts) if parts else (size,)), -1)
 
     def full(self, value: Value, type_: Type) -> Array:
         """A value at its full shape, in one piece."""
         kind = self.machine.complex if type_.is_complex else self.machine.dtype
         given = np.asarray(value, dtype=kind)
-        shape = self.shape(type_)
+        shape = (*self.lead, *self.sizes.shape(type_), self.batch)
         return given if given.shape == shape else np.ascontiguousarray(np.broadcast_to(given, shape))
 
     def taken(self, array: Array, type_: Type) -> Array:
@@ -79,14 +88,14 @@ class Layout:
         return value if type_ == NUM else np.moveaxis(np.asarray(value), -1, len(self.lead))
 
     def own(self, array: Array, shape: Sequence[int]) -> Array:
-        """A weight [.., *own] for every set and row: [layers, sets, *own, B], in one piece."""
-        return np.ascontiguousarray(np.broadcast_to(array[..., None], (*self.lead, *shape, self.batch)))
+        """A weight [.., *own] for every set and the most rows: [layers, sets, *own, most], in one piece."""
+        return np.ascontiguousarray(np.broadcast_to(array[..., None], (*self.lead, *shape, self.most)))
 
     def per_head(self, type_: Type) -> tuple[int, ...]:
         """The shape of a value of `type_` seen per head, with an axis of its own for the numbers of one head."""
         sizes = self.sizes
         inner = (1,) if type_ == SCAL else (sizes.key_size,) if type_.kind == "key" else (sizes.value_size,)
-        return (*self.lead, sizes.heads, *inner, self.batch)
+        return (*self.lead, sizes.heads, *inner, -1)
 
     def as_matrix(self, type_: Type) -> tuple[int, ...]:
         """The shape with which a value of `type_` joins a mat: key by rows, vec by columns, scal per head."""
@@ -94,7 +103,7 @@ class Layout:
         inner = {"scal": (1, 1), "key": (sizes.key_size, 1)}.get(type_.kind, (1, sizes.value_size))
         if type_.kind in _MATRICES:
             inner = (sizes.key_size, sizes.value_size)
-        return (*self.lead, sizes.heads, *inner, self.batch)
+        return (*self.lead, sizes.heads, *inner, -1)
 
 
 def make_step(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
@@ -252,14 +261,13 @@ def _reshaped(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
 def _diag(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a,) = node.args
     weight = layout.own(layout.machine.weights[node.weight]["w"], layout.sizes.shape(node.type))
-    return lambda values: values[a] * weight
+    return lambda values: values[a] * weight[..., : layout.batch]
 
 
 def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
     """Maps of small rank, of blocks or transposed; plain ones are made by `shared_maps`."""
     arrays = layout.machine.weights[node.weight]
-    flat: list[tuple[int, ...]] = [(*layout.lead, -1, layout.batch)] * len(types)
-    result = layout.shape(node.type)
+    result, out = layout.shape(node.type), layout.flat(node.type)
     factors: list[list[Array]] = []
     for i in range(len(types)):
         if node.attr("rank"):
@@ -268,17 +276,16 @@ def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
         weight = arrays[f"w{i}"]
         factors.append([np.swapaxes(weight, -1, -2) if node.attr("transpose") else weight])
     blocks = layout.sizes.at(block_count(dict(node.attrs))) if node.attr("blocks", 1) != 1 else 0
-    if blocks:
-        flat = [(*layout.lead, blocks, -1, layout.batch)] * len(types)
+    flat = [layout.flat(type_, blocks) for type_ in types]
     bias = _bias(layout, node)
 
     def step(values: Values) -> Value:
-        total: Any = bias
+        total: Any = bias if bias is None else bias[..., : layout.batch]
         for arg, shape, matrices in zip(node.args, flat, factors, strict=True):
             product = values[arg].reshape(shape)
             for matrix in matrices:
                 product = matrix @ product
-            product = product.reshape((*layout.lead, -1, layout.batch))
+            product = product.reshape(out)
             total = product if total is None else total + product
         return np.asarray(total).reshape(result)
 
@@ -346,23 +353,25 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
         found.last[slot] = uses[-1][0]
         some = any(j == 0 and graph.nodes[i].attr("bias", True) for i, j in uses)
         found.before.setdefault(uses[0][0], []).append(
-            (slot, _product(layout, arg, matrices, biases if some else []))
+            (slot, _product(layout, graph, arg, matrices, biases if some else []))
         )
     found.steps.update({i: _added(layout, graph.nodes[i], parts[i]) for i in plain})
     return found
 
 
-def _product(layout: Layout, arg: int, matrices: Sequence[Array], biases: Sequence[Array]) -> Step:
+def _product(
+    layout: Layout, graph: Graph, arg: int, matrices: Sequence[Array], biases: Sequence[Array]
+) -> Step:
     sets = [np.broadcast_to(m, (*layout.lead, *m.shape[-2:])) for m in matrices]
     matrix = np.concatenate(sets, axis=-2) if len(sets) > 1 else sets[0]
-    full = [np.broadcast_to(b, (*b.shape[:-1], layout.batch)) for b in biases]
+    full = [np.broadcast_to(b, (*b.shape[:-1], layout.most)) for b in biases]
     bias = np.concatenate(full, axis=-2) if len(full) > 1 else full[0] if full else None
-    flat = (*layout.lead, -1, layout.batch)
+    flat = layout.flat(graph.nodes[arg].type)
 
     def step(values: Values) -> Value:
         product = matrix @ values[arg].reshape(flat)
         if bias is not None:
-            product += bias
+            product += bias[..., : layout.batch]
         return np.asarray(product)
 
     return step

@@ -40,9 +40,11 @@ class Expr:
 
     def walk(self) -> Iterator[Expr]:
         """This node and all below it, parents first."""
-        yield self
-        for a in self.args:
-            yield from a.walk()
+        stack = [self]
+        while stack:
+            here = stack.pop()
+            yield here
+            stack.extend(here.args[::-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from predictors.predictor import Prediction as Prediction
 from predictors.predictor import Predictor as Predictor
 from predictors.probes import probe_features as probe_features
 from predictors.probes import probe_names as probe_names
+from predictors.shipping import TABLE as TABLE
 from predictors.shipping import shipped as shipped
 from predictors.shipping import shipped_scores as shipped_scores
 from predictors.shipping import shipped_tasks as shipped_tasks
@@ -30,3 +31,5 @@ from predictors.statistics import cell_statistics as cell_statistics
 from predictors.statistics import statistic_names as statistic_names
 from predictors.trials import Trial as Trial
 from predictors.trials import read_trials as read_trials
+from predictors.validation import cross_validation as cross_validation
+from predictors.validation import validate as validate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,6 +21,11 @@ ENCODING_VERSION = 2  # raised when any column changes what it means
 
 def encoding_names(groups: Sequence[str] = GROUPS) -> tuple[str, ...]:
     """The names of the columns of `encode`, as `group.name`. Raises PredictorError for an unknown group."""
+    return _names(tuple(groups))
+
+
+@functools.cache
+def _names(groups: tuple[str, ...]) -> tuple[str, ...]:
     names: dict[str, Callable[[], tuple[str, ...]]] = {
         "statistics": statistic_names,
         "flow": flow_names,

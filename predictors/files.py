@@ -19,6 +19,7 @@ from predictors.encoding import encoding_key, encoding_names
 from predictors.errors import PredictorFileError
 from predictors.forests import Forest, from_arrays
 from predictors.kernels import Process, process_from
+from predictors.known import known_from
 from predictors.novelty import Novelty
 from predictors.packing import compress, expand, pack, unpack
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
@@ -44,6 +45,8 @@ def save(predictor: Predictor, path: Path, small: bool = False) -> None:
     arrays: _Arrays = {}
     cards: list[dict[str, Any]] = []
     _collect(predictor, "", arrays, cards)
+    known = predictor.known.arrays() if predictor.known is not None else {}
+    arrays |= {f"known.{name}": array for name, array in known.items()}
     _check_sizes(arrays)
     header = {"recell_predictor": str(FILE_VERSION), "encoding": encoding_key(), "cards": json.dumps(cards)}
     kept = pack(arrays) if small else arrays
@@ -96,7 +99,7 @@ def _read(data: bytes) -> Predictor:
     for depth in reversed(range(len(cards))):
         predictor = _restored("prior." * depth, arrays, cards[depth], predictor)
     assert predictor is not None
-    return predictor
+    return replace(predictor, known=known_from(_below(arrays, "known")))
 
 
 def _short(value: Any) -> str:

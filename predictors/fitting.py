@@ -71,11 +71,13 @@ def fit(
     more = None if extras is None else np.asarray(extras, dtype=np.float64)
     if more is not None and (more.ndim != 2 or len(more) != len(cells)):
         raise PredictorError(f"extras have a row for each of {len(cells)} cells; received {more.shape}")
-    kept, y, more = _classes(cells, y, more)
-    return fit_rows(encode(kept), y, seed=seed, extras=more, prior=prior, card=card)
+    kept, y, more = classes_of(cells, y, more)
+    rows = encode(kept)
+    made = fit_rows(rows, y, seed=seed, extras=more, prior=prior, card=card)
+    return made.knowing([cell.digest for cell in kept], rows, y, more)
 
 
-def _classes(
+def classes_of(
     cells: Sequence[Cell], y: Floats, extras: Floats | None
 ) -> tuple[list[Cell], Floats, Floats | None]:
     """One cell of each class, with means over its finite scores (infinite if there is none)."""

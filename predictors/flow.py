@@ -64,6 +64,7 @@ COSTS: Mapping[str, frozenset[str] | None] = {
 }
 
 
+@functools.cache
 def flow_names() -> tuple[str, ...]:
     """The names of the features, in the order of `flow_features`."""
     return tuple(flow_features(zoo("elman")))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from predictors.encoding import GROUPS, encode, encoding_names
 from predictors.errors import PredictorError
 from predictors.forests import Forest
 from predictors.kernels import Process
+from predictors.known import Known, make_known
 from predictors.novelty import Novelty
 from predictors.scaling import Columns, Scale
 
@@ -30,7 +31,8 @@ class Prediction:
     """One entry per cell. Lower means are better where lower scores were.
 
     `mean` and `std` are in the unit of the scores: mean +- 1.645 std holds 90 % of cells like those that were
-    fitted. `out_of_distribution` says that a cell is unlike all of those, `novelty` how much (above 1: flagged).
+    fitted, and 90 % of these themselves where the predictor knows which they were. `out_of_distribution` says that a
+    cell is unlike all of those, `novelty` how much (above 1: flagged).
     `diverges` is the chance that training gives no finite score; NaN where no fitted cell failed.
     `rank` is what means are made of: on a scale of its own, without ties. `spread` is how far the members of the
     ensemble disagree about it: doubt on the same scale, known also where `std` was not measured (`check=False`).
@@ -89,6 +91,7 @@ class Predictor:
     prior: Predictor | None
     extras: int
     card: Mapping[str, Any] = field(default_factory=dict)
+    known: Known | None = None  # the cells that it was fitted on, where that was kept
 
     def predict(self, cells: Iterable[Cell], extras: ArrayLike | None = None) -> Prediction:
         """What to expect of each cell.
@@ -96,7 +99,24 @@ class Predictor:
         `extras` [n, E] are the further columns that it was fitted with (losses of the first epochs, say).
         Raises PredictorError where they are missing or have another shape.
         """
-        return self.predict_rows(encode(cells), extras)
+        found = list(cells)
+        said = self.predict_rows(encode(found), extras)
+        return self.of_known(said, [cell.digest for cell in found]) if self.known is not None else said
+
+    def of_known(self, said: Prediction, digests: Sequence[str]) -> Prediction:
+        """`said` of rows, with the intervals that cells have which it was fitted on: `predict` does this."""
+        return replace(said, std=self.known.widened(said.std, digests)) if self.known is not None else said
+
+    def reached(self, digests: Sequence[str]) -> Floats:
+        """The scores that cells were fitted with: NaN for those that are new, infinite where training failed."""
+        return np.full(len(digests), np.nan) if self.known is None else self.known.reached(digests)
+
+    def knowing(
+        self, digests: Sequence[str], rows: Floats, scores: Floats, extras: ArrayLike | None = None
+    ) -> Predictor:
+        """The same predictor, which remembers that it was fitted on these cells."""
+        said = self.predict_rows(rows, extras)
+        return replace(self, known=make_known(digests, scores, said.mean, said.std))
 
     def predict_rows(self, rows: Floats, extras: ArrayLike | None = None) -> Prediction:
         """The same for rows of `encode`, which may be kept and used again."""

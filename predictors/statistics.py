@@ -29,6 +29,7 @@ _NAMES = tuple(sorted(OPS))
 NO_PATH = -1.0  # a finite value: trees split on it, and no real cost is negative
 
 
+@functools.cache
 def statistic_names() -> tuple[str, ...]:
     """The names of the features, in the order of the columns of `cell_statistics`."""
     return tuple(graph_statistics(zoo("elman").graph))

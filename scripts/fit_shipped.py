@@ -31,20 +31,16 @@ from nas.tasks import task_table  # noqa: E402
 from predictors import (  # noqa: E402
     PredictorError,
     Trial,
-    auc,
-    coverage,
+    cross_validation,
     encode,
     fit_rows,
     kendall_tau,
     load,
     read_trials,
-    spearman,
 )
 
 Floats = NDArray[np.float64]
 
-FOLDS = 5
-BEST = 1 / 3
 MADE_BY = "scripts/fit_shipped.py"
 GUIDE = """## How to read it
 
@@ -60,8 +56,8 @@ Scores are validation losses in `unit`, lower is better; a cell that was trained
   within the best third alone; `auc of divergence` says little where few cells failed (see `failed cells`).
 - *Held out* are the same figures from the fit itself; its intervals were set with these cells.
 - `cells` are classes with a finite score, `failed cells` those that always diverged.
-- Intervals hold 90 % of cells that were *not* fitted. Those of fitted cells are too narrow: `recell predict` tells
-  what these reached.
+- Intervals hold 90 % of cells that were *not* fitted. Those of fitted cells are wider, so that they hold 90 % of these
+  too; `recell predict` tells what they reached.
 """
 
 
@@ -125,40 +121,6 @@ def agreement(on: OnTask, others: Sequence[OnTask]) -> dict[str, float]:
         if other is not on and len(both) > 2:
             found[other.task] = round(kendall_tau([own[d] for d in both], [theirs[d] for d in both]), 4)
     return found
-
-
-def cross_validation(rows: Floats, y: Floats, repeats: int) -> dict[str, Any]:
-    """How good predictors are on cells that they were not fitted to: means over folds, sd of tau over repeats."""
-    finite = np.isfinite(y)
-    measured: dict[str, list[float]] = {}
-    taus = []
-    for seed in range(repeats):
-        folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
-        one: dict[str, list[float]] = {}
-        for fold in range(FOLDS):
-            out, ok = folds == fold, finite[folds == fold]
-            said = fit_rows(rows[~out], y[~out], seed=seed).predict_rows(rows[out])
-            truth = y[out][ok]
-            best = truth <= np.quantile(truth, BEST)
-            for name, value in (
-                ("kendall_tau", kendall_tau(said.rank[ok], truth)),
-                ("spearman", spearman(said.rank[ok], truth)),
-                ("kendall_tau_in_best_third", kendall_tau(said.rank[ok][best], truth[best])),
-                ("covered_by_90", coverage(said.mean[ok], said.std[ok], truth)),
-                ("mean_error", float(np.abs(said.mean[ok] - truth).mean())),
-                ("auc_of_divergence", auc(np.nan_to_num(said.diverges), ~ok)),
-            ):
-                one.setdefault(name, []).append(value)
-        taus.append(_mean(one["kendall_tau"]))
-        for name, values in one.items():
-            measured.setdefault(name, []).extend(values)
-    means = {name: _mean(values) for name, values in measured.items()}
-    return {
-        "folds": FOLDS,
-        "repeats": repeats,
-        **{name: round(value, 4) if math.isfinite(value) else None for name, value in means.items()},
-        "kendall_tau_sd": round(float(np.std(taus)), 4),
-    }
 
 
 def card_of(on: OnTask, others: Sequence[OnTask], table: Path) -> dict[str, Any]:
@@ -267,7 +229,7 @@ def fitted(
     digests = sorted(on.mean)
     x, y = np.array([rows[digest] for digest in digests]), np.array([on.mean[digest] for digest in digests])
     card = {**card_of(on, tasks, table), "cross_validation": cross_validation(x, y, repeats)}
-    model = fit_rows(x, y, seed=0, card=card)
+    model = fit_rows(x, y, seed=0, card=card).knowing(digests, x, y)
     path = out / f"{on.task}.recell"
     model.save(path, small=True)
     small, whole = load(path).predict_rows(x), model.predict_rows(x)

@@ -3,7 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grammar import CellBuildError, evaluate, evaluate_stack, init_weights, parse, zoo, zoo_names
+from grammar import (
+    CellBuildError,
+    equal_rows,
+    evaluate,
+    evaluate_stack,
+    init_weights,
+    parse,
+    zoo,
+    zoo_names,
+    zoo_text,
+)
 from grammar.stack_steps import sigmoid
 
 LAYERS, SETS, WIDTH = 3, 2, 8
@@ -77,3 +87,44 @@ def test_numbers_too_large_for_exp_give_the_limits_of_sigmoid() -> None:
     a = np.array([-1e4, -1.0, 0.0, 1e4, np.nan])
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(sigmoid(a), [0, 1 / (1 + np.e), 0.5, 1, np.nan])
+
+
+def _branching(dtype: type[np.floating]) -> np.ndarray:
+    """Rows [SETS, 8, 7, WIDTH] that part from each other at steps 2, 3 and 4."""
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(2, SETS, 7, WIDTH))
+    x = np.repeat(tokens[0][:, None], 8, axis=1)
+    for row in range(8):
+        for place, step in enumerate((2, 3, 4)):
+            if row >> (2 - place) & 1:
+                x[:, row, step] = tokens[1][:, step]
+    return x.astype(dtype)
+
+
+def test_rows_are_equal_until_they_part() -> None:
+    found = equal_rows(_branching(np.float64))
+    assert [(run.start, run.rows.tolist()) for run in found] == [
+        (0, [0]),
+        (2, [0, 4]),
+        (3, [0, 2, 4, 6]),
+        (4, list(range(8))),
+    ]
+    assert found[1].place.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert found[3].place.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("text", [*map(zoo_text, ("lstm", "mlstm", "lmu", "lru", "gla")), *ODD])
+def test_equal_rows_computed_once_give_the_same(text: str) -> None:
+    cell, x = parse(text), _branching(np.float32)
+    weights = init_weights(
+        cell,
+        np.random.default_rng(1),
+        input_size=WIDTH,
+        hidden_size=WIDTH,
+        heads=2,
+        sets=(3, SETS),
+        dtype=np.float32,
+    )
+    each = evaluate_stack(cell, x, weights, layers=3, sets=SETS, heads=2)
+    once = evaluate_stack(cell, x, weights, layers=3, sets=SETS, heads=2, equal=equal_rows(x))
+    np.testing.assert_allclose(once, each, rtol=1e-4, atol=1e-5)

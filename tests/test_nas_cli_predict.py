@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -101,7 +103,7 @@ def test_wrong_use(tmp_path: Path, predictor: Path) -> None:
     (tmp_path / "t.txt").write_text("x")
     assert "a table is a .csv or .jsonl file" in refused("predictor", "eval", predictor, tmp_path / "t.txt")
     (tmp_path / "t.jsonl.gz").write_bytes(b"\x1f\x8b\xff")
-    assert "a table is a .csv or .jsonl file" in refused(
+    assert "cannot read the table of trials" in refused(
         "predictor", "eval", predictor, tmp_path / "t.jsonl.gz"
     )
     (tmp_path / "few.csv").write_text(
@@ -114,3 +116,56 @@ def test_wrong_use(tmp_path: Path, predictor: Path) -> None:
     assert "also wants 2 further values of each cell" in refused(
         "predict", "-p", tmp_path / "extras", "zoo:gru"
     )
+
+
+def _trials(path: Path, count: int = 30) -> Path:
+    """A table of trials on two tasks, of which one cell was trained twice and one was stopped early."""
+    values = scores(rows())
+    row = {"size": "table", "seed": 0, "params": 1, "width": 1, "steps": 1, "seconds": 1.0}
+    lines = []
+    for task in ("text", "other"):
+        for cell, value in zip(sampled()[:count], values, strict=False):
+            ok = isfinite(value)
+            said = {"status": "ok" if ok else "diverged", "score": float(value) if ok else None}
+            lines.append({**row, **said, "cell": cell.one_line, "digest": cell.digest, "task": task})
+        lines += [{**lines[-1], "seed": 1}, {**lines[-1], "status": "hopeless", "score": None}]
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    return path
+
+
+def test_a_table_of_trials_is_fitted_and_validated(tmp_path: Path) -> None:
+    table, out = _trials(tmp_path / "t.jsonl.gz"), tmp_path / "p"
+    card = recell("predictor", "fit", table, "--task", "text", "-o", out, "--json").json
+    assert (card["task"], card["size"], card["unit"]) == ("text", "table", "nats/char")
+    assert card["cells"] + card["failed_cells"] == 30
+    again = recell("predictor", "eval", out, "--table", table, "--task", "text", "--json").json
+    assert again["fitted_cells"] == 31  # all of them: one was trained twice
+    assert again["covered_by_90"] >= 0.85
+    apart = recell("predictor", "eval", table, "--task", "other", "--folds", 3, "--json").json
+    assert (apart["cells"], apart["folds"]) == (30, 3)
+    assert apart["kendall_tau"] < again["kendall_tau"]
+    assert "choose one with --task" in refused("predictor", "fit", table, "-o", out)
+    assert "has trials on other, text; received 'chess'" in refused(
+        "predictor", "fit", table, "--task", "chess", "-o", out
+    )
+    assert "--table own" in refused("predictor", "fit", "-o", out)
+    assert "or --folds to cross-validate" in refused("predictor", "eval")
+    assert "folds need at least" in refused("predictor", "eval", table, "--task", "text", "--folds", 30)
+
+
+def test_fitted_cells_are_told_by_a_file_too(tmp_path: Path) -> None:
+    small().save(tmp_path / "p")
+    values = scores(rows())
+    kept = next(i for i, value in enumerate(values) if isfinite(value))
+    failed = next(i for i, value in enumerate(values) if not isfinite(value))
+    cells = [sampled()[kept].one_line, sampled()[failed].one_line, "zoo:lstm"]
+    first, second, third = recell("predict", "-p", tmp_path / "p", *cells, "--json").json
+    assert (first["fitted"], first["trained"]) == (True, pytest.approx(float(values[kept])))
+    assert (second["fitted"], second["trained"]) == (True, None)
+    assert (third["fitted"], third["trained"]) == (False, None)
+    text = recell("predict", "-p", tmp_path / "p", *cells).out
+    assert "diverged" in text
+    assert "`trained` is what a cell reached" in text
+    replace(small(), known=None).save(tmp_path / "q")
+    assert recell("predict", "-p", tmp_path / "q", cells[0], "--json").json[0]["fitted"] is None
+    assert "does not know which cells" in recell("predict", "-p", tmp_path / "q", cells[0]).out

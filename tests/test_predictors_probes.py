@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from grammar import parse, zoo, zoo_names
-from predictors import probe_features, probe_names
+from predictors import probe_features, probe_names, probes
 from predictors.probes import MISSING
 
 
@@ -53,3 +55,12 @@ def test_memory_is_seen_at_its_lag() -> None:
 
 def test_no_cells_no_rows() -> None:
     assert probe_features([]).shape == (0, len(probe_names()))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "mingru", "mlstm", "fast_weights", "tkan"])
+def test_rows_computed_once_leave_the_probes_as_they_were(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = probe_features([zoo(name)])
+    design = probes._design()
+    assert [len(run.rows) for run in design.equal] == [8, 10, 12, 16, 24, 40]
+    monkeypatch.setattr(probes, "_design", lambda: replace(design, equal=()))
+    np.testing.assert_allclose(found, probe_features([zoo(name)]), rtol=1e-4, atol=1e-4)

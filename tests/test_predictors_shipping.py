@@ -68,7 +68,7 @@ def test_a_cell_of_the_table_is_told_by_what_it_reached() -> None:
     assert found[1]["trained"] is None
     text = recell("predict", "zoo:s4d").out
     assert f"{reached[zoo('s4d').digest]:.4f}" in text
-    assert "such a cell may lie outside its interval" in text
+    assert "`trained` is what a cell reached that this predictor was fitted on" in text
 
 
 @pytest.mark.parametrize("name", ["treelstm", "treegru", "mor", "ut"])

@@ -10,12 +10,12 @@ from source_tree import ROOT, packages, public_names
 PUBLIC: dict[str, str] = {
     "grammar": """
         Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
-        CellTypeError Component DIGEST_VERSION Dependence Depth Evaluation Expr FINGERPRINT_VERSION
+        CellTypeError Component DIGEST_VERSION Dependence Depth EqualRows Evaluation Expr FINGERPRINT_VERSION
         GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError KEY KEYWORDS KNOWN_MATRICES
         LINTS Labelling Leaf Let Lint LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly
         RENDERINGS Ranges Region Repeat SCAL SEQ SHAPES Sizes Sketch Span State Statement Type
         UnknownNameError VEC Value WEIGHTS Weight WeightSpec X analyse buffer_nodes call canonical_arrays
-        canonical_weights check choice choice_weights elementwise evaluate evaluate_stack
+        canonical_weights check choice choice_weights elementwise equal_rows evaluate evaluate_stack
         fingerprint from_darts from_nasbench_nlp init_weights join known_matrix label lint make_cell
         mem_size
         num one_newline parse parse_sketch ref register register_rendering show_expr show_number show_state
@@ -86,9 +86,10 @@ PUBLIC: dict[str, str] = {
         train trained_vocabulary zero_cost_columns zero_cost_key zero_cost_names
     """,
     "predictors": """
-        Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError auc cell_statistics coverage encode
+        Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError TABLE auc cell_statistics coverage
+        cross_validation encode
         encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names
-        Trial read_benchmark read_trials shipped shipped_scores shipped_tasks similar spearman statistic_names
+        Trial read_benchmark read_trials shipped shipped_scores shipped_tasks similar spearman statistic_names validate
     """,
     "search_spaces": """
         Choice Chooser GrammarSpace Limits Motif NoCellError NotAMemberError Operator Relaxed SketchSpace Space

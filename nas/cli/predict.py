@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import json as json_module
 from collections.abc import Iterator
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas.cli.cells import Json
-from nas.cli.console import score_text, show, show_json, table
+from nas.cli.console import score_text, show, show_json
+from nas.cli.console import table as table_of
 from nas.cli.errors import UsageError
 from nas.cli.values import read_cell
 
@@ -38,10 +39,19 @@ TaskOption = Annotated[
     str | None, typer.Option("--task", help="Which of those that come with recell. [default: text]")
 ]
 SourcesArgument = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(
-        metavar="RUN...", help="Folders of runs, or tables (.csv, .jsonl) with `cell` and `score`."
+        metavar="RUN...",
+        help="Folders of runs, tables (.csv, .jsonl) with `cell` and `score`, or tables of trials (.jsonl.gz).",
+        show_default=False,
     ),
+]
+TableOption = Annotated[
+    str | None,
+    typer.Option("--table", help="A further table: `own` is that of trained cells that comes with recell."),
+]
+OnTaskOption = Annotated[
+    str | None, typer.Option("--task", help="Which task of a table of trials, where it has several.")
 ]
 
 app = typer.Typer(
@@ -53,12 +63,10 @@ def predict(
     cells: CellsArgument, predictor: FromOption = None, task: TaskOption = None, json: Json = False
 ) -> None:
     """Say how good cells will be before they are trained, and how sure that is."""
-    from predictors import shipped_scores
-
     model = opened(predictor, task)
     found = [read_cell(text) for text in cells]
     said = model.predict(found, _extras(model, found))
-    trained = shipped_scores(task or "text") if predictor is None else {}
+    reached = model.reached([cell.digest for cell in found])
     rows: list[dict[str, Any]] = [
         {
             "cell": cell.one_line,
@@ -70,7 +78,8 @@ def predict(
             "diverges": None if model.failing is None else float(said.diverges[i]),
             "out_of_distribution": bool(said.out_of_distribution[i]),
             "novelty": float(said.novelty[i]),
-            "trained": trained.get(cell.digest),
+            "fitted": None if model.known is None else not isnan(reached[i]),
+            "trained": float(reached[i]) if isfinite(reached[i]) else None,
             "task": model.card.get("task"),
             "unit": model.card.get("unit"),
         }
@@ -79,28 +88,35 @@ def predict(
     if json:
         show_json(rows)
         return
+    trained = any(row["fitted"] for row in rows)
     lines = [
         (
             score_text(row["mean"]),
             f"{score_text(row['low'])} to {score_text(row['high'])}",
             "-" if row["diverges"] is None else f"{row['diverges']:.0%}",
             "yes" if row["out_of_distribution"] else "no",
-            *([_trained(row["trained"])] if trained else []),
+            *([_trained(row)] if trained else []),
             row["cell"],
         )
         for row in rows
     ]
     last = ["trained", "cell"] if trained else ["cell"]
-    show(table(["score", "90 % of such cells", "diverges", "unlike those fitted", *last], lines, ["score"]))
+    show(
+        table_of(["score", "90 % of such cells", "diverges", "unlike those fitted", *last], lines, ["score"])
+    )
     show("", *_about(model))
-    if any(row["trained"] is not None for row in rows):
+    if trained:
         show(
-            "What a cell reached that it was fitted on is under `trained`: such a cell may lie outside its interval."
+            "`trained` is what a cell reached that this predictor was fitted on; 90 % of these lie in theirs."
         )
+    if model.known is None:
+        show("It does not know which cells it was fitted on: the intervals of these are too narrow.")
 
 
-def _trained(score: float | None) -> str:
-    return "-" if score is None else score_text(score) if isfinite(score) else "diverged"
+def _trained(row: dict[str, Any]) -> str:
+    if not row["fitted"]:
+        return "-"
+    return "diverged" if row["trained"] is None else score_text(row["trained"])
 
 
 def opened(predictor: Path | None, task: str | None) -> Predictor:
@@ -146,7 +162,8 @@ def _about(model: Predictor) -> list[str]:
 
 @app.command("fit", epilog="Example: recell predictor fit runs/a runs/b -o p.recell")
 def fit(
-    sources: SourcesArgument,
+    sources: SourcesArgument = None,
+    *,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     seed: Annotated[int, typer.Option(help="Same seed, same predictor.")] = 0,
     zero_cost: Annotated[
@@ -155,17 +172,17 @@ def fit(
     small: Annotated[
         bool, typer.Option("--small", help="A ninth of the bytes; what it says changes a little.")
     ] = False,
+    table: TableOption = None,
+    task: OnTaskOption = None,
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
     from predictors import fit as fit_predictor
 
-    cells, scores, tasks = _records(sources)
-    if len(tasks) > 1:
-        names = sorted(" ".join(part for part in task if part) for task in tasks)
-        raise UsageError(f"one predictor is of one task at one size; these are runs of {', '.join(names)}")
+    paths = _sources(sources, table)
+    cells, scores, tasks = _records(paths, task)
     about = dict(zip(("task", "size", "unit"), next(iter(tasks), ("",)), strict=False))
-    card: dict[str, Any] = {**about, "sources": [path.name for path in sources]}
+    card: dict[str, Any] = {**about, "sources": [path.name for path in paths]}
     extras = None
     if zero_cost:
         from nas.training import zero_cost_columns, zero_cost_key
@@ -178,25 +195,63 @@ def fit(
 
 @app.command("eval", epilog="Example: recell predictor eval p.recell runs/c")
 def evaluate(
-    predictor: Annotated[Path, typer.Argument(metavar="PREDICTOR", help="The file of a predictor.")],
-    sources: SourcesArgument,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PREDICTOR] RUN...",
+            help="The file of a predictor, and runs or tables as for `fit`; with --folds no predictor.",
+            show_default=False,
+        ),
+    ] = None,
+    table: TableOption = None,
+    task: OnTaskOption = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Fit to all but one of so many parts of the classes of cells, ask for that one."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Compare a predictor with runs or tables that it was not fitted on."""
+    """Compare a predictor with runs or tables that it was not fitted on, or cross-validate those."""
+    if folds is None and not sources:
+        raise UsageError(
+            "a comparison needs the file of a predictor, or --folds to cross-validate the tables given"
+        )
+    if folds is None:
+        given = sources or []
+        found = _compared(given[0], _sources(given[1:], table), task)
+    else:
+        from predictors import validate
+
+        cells, scores, _ = _records(_sources(sources, table), task)
+        found = {"cells": len({cell.digest for cell in cells}), **validate(cells, scores, folds=folds)}
+    cleaned = {name: None if value != value else value for name, value in found.items()}
+    if json:
+        show_json(cleaned)
+        return
+    show(table_of(["", ""], [(name.replace("_", " "), _number(value)) for name, value in cleaned.items()]))
+    if cleaned.get("fitted_cells"):
+        show("The predictor was fitted on some of these cells: of them it says more than of new ones.")
+
+
+def _compared(predictor: Path, sources: list[Path], task: str | None) -> dict[str, Any]:
     import numpy as np
 
     from predictors import auc, coverage, kendall_tau, load, spearman
 
     model = load(predictor)
-    cells, scores, _ = _records(sources)
+    cells, scores, _ = _records(sources, task)
     said = model.predict(cells, _extras(model, cells))
     truth = np.array(scores)
     ok = np.isfinite(truth)
     if ok.sum() < 2:
         raise UsageError(f"a comparison needs at least 2 cells with a score; received {int(ok.sum())}")
-    found = {
+    known = None if model.known is None else int((~np.isnan(model.reached([c.digest for c in cells]))).sum())
+    return {
         "cells": int(ok.sum()),
         "failed_cells": int((~ok).sum()),
+        "fitted_cells": known,
         "kendall_tau": kendall_tau(said.rank[ok], truth[ok]),
         "spearman": spearman(said.rank[ok], truth[ok]),
         "mean_error": float(np.abs(said.mean[ok] - truth[ok]).mean()),
@@ -204,11 +259,6 @@ def evaluate(
         "auc_of_divergence": auc(np.nan_to_num(said.diverges), ~ok),
         "out_of_distribution": float(said.out_of_distribution.mean()),
     }
-    cleaned = {name: None if value != value else value for name, value in found.items()}
-    if json:
-        show_json(cleaned)
-    else:
-        show(table(["", ""], [(name.replace("_", " "), _number(value)) for name, value in cleaned.items()]))
 
 
 @app.command("card", epilog="Example: recell predictor card p.recell")
@@ -232,7 +282,7 @@ def _show_card(model: Predictor, json: bool) -> None:
             rows += [(f"{name} {inner}".replace("_", " "), _number(v)) for inner, v in value.items()]
         else:
             rows.append((name.replace("_", " "), _number(value)))
-    show(table(["", ""], rows))
+    show(table_of(["", ""], rows))
 
 
 def _number(value: Any) -> str:
@@ -244,20 +294,59 @@ def _number(value: Any) -> str:
 # ---- where cells and scores come from ---------------------------------------------------------
 
 
-def _records(sources: list[Path]) -> tuple[list[Cell], list[float], set[tuple[str, str, str]]]:
+def _sources(sources: list[Path] | None, table: str | None) -> list[Path]:
+    """All that is to be read. Raises UsageError for nothing."""
+    from predictors import TABLE
+
+    found = [*(sources or []), *([TABLE if table == "own" else Path(table)] if table else [])]
+    if not found:
+        raise UsageError("give runs or tables, or --table own for the table that comes with recell")
+    return found
+
+
+def _records(
+    sources: list[Path], asked: str | None = None
+) -> tuple[list[Cell], list[float], set[tuple[str, str, str]]]:
     """Cells, their scores (infinite where training diverged), and task, size and unit of the runs among the sources."""
     cells: list[Cell] = []
     scores: list[float] = []
     tasks: set[tuple[str, str, str]] = set()
     for source in sources:
-        if source.is_file():
+        if source.name.endswith(".jsonl.gz"):
+            pairs, task = _of_trials(source, asked)
+            tasks.add(task)
+        elif source.is_file():
             pairs = list(_of_table(source))
         else:
             pairs, task = _of_run(source)
             tasks.add(task)
         cells += [cell for cell, _ in pairs]
         scores += [score for _, score in pairs]
+    if len(tasks) > 1:
+        names = sorted(" ".join(part for part in task if part) for task in tasks)
+        raise UsageError(f"one predictor is of one task at one size; these are runs of {', '.join(names)}")
     return cells, scores, tasks
+
+
+def _of_trials(path: Path, asked: str | None) -> tuple[list[tuple[Cell, float]], tuple[str, str, str]]:
+    """The trials of one task of a table; those that were stopped early say nothing and are left out."""
+    from grammar import parse
+    from nas.tasks import task_table
+    from predictors import read_trials
+
+    trials = read_trials(path)
+    names = sorted({trial.task for trial in trials})
+    task = asked or (names[0] if len(names) == 1 else "")
+    own = [trial for trial in trials if trial.task == task]
+    if not own:
+        received = f"received {asked!r}" if asked else "choose one with --task"
+        raise UsageError(f"{path} has trials on {', '.join(names)}; {received}")
+    sizes = sorted({trial.size for trial in own})
+    if len(sizes) > 1:
+        raise UsageError(f"{path} has the task {task} at the sizes {', '.join(sizes)}: one is wanted")
+    unit = next((row.metric for row in task_table() if row.name == task), "")
+    pairs = [(parse(trial.cell, f"{path}"), trial.loss) for trial in own if not isnan(trial.loss)]
+    return pairs, (task, sizes[0], unit)
 
 
 def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], tuple[str, str, str]]:

@@ -70,7 +70,10 @@ class Answerer:
         rows = {digest: row for digest, row in made.items() if not isinstance(row, bytes)}
         answers: dict[str, bytes] = {digest: row for digest, row in made.items() if isinstance(row, bytes)}
         if rows:
-            said = self.predictor.predict_rows(np.concatenate([*rows.values()]))
+            said = self.predictor.of_known(
+                self.predictor.predict_rows(np.concatenate([*rows.values()])), [*rows]
+            )
+            reached = self.predictor.reached([*rows])
             for place, digest in enumerate(rows):
                 mean, std = float(said.mean[place]), float(said.std[place])
                 fails = float(said.diverges[place])
@@ -83,6 +86,8 @@ class Answerer:
                         "out_of_distribution": bool(said.out_of_distribution[place]),
                         "novelty": float(said.novelty[place]),
                         "diverges": None if math.isnan(fails) else fails,
+                        "fitted": None if self.predictor.known is None else not math.isnan(reached[place]),
+                        "trained": float(reached[place]) if math.isfinite(reached[place]) else None,
                         "task": self.predictor.card.get("task"),
                         "unit": self.predictor.card.get("unit"),
                     }

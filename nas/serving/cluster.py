@@ -26,6 +26,7 @@ from nas._modules import own_modules
 from nas.errors import ServingError
 from nas.serving.answers import Answerer
 from nas.serving.application import Application
+from nas.serving.connections import timed_protocol
 from nas.serving.desk import Desk
 from nas.serving.limits import Limits
 from predictors import Predictor, load
@@ -93,7 +94,7 @@ class Front:
         await asyncio.gather(*(hand.actor.ready.remote() for hand in hands))
         application = Application(Desk(hands, limits), settings["card"], settings["version"])
         self._socket = listening(settings["host"], settings["port"])
-        self._server = _server(application)
+        self._server = _server(application, limits)
         self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
         while not self._server.started:
             await asyncio.sleep(0.01)
@@ -105,8 +106,9 @@ class Front:
             raise ServingError(f"the server has ended: {self._task}")
 
 
-def _server(application: Application) -> Any:
+def _server(application: Application, limits: Limits) -> Any:
     import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     class Server(uvicorn.Server):  # type: ignore[misc]  # of no known type: it need not be installed
         """Leaves the signals of the process to Ray."""
@@ -118,6 +120,7 @@ def _server(application: Application) -> Any:
     return Server(
         uvicorn.Config(
             application,
+            http=timed_protocol(AutoHTTPProtocol, limits.head_seconds),
             lifespan="off",
             access_log=False,
             log_level="warning",

@@ -11,8 +11,9 @@ from nas.errors import ServingError
 class Limits:
     """Of one request: bytes of its body, cells, characters of a cell. Of one cell: processor seconds to encode it.
 
-    `waiting` cells are held at most until an encoder is free; `kept` answers are remembered. A body has to arrive
-    within `body_seconds`, and an answer is made within `answer_seconds`. Raises ServingError for what is not positive.
+    `waiting` cells are held at most until an encoder is free; `kept` answers are remembered. The head of a request has
+    to arrive within `head_seconds`, its body within `body_seconds`, and an answer is made within `answer_seconds`.
+    Raises ServingError for what is not positive.
     """
 
     body: int = 1 << 20
@@ -21,6 +22,7 @@ class Limits:
     seconds: float = 10.0
     waiting: int = 1_000
     kept: int = 50_000
+    head_seconds: float = 10.0
     body_seconds: float = 15.0
     answer_seconds: float = 60.0
 

@@ -87,6 +87,8 @@ _ANSWER = {
         "out_of_distribution",
         "novelty",
         "diverges",
+        "fitted",
+        "trained",
         "task",
         "unit",
     ],
@@ -112,6 +114,14 @@ _ANSWER = {
         "diverges": {
             "type": ["number", "null"],
             "description": "The chance that training fails; null where no fitted cell failed",
+        },
+        "fitted": {
+            "type": ["boolean", "null"],
+            "description": "Whether the predictor was fitted on this cell; null where it does not know",
+        },
+        "trained": {
+            "type": ["number", "null"],
+            "description": "What such a cell reached, in `unit`; null for others, and where training failed",
         },
         "task": {"type": ["string", "null"], "description": "What the cells were trained on"},
         "unit": {"type": ["string", "null"], "description": "Of mean, std and interval"},
