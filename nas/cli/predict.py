@@ -155,6 +155,9 @@ def fit(
     small: Annotated[
         bool, typer.Option("--small", help="A ninth of the bytes; what it says changes a little.")
     ] = False,
+    model: Annotated[
+        str, typer.Option(help="What is seen of cells: ensemble (the best), wl, graph or text (no probes).")
+    ] = "ensemble",
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
@@ -171,7 +174,7 @@ def fit(
         from nas.training import zero_cost_columns, zero_cost_key
 
         card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
-    model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card)
+    model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card, model=model)
     model.save(out, small)
     _show_card(model, json)
 
