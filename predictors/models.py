@@ -51,7 +51,7 @@ def model_key(model: str = "ensemble") -> str:
 def model_rows(cells: Iterable[Cell], model: str = "ensemble", network: Network | None = None) -> Floats:
     """One row per cell, as `predictors.fit_rows(..., model=model)` takes them: float64 [n, len(model_names(model))].
 
-    Without `network`, `graph` and `text` ask the one that comes with the package. Raises PredictorError for another model.
+    Without `network`, `graph` and `text` ask the one that comes along. Raises PredictorError for another model.
     """
     if check_model(model) == "ensemble":
         return encode(cells)
@@ -90,7 +90,7 @@ def columns_of(x: Floats, model: str, outside: int) -> Columns:
 
 
 def distance_weights(columns: Columns, scaled: Floats, weights: Floats, model: str) -> Floats:
-    """Weights of columns in the distance of the process, so that two cells are about 1 apart, whatever the columns spread."""
+    """Weights of columns in the distance of the process, so that two cells are about 1 apart."""
     if model == "ensemble":
         return weights
     found = weights.copy()

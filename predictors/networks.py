@@ -31,7 +31,9 @@ _ITEMS = 4096  # tokens or nodes of a batch
 _WARM = 0.1  # part of the steps in which the rate rises
 _CLIP = 1.0
 _DECAY = 0.05
-_HIDDEN = 0.1  # part of the tokens or nodes of a batch whose word is hidden, so that no cell is learnt by heart
+_HIDDEN = (
+    0.1  # part of the tokens or nodes of a batch whose word is hidden, so that no cell is learnt by heart
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ def _forward(kind: str, sizes: Mapping[str, int], weights: Mapping[str, Tensor],
     """The outputs of a network [B, outputs]."""
     width, heads = sizes["width"], sizes["heads"]
     x = torch.stack(
-        [functional.embedding(batch.fields[..., i], weights[f"embed{i}"]) for i in range(batch.fields.shape[2])]
+        [
+            functional.embedding(batch.fields[..., i], weights[f"embed{i}"])
+            for i in range(batch.fields.shape[2])
+        ]
     ).sum(dim=0)
     count, length, _ = x.shape
     unknown = torch.where(batch.known, 0.0, _UNSEEN)[:, None, None, :]
@@ -152,9 +157,18 @@ def pretrain(
     Raises PredictorError for targets that do not fit the cells.
     """
     if targets.ndim != 2 or len(targets) != len(cells) or not len(cells):
-        raise PredictorError(f"there is a row of targets for each cell; received {len(cells)}, {targets.shape}")
+        raise PredictorError(
+            f"there is a row of targets for each cell; received {len(cells)}, {targets.shape}"
+        )
     vocabulary = graph_vocabulary() if kind == "graph" else text_vocabulary()
-    made = {"width": 64, "inner": 128, "layers": 3, **(sizes or {}), "heads": len(HEADS), "outputs": targets.shape[1]}
+    made = {
+        "width": 64,
+        "inner": 128,
+        "layers": 3,
+        **(sizes or {}),
+        "heads": len(HEADS),
+        "outputs": targets.shape[1],
+    }
     start = _initial(kind, len(vocabulary), made, torch.Generator().manual_seed(seed))
     start["head_bias"] = torch.from_numpy(targets.mean(axis=0)).float()
     weights = {name: array.requires_grad_() for name, array in start.items()}
@@ -195,7 +209,9 @@ def _rounded(array: Tensor) -> NDArray[np.float32]:
     return array.detach().to(torch.float16).to(torch.float32).numpy()
 
 
-def _initial(kind: str, words: int, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+def _initial(
+    kind: str, words: int, sizes: Mapping[str, int], generator: torch.Generator
+) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, shape in shapes(kind, words, sizes).items():
         last = name.rpartition(".")[2]
@@ -217,5 +233,3 @@ def _shuffled(lengths: Sequence[int], size: int, rng: np.random.Generator) -> li
     order = np.argsort(noisy, kind="stable")
     parts = [order[at : at + size].tolist() for at in range(0, len(order), size)]
     return [parts[i] for i in rng.permutation(len(parts))]
-
-

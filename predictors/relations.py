@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from collections.abc import Sequence
 
 from grammar import GRAPH_LEAVES, OPS, Cell, Graph, Node
 from predictors.paths import CARRIERS, state_of

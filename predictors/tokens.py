@@ -20,7 +20,7 @@ DEEPEST = 15
 SAME_NAME = 2 * FARTHEST + 1  # both are one name
 WITHIN, AROUND = SAME_NAME + 1, SAME_NAME + 2  # j opened the bracket in which i stands, or the reverse
 TEXT_RELATIONS = AROUND + 1
-# What each head of attention sees: tokens of its expression, what the same name stands for, its surroundings, everything.
+# What each head of attention sees: tokens of its expression, the same name elsewhere, its surroundings, everything.
 TEXT_HEADS = (
     (WITHIN, AROUND),
     (SAME_NAME,),
@@ -28,14 +28,21 @@ TEXT_HEADS = (
     tuple(range(TEXT_RELATIONS)),
 )
 _PARTS = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?|[A-Za-z_]\w*'?|[^\s\w]")
-_NUMBERED = re.compile(r"([a-z])(\d+)('?)")  # names of canonical text: states, values, children, shared weights
-_MOST_NAMES = {"s": 8, "v": 64, "k": 4, "w": 32}  # of each kind; further ones take the names of the first again
+_NUMBERED = re.compile(
+    r"([a-z])(\d+)('?)"
+)  # names of canonical text: states, values, children, shared weights
+_MOST_NAMES = {
+    "s": 8,
+    "v": 64,
+    "k": 4,
+    "w": 32,
+}  # of each kind; further ones take the names of the first again
 _NUMBERS = (0.1, 0.5, 1.0, 2.0, 10.0)  # numbers that are no small whole ones are told apart by these
 _SMALL = 8
 _WORDS = (
-    "cell state out leaf depth until repeat fresh sum in vec val key scal mat cvec cmat mem seq learned inf bias no yes "
-    "blocks rank share transpose fixed k init uniform normal orthogonal log_uniform zeros ones causal ratio size x "
-    "( ) { } : ; = + - * / | . ,"
+    "cell state out leaf depth until repeat fresh sum in vec val key scal mat cvec cmat mem seq learned inf bias "
+    "no yes blocks rank share transpose fixed k init uniform normal orthogonal log_uniform zeros ones causal ratio "
+    "size x ( ) { } : ; = + - * / | . ,"
 )
 
 
@@ -80,7 +87,9 @@ def number_words() -> list[str]:
 
 def text_vocabulary() -> tuple[str, ...]:
     """Every token of the language as it is, operations of the table among them."""
-    names = [f"{kind}{n}{end}" for kind, most in _MOST_NAMES.items() for n in range(most) for end in ("", "'")]
+    names = [
+        f"{kind}{n}{end}" for kind, most in _MOST_NAMES.items() for n in range(most) for end in ("", "'")
+    ]
     return tuple(dict.fromkeys((PAD, UNKNOWN, START, *_WORDS.split(), *number_words(), *sorted(OPS), *names)))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from grammar import OPS, Cell, Graph, Node
 from predictors.paths import CARRIERS, state_of
 
-# Columns for the labels after 0, 1, 2, 3 rounds. Labels share a column where their hashes do, as there is no end of them.
+# Columns for the labels after 0, 1, 2, 3 rounds. There is no end of labels: some share a column.
 BUCKETS = (256, 1024, 2048, 2048)
 SHARES = (0.4, 0.3, 0.2, 0.1)  # of the rounds in the distance
 _NAMES = frozenset({"name", "state", "child"})  # options that only name a state

@@ -27,13 +27,14 @@ from predictors import encode, encoding_key, read_trials  # noqa: E402
 from predictors.networks import embed, pretrain  # noqa: E402
 from predictors.shipping import TABLE  # noqa: E402
 from predictors.targets import free_targets  # noqa: E402
-from predictors.weights import NETWORKS, save_network  # noqa: E402
+from predictors.weights import NETWORKS, Network, save_network  # noqa: E402
 from search_spaces import load_space  # noqa: E402
 
 Floats = NDArray[np.float64]
 
 SAMPLES = {
-    "nasbench_nlp": 1200, "gated": 500, "diagonal": 400, "mixed": 500, "matrix": 250, "darts_rnn": 60, "tree": 60, "depth": 40,
+    "nasbench_nlp": 1200, "gated": 500, "diagonal": 400, "mixed": 500, "matrix": 250, "darts_rnn": 60, "tree": 60,
+    "depth": 40,
 }  # fmt: skip
 OUTPUTS = 48
 CHUNK = 100
@@ -47,35 +48,45 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="a file (.npz) that keeps encodings by digest")
     parser.add_argument("--kinds", default=",".join(NETWORKS))
     parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--samples", type=float, default=1.0, help="samples of spaces, in parts of the usual numbers")
+    parser.add_argument(
+        "--samples", type=float, default=1.0, help="samples of spaces, in parts of the usual numbers"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     cells = unlabelled(options.samples)
     rows = encoded(cells, options.cache)
     targets = free_targets(rows, OUTPUTS)
-    out = np.random.default_rng(options.seed).permutation(len(cells)) % 10 == 0
     for kind in options.kinds.split(","):
-        start = time.process_time()
-        network = pretrain(
-            kind, [c for c, o in zip(cells, out, strict=True) if not o], targets[~out], seed=options.seed,
-            epochs=options.epochs, batch=16,
-            on_epoch=lambda epoch, error: print(f"{kind} {epoch}: {error:.3f} left, {time.process_time() - start:.0f} s", flush=True),
-        )  # fmt: skip
-        said = embed(network, [c for c, o in zip(cells, out, strict=True) if o])
-        gap = ((said - targets[out]) ** 2).sum(axis=0)
-        whole = ((targets[out] - targets[~out].mean(axis=0)) ** 2).sum(axis=0)
-        about = {
-            "cells": int((~out).sum()),
-            "held_out": int(out.sum()),
-            "foreseen": round(float(1 - gap.sum() / whole.sum()), 3),
-            "foreseen_together": round(float(1 - gap[0] / whole[0]), 3),
-            "encoding": encoding_key(),
-            "epochs": options.epochs,
-            "seed": options.seed,
-            "seconds": round(time.process_time() - start),
-        }
+        network, about = made(kind, cells, targets, options.epochs, options.seed)
         save_network(network, options.out / f"{kind}.recell", about)
         print(kind, about, flush=True)
+
+
+def made(
+    kind: str, cells: list[Cell], targets: Floats, epochs: int, seed: int
+) -> tuple[Network, dict[str, object]]:
+    """A network that saw nine tenths of the cells, and how well it foresees the others."""
+    out = np.random.default_rng(seed).permutation(len(cells)) % 10 == 0
+    seen = [cell for cell, held in zip(cells, out, strict=True) if not held]
+    start = time.process_time()
+
+    def told(epoch: int, error: float) -> None:
+        print(f"{kind} {epoch}: {error:.3f} left, {time.process_time() - start:.0f} s", flush=True)
+
+    network = pretrain(kind, seen, targets[~out], seed=seed, epochs=epochs, batch=16, on_epoch=told)
+    said = embed(network, [cell for cell, held in zip(cells, out, strict=True) if held])
+    gap = ((said - targets[out]) ** 2).sum(axis=0)
+    whole = ((targets[out] - targets[~out].mean(axis=0)) ** 2).sum(axis=0)
+    return network, {
+        "cells": len(seen),
+        "held_out": int(out.sum()),
+        "foreseen": round(float(1 - gap.sum() / whole.sum()), 3),
+        "foreseen_together": round(float(1 - gap[0] / whole[0]), 3),
+        "encoding": encoding_key(),
+        "epochs": epochs,
+        "seed": seed,
+        "seconds": round(time.process_time() - start),
+    }
 
 
 def unlabelled(part: float) -> list[Cell]:

@@ -47,7 +47,9 @@ def test_a_word_that_is_not_known_is_no_error() -> None:
 def test_a_long_text_is_cut() -> None:
     longest = max((zoo(name) for name in ("tkan", "enas")), key=lambda cell: len(words(cell)))
     repeated = parse(
-        "cell c { state h: vec; h' = " + " + ".join(f"tanh(lin(x, {i} * h))" for i in range(2, 60)) + "; out h' }"
+        "cell c { state h: vec; h' = "
+        + " + ".join(f"tanh(lin(x, {i} * h))" for i in range(2, 60))
+        + "; out h' }"
     )
     assert len(text_arrays(repeated, text_vocabulary()).fields) == LONGEST
     assert len(text_arrays(longest, text_vocabulary()).fields) <= LONGEST
@@ -69,7 +71,9 @@ def test_relations_say_who_reads_whom_and_what_a_step_apart_is() -> None:
 def test_labels_of_later_rounds_see_farther() -> None:
     one = parse("cell c { state h: vec; h' = tanh(relu(sigmoid(lin(x, h)))); out h' }")
     other = parse("cell c { state h: vec; h' = relu(tanh(sigmoid(lin(x, h)))); out h' }")
-    found = wl_columns([one, other, parse("cell d { state h: vec; h' = tanh(relu(sigmoid(lin(h, x)))); out h' }")])
+    found = wl_columns(
+        [one, other, parse("cell d { state h: vec; h' = tanh(relu(sigmoid(lin(h, x)))); out h' }")]
+    )
     apart = np.abs(found[0] - found[1])
     by_round = [apart[wl_rounds() == r].sum() for r in range(len(BUCKETS))]
     assert by_round[0] < by_round[1] <= by_round[2]
@@ -83,7 +87,14 @@ def test_pretraining_foresees_what_the_cell_says(kind: str) -> None:
     targets = np.stack([gates, -gates], axis=1)
     errors: list[float] = []
     network = pretrain(
-        kind, cells, targets, epochs=8, batch=8, rate=5e-3, sizes=SIZES, on_epoch=lambda _, e: errors.append(e)
+        kind,
+        cells,
+        targets,
+        epochs=8,
+        batch=8,
+        rate=5e-3,
+        sizes=SIZES,
+        on_epoch=lambda _, e: errors.append(e),
     )
     assert errors[-1] < 0.5 < errors[0]
     gap = embed(network, cells) - targets
