@@ -33,7 +33,9 @@ def free_targets(rows: Floats, outputs: int) -> Floats:
     first = max(weighed.shape[1] - outputs + 1, 0)
     sizes, axes = eigh(weighed.T @ weighed, subset_by_index=(first, weighed.shape[1] - 1))
     sizes, axes = np.maximum(sizes[::-1], 1e-12), axes[:, ::-1]
-    parts = weighed @ axes / sizes**0.25  # spread as the root of what they were: or spaces would be all that they tell
+    parts = (
+        weighed @ axes / sizes**0.25
+    )  # spread as the root of what they were: or spaces would be all that they tell
     parts *= np.sqrt((1 - _TOGETHER_SHARE) / parts.var(axis=0).sum())
     together = (mean - mean.mean()) / max(float(mean.std()), 1e-9) * np.sqrt(_TOGETHER_SHARE)
     return np.concatenate([together[:, None], parts], axis=1)
