@@ -19,12 +19,14 @@ from predictors.encoding import GROUPS, encode, encoding_key, encoding_names
 from predictors.errors import PredictorError
 from predictors.scaling import Columns, fit_columns
 from predictors.weights import NETWORKS, Network, pretrained
-from predictors.wl import BUCKETS, SHARES, wl_columns, wl_rounds
+from predictors.wl import SHARES, wl_columns, wl_rounds
 
 Floats = NDArray[np.float64]
 
 MODELS = ("ensemble", "wl", *NETWORKS)
 STRUCTURE = ("statistics", "flow")
+# Rounds of labels; what the text network foresees, and its words without their order, which few labels learn from too.
+_SHARES_OF = {"wl": SHARES, "text": (0.5, 0.5)}
 _LEAST = 1e-6  # spread of a column that is used
 
 
@@ -39,8 +41,16 @@ def model_names(model: str = "ensemble", network: Network | None = None) -> tupl
     """The names of the columns of `model_rows`, as `group.name`."""
     if check_model(model) == "ensemble":
         return encoding_names()
-    count = sum(BUCKETS) if model == "wl" else (network or pretrained(model)).sizes["outputs"]
+    count = len(_parts(model, network))
     return (*encoding_names(STRUCTURE), *(f"{model}.{i}" for i in range(count)))
+
+
+def _parts(model: str, network: Network | None = None) -> NDArray[np.int64]:
+    """The part that each of a model's own columns belongs to; _SHARES_OF has their shares of the distance."""
+    if model == "wl":
+        return wl_rounds()
+    sizes = (network or pretrained(model)).sizes
+    return np.repeat([0, 1], [sizes["outputs"], sizes["width"] if model == "text" else 0])
 
 
 def model_key(model: str = "ensemble") -> str:
@@ -65,7 +75,7 @@ def own_columns(cells: list[Cell], model: str, network: Network | None = None) -
         return wl_columns(cells)
     from predictors.networks import embed  # only these two models need torch
 
-    return embed(network or pretrained(model), cells)
+    return embed(network or pretrained(model), cells, with_words=model == "text")
 
 
 def columns_of(x: Floats, model: str, outside: int) -> Columns:
@@ -77,13 +87,11 @@ def columns_of(x: Floats, model: str, outside: int) -> Columns:
     if model == "ensemble":
         return fit_columns(x)
     first = len(encoding_names(STRUCTURE))
-    last = x.shape[1] - outside
-    spread = x.std(axis=0)
-    own = np.arange(first, last)
-    rounds = wl_rounds() if model == "wl" else np.zeros(len(own), dtype=np.int64)
+    own = np.arange(first, x.shape[1] - outside)
+    spread, parts = x.std(axis=0), _parts(model)
     unit = spread.copy()
-    for one in np.unique(rounds):
-        of = own[rounds == one]
+    for part in np.unique(parts):
+        of = own[parts == part]
         unit[of] = max(float(spread[of].max(initial=0.0)), _LEAST)
     used = np.flatnonzero((spread > _LEAST) & (np.arange(x.shape[1]) >= first))
     return Columns(used, x[:, used].mean(axis=0), np.maximum(unit[used], _LEAST))
@@ -95,16 +103,12 @@ def distance_weights(columns: Columns, scaled: Floats, weights: Floats, model: s
         return weights
     found = weights.copy()
     spread = scaled.std(axis=0)
-    if model == "wl":
-        first = len(encoding_names(STRUCTURE))
-        place = columns.used - first
-        own = place < sum(BUCKETS)
-        rounds = wl_rounds()[place[own]]
-        share = weights[own].sum()
-        for one, part in enumerate(SHARES):
-            of = np.flatnonzero(own)[rounds == one]
-            found[of] = share * part / max(float(spread[of].sum()), 1e-9)
-        found[own] *= share / max(float(found[own] @ spread[own]), 1e-9)
+    place, parts = columns.used - len(encoding_names(STRUCTURE)), _parts(model)
+    own = np.flatnonzero(place < len(parts))
+    whole = float(weights[own] @ spread[own])
+    for part, share in enumerate(_SHARES_OF.get(model, (1.0,))):
+        of = own[parts[place[own]] == part]
+        found[of] = whole * share / max(float(spread[of].sum()), 1e-9)
     return np.asarray(found / max(float(found @ spread), 1e-9))
 
 

@@ -114,8 +114,11 @@ def _forward(kind: str, sizes: Mapping[str, int], weights: Mapping[str, Tensor],
     return functional.linear(read, weights["head"], weights["head_bias"])
 
 
-def embed(network: Network, cells: Sequence[Cell]) -> Floats:
-    """What a network makes of cells [n, outputs]. Depends on the canonical form of each alone."""
+def embed(network: Network, cells: Sequence[Cell], with_words: bool = False) -> Floats:
+    """What a network makes of cells [n, outputs]. Depends on the canonical form of each alone.
+
+    `with_words` adds the sum of the learnt vectors of a cell's words, whatever their order [n, outputs + width].
+    """
     weights = {name: torch.from_numpy(array) for name, array in network.arrays.items()}
     found = np.zeros((len(cells), network.sizes["outputs"]))
     prepared = [_prepared(network.kind, network.vocabulary, cell) for cell in cells]
@@ -123,7 +126,11 @@ def embed(network: Network, cells: Sequence[Cell]) -> Floats:
         for places in _batches([len(cell.fields) for cell in prepared]):
             made = _forward(network.kind, network.sizes, weights, _batch([prepared[i] for i in places]))
             found[places] = made.numpy()
-    return found
+    if not with_words:
+        return found
+    vectors = network.arrays["embed0"].astype(np.float64)
+    sums = [vectors[cell.fields[:, 0]].sum(axis=0) for cell in prepared]
+    return np.concatenate([found, np.array(sums).reshape(len(cells), vectors.shape[1])], axis=1)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
