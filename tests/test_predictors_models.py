@@ -33,7 +33,7 @@ def planted(model: str, seed: int, count: int) -> NDArray[np.float64]:
 def test_it_learns_a_planted_signal(model: str) -> None:
     x, test = (model_rows(sampled(count=60, seed=seed), model) for seed in (0, 1))
     y, truth = (planted(model, seed, 60) for seed in (0, 1))
-    learnt = kendall_tau(fit_rows(x, y, model=model).predict_rows(test).rank, truth)
+    learnt = kendall_tau(fit_rows(x, y, model=model, check=False).predict_rows(test).rank, truth)
     shuffled = np.random.default_rng(0).permutation(y)
     chance = kendall_tau(fit_rows(x, shuffled, model=model, check=False).predict_rows(test).rank, truth)
     assert learnt > 0.3
@@ -165,8 +165,8 @@ def test_damaged_weights_are_refused(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"width": 64', '"width": 65', "shape|do not fit"),
-        ('"layers": 3', '"layers": 10000', "the layers of a network is a whole number from 1 to 24"),
+        ('"heads": 4', '"heads": 3', "3 heads do not fit this network"),
+        ('"layers": ', '"layers": 1000', "the layers of a network is a whole number from 1 to 24"),
         ('"kind": "text"', '"kind": "image"', "networks of version 1 of kinds graph, text"),
         ('"version": 1', '"version": 9', "networks of version 1"),
         ('{"version"', '["version"', "not JSON"),
@@ -192,7 +192,7 @@ def test_a_damaged_header_of_the_network_is_refused(
     [
         ({"model": "forest"}, "a model is one of ensemble, wl, graph, text; received 'forest'"),
         ({"model": "ensemble"}, "another encoding of cells"),
-        ({"model": "graph"}, "the network's `embed0` is float32|do not fit"),
+        ({"model": "graph"}, "the model graph has a network of its kind; received one of text"),
         ({"network": "1"}, "not a JSON object"),
     ],
 )
@@ -202,8 +202,6 @@ def test_a_file_that_names_another_model_is_refused(
     header = {**header_of(text_file), **change}
     path = tmp_path / "p.recell"
     path.write_bytes(write_arrays(read_arrays(text_file), header))
-    if change == {"model": "graph"}:
-        message = "network"
     with pytest.raises(PredictorFileError, match=message):
         predictors.load(path).predict(sampled()[:2])
 
