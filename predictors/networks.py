@@ -195,7 +195,7 @@ def pretrain(
             said = _forward(kind, made, weights, _batch(shown))
             loss = (said - wanted[places]).square().sum(dim=1).mean() / unit
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(weights.values(), _CLIP)
             optimizer.step()
             errors.append(float(loss.detach()))

@@ -126,7 +126,9 @@ def text_arrays(cell: Cell, vocabulary: Sequence[str]) -> TextArrays:
 
 def _brackets(found: Sequence[str]) -> tuple[NDArray[np.int64], list[int]]:
     """For each token the one that opened the bracket around it (-1 for none), and how many are open."""
-    within, depths, opened = [], [], []
+    within: list[int] = []
+    depths: list[int] = []
+    opened: list[int] = []
     for place, word in enumerate(found):
         if word in (")", "}") and opened:
             opened.pop()

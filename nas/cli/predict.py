@@ -174,9 +174,9 @@ def fit(
         from nas.training import zero_cost_columns, zero_cost_key
 
         card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
-    model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card, model=model)
-    model.save(out, small)
-    _show_card(model, json)
+    made = fit_predictor(cells, scores, seed=seed, extras=extras, card=card, model=model)
+    made.save(out, small)
+    _show_card(made, json)
 
 
 @app.command("eval", epilog="Example: recell predictor eval p.recell runs/c")
