@@ -108,7 +108,9 @@ def _read(data: bytes) -> Predictor:
     _check_sizes(arrays)
     network = restored(header.get("network"), _below(arrays, _NETWORK)) if model in NETWORKS else None
     if network is not None and network.kind != model:
-        raise PredictorFileError(f"the model {model} has a network of its kind; received one of {network.kind}")
+        raise PredictorFileError(
+            f"the model {model} has a network of its kind; received one of {network.kind}"
+        )
     predictor: Predictor | None = None
     for depth in reversed(range(len(cards))):
         predictor = _restored("prior." * depth, arrays, cards[depth], predictor, model, network)
