@@ -17,6 +17,9 @@ from predictors.metrics import auc as auc
 from predictors.metrics import coverage as coverage
 from predictors.metrics import kendall_tau as kendall_tau
 from predictors.metrics import spearman as spearman
+from predictors.models import MODELS as MODELS
+from predictors.models import model_names as model_names
+from predictors.models import model_rows as model_rows
 from predictors.predictor import Prediction as Prediction
 from predictors.predictor import Predictor as Predictor
 from predictors.probes import probe_features as probe_features

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from predictors.benchmark import Benchmark
 from predictors.encoding import GROUPS, encoding_names
 from predictors.fitting import failing_auc, fit_rows
 from predictors.metrics import coverage, kendall_tau, spearman
+from predictors.models import STRUCTURE, own_columns
 from predictors.predictor import Predictor
 from predictors.shipping import shipped
 
@@ -45,10 +46,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """The benchmark with the rows of `encode` for its cells."""
+    """The benchmark with the rows of `encode` for its cells, and those of other models that were asked for."""
 
     table: Benchmark
     rows: Floats
+    others: dict[str, Floats] = field(default_factory=dict)
+
+    def of(self, model: str) -> Floats:
+        """The rows of a model for all cells; they are made once."""
+        if model == "ensemble":
+            return self.rows
+        if model not in self.others:
+            known = self.rows[:, : len(encoding_names(STRUCTURE))]
+            own = own_columns(list(self.table.cells), model)
+            self.others[model] = np.concatenate([known, own], axis=1)
+        return self.others[model]
 
     def where(self, known: Floats) -> NDArray[np.int64]:
         return np.flatnonzero(np.isfinite(known))

@@ -15,15 +15,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as write_arrays
 
-from predictors.encoding import encoding_key, encoding_names
+from predictors.encoding import encoding_names
 from predictors.errors import PredictorFileError
 from predictors.forests import Forest, from_arrays
 from predictors.kernels import Process, process_from
 from predictors.known import known_from
+from predictors.models import MODELS, STRUCTURE, model_key, model_names
 from predictors.novelty import Novelty
 from predictors.packing import compress, expand, pack, unpack
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
 from predictors.scaling import Columns, Scale
+from predictors.weights import NETWORKS, Network, restored
 
 FILE_VERSION = 3
 MOST_BYTES = 1 << 30
@@ -34,6 +36,7 @@ _LARGEST = 1e12  # no number is larger, nor a positive one that divides smaller 
 _SMALLEST = 1e-9
 _APART = 1e-200  # of two places of a scale
 _MOST_FACTOR = 1e6  # of shares, slopes and spreads
+_NETWORK = "network"  # arrays below this name are the weights of the network, which priors share
 
 _KINDS = tuple(np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64))
 
@@ -48,7 +51,15 @@ def save(predictor: Predictor, path: Path, small: bool = False) -> None:
     known = predictor.known.arrays() if predictor.known is not None else {}
     arrays |= {f"known.{name}": array for name, array in known.items()}
     _check_sizes(arrays)
-    header = {"recell_predictor": str(FILE_VERSION), "encoding": encoding_key(), "cards": json.dumps(cards)}
+    header = {
+        "recell_predictor": str(FILE_VERSION),
+        "encoding": model_key(predictor.model),
+        "model": predictor.model,
+        "cards": json.dumps(cards),
+    }
+    if predictor.network is not None:
+        header["network"] = predictor.network.header()
+        arrays |= {f"{_NETWORK}.{name}": array for name, array in predictor.network.arrays.items()}
     kept = pack(arrays) if small else arrays
     data = write_arrays({name: np.ascontiguousarray(a) for name, a in kept.items()}, header)
     part = path.with_name(path.name + ".part")
@@ -78,10 +89,13 @@ def _read(data: bytes) -> Predictor:
         raise PredictorFileError(
             f"this version reads predictor files of version {FILE_VERSION}; received {_short(version)}"
         )
-    if header.get("encoding") != encoding_key():
+    model = header.get("model", "ensemble")  # files of before there were others do not say it
+    if model not in MODELS:
+        raise PredictorFileError(f"a model is one of {', '.join(MODELS)}; received {_short(model)}")
+    if header.get("encoding") != model_key(model):
         raise PredictorFileError(
             "it was fitted on another encoding of cells than this version has: fit it again "
-            f"(encoding {encoding_key()}; received {_short(header.get('encoding'))})"
+            f"(encoding {model_key(model)}; received {_short(header.get('encoding'))})"
         )
     cards = _json(header.get("cards"))
     if (
@@ -95,9 +109,14 @@ def _read(data: bytes) -> Predictor:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PredictorFileError(f"the file is damaged or not complete: {error}") from error
     _check_sizes(arrays)
+    network = restored(header.get("network"), _below(arrays, _NETWORK)) if model in NETWORKS else None
+    if network is not None and network.kind != model:
+        raise PredictorFileError(
+            f"the model {model} has a network of its kind; received one of {network.kind}"
+        )
     predictor: Predictor | None = None
     for depth in reversed(range(len(cards))):
-        predictor = _restored("prior." * depth, arrays, cards[depth], predictor)
+        predictor = _restored("prior." * depth, arrays, cards[depth], predictor, model, network)
     assert predictor is not None
     return replace(predictor, known=known_from(_below(arrays, "known")))
 
@@ -178,7 +197,14 @@ def _collect(predictor: Predictor, prefix: str, arrays: _Arrays, cards: list[dic
         _collect(predictor.prior, prefix + "prior.", arrays, cards)
 
 
-def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predictor | None) -> Predictor:
+def _restored(
+    prefix: str,
+    arrays: _Arrays,
+    card: dict[str, Any],
+    prior: Predictor | None,
+    model: str,
+    network: Network | None,
+) -> Predictor:
     parts = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
     numbers = _flat(parts, "numbers", 7)
     first, second, slope, factor, least, usual, extras = (float(n) for n in numbers)
@@ -190,7 +216,8 @@ def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predict
         or extras not in range(10_000)
     ):
         raise PredictorFileError(f"the numbers of a predictor are out of range: {numbers.tolist()}")
-    width = len(encoding_names()) + (PRIOR_COLUMNS if prior is not None else 0) + int(extras)
+    names = model_names(model, network)
+    width = len(names) + (PRIOR_COLUMNS if prior is not None else 0) + int(extras)
     columns = _columns(parts, width)
     used = len(columns.used)
     trees = from_arrays(_below(parts, "trees"), used)
@@ -202,9 +229,20 @@ def _restored(prefix: str, arrays: _Arrays, card: dict[str, Any], prior: Predict
         raise PredictorFileError(f"the length of a kernel is at least {_SMALLEST:g}")
     if bool(slope) and prior is None:
         raise PredictorFileError("a predictor without a prior does not lean on one")
-    ranker = Ranker(columns, trees, process, (first, second), slope, _flat(parts, "columns.base", used))
+    base = _flat(parts, "columns.base", used)
+    ranker = Ranker(columns, trees, process, (first, second), slope, base, len(names))
+    novelty = _novelty(parts, usual, len(encoding_names(STRUCTURE)) if model != "ensemble" else len(names))
     return Predictor(
-        ranker, _scale(parts), (factor, least), _novelty(parts, usual), failing, prior, int(extras), card
+        ranker,
+        _scale(parts),
+        (factor, least),
+        novelty,
+        failing,
+        prior,
+        int(extras),
+        card,
+        model=model,
+        network=network,
     )
 
 
@@ -239,7 +277,7 @@ def _scale(parts: _Arrays) -> Scale:
     return Scale(at, score)
 
 
-def _novelty(parts: _Arrays, usual: float) -> Novelty:
+def _novelty(parts: _Arrays, usual: float, most: int) -> Novelty:
     mean = _flat(parts, "novelty.mean")
     spread = _flat(parts, "novelty.spread", len(mean))
     rows = parts.get("novelty.rows")
@@ -254,7 +292,7 @@ def _novelty(parts: _Arrays, usual: float) -> Novelty:
         raise PredictorFileError(
             f"`novelty.rows` are rows of finite float32 numbers, and spreads are at least {_SMALLEST:g}"
         )
-    if len(mean) > len(encoding_names()) or not math.isfinite(usual):
+    if len(mean) > most or not math.isfinite(usual):
         raise PredictorFileError("novelty compares columns of the encoding")
     near = _flat(parts, "novelty.near", len(rows))
     if (near < _SMALLEST).any():

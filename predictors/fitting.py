@@ -10,16 +10,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from grammar import DIGEST_VERSION, OPS_VERSION, Cell
-from predictors.encoding import ENCODING_VERSION, encode, encoding_key, encoding_names
+from predictors.encoding import ENCODING_VERSION
 from predictors.errors import PredictorError
 from predictors.flow import flow_names
 from predictors.forests import Forest, grow
 from predictors.kernels import FEW, MANY, column_weights, fit_process
 from predictors.metrics import auc, coverage, kendall_tau, spearman
+from predictors.models import (
+    check_model,
+    columns_of,
+    described,
+    distance_weights,
+    model_key,
+    model_names,
+    model_rows,
+    network_of,
+)
 from predictors.novelty import fit_novelty
-from predictors.predictor import PRIOR_COLUMN, PRIOR_COLUMNS, Predictor, Ranker, with_extras
-from predictors.scaling import Columns, Scale, fit_columns, fit_scale, normal_scores
+from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker, with_extras
+from predictors.scaling import Columns, Scale, fit_scale, normal_scores
 from predictors.statistics import statistic_names
+from predictors.targets import TOGETHER
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +41,7 @@ _HELD_TREES = 40  # of each fold: enough to know errors
 _MANY = 600  # labels from which on columns are weighted by what trees made of them
 _MOST_FOR_PROCESS = 3000  # a process takes time and memory of the square of the cells and more
 _SHARES = (0.5, 0.5)  # of the trees and of the process
+_SHARES_OF = {"wl": (0.0, 1.0)}  # a kernel's model: its trees say how sure it is, no more
 _DOUBT = 1.5  # standard errors by which the labels' own model must be better, or a prior is the base of all
 _DRAWN = 10  # rows that speak for the labels of the task alone, beside a prior
 _SHARES_ON_PRIOR = (0.3, 0.3)  # as corrections of a prior; less than 1 in all, as few labels say little
@@ -41,7 +53,7 @@ _COVERED = 0.9
 _NORMAL = 1.645  # half the width of a 90 % interval of the normal distribution
 # What an untrained stack makes of neighbouring tokens together, beyond what it makes of each: the strongest of the
 # probes without a label. Trees start from a slope along its mean, halved, as it counts less where labels are many.
-_TOGETHER = re.compile(r"probes\.layer[123]_after0_(lag\d_\d|order[234])_3")
+_TOGETHER = re.compile(f"{TOGETHER}|(graph|text).0")  # networks foresee it as their first number
 _HALF = 0.5
 # Shares of the squared distance of the process: op counts, flow, probes, prior, extras.
 _DISTANCE = {0: 0.1, 1: 0.3, 2: 1.0, _PRIOR: 0.7, _EXTRAS: 3.0}
@@ -55,12 +67,14 @@ def fit(
     extras: ArrayLike | None = None,
     prior: Predictor | None = None,
     card: Mapping[str, Any] | None = None,
+    model: str = "ensemble",
 ) -> Predictor:
     """A predictor of `scores`, lower is better; a score that is not finite means that training failed.
 
     Cells of one class (equal digests) count once, with their mean. `extras` [n, E] are further columns, such as the
     losses of the first epochs, which `predict` then needs too. `prior` is a predictor of another
-    task, whose predictions become features. `card` is kept with the predictor. Same seed, same predictor.
+    task and of the same model, whose predictions become features. `card` is kept with the predictor. `model` is one of
+    `predictors.MODELS`: what is seen of a cell. Same seed, same predictor.
     Raises PredictorError for fewer than 8 classes with finite scores, or arrays that do not fit the cells.
     """
     y = np.asarray(scores, dtype=np.float64)
@@ -72,8 +86,8 @@ def fit(
     if more is not None and (more.ndim != 2 or len(more) != len(cells)):
         raise PredictorError(f"extras have a row for each of {len(cells)} cells; received {more.shape}")
     kept, y, more = classes_of(cells, y, more)
-    rows = encode(kept)
-    made = fit_rows(rows, y, seed=seed, extras=more, prior=prior, card=card)
+    rows = model_rows(kept, model)
+    made = fit_rows(rows, y, seed=seed, extras=more, prior=prior, card=card, model=model)
     return made.knowing([cell.digest for cell in kept], rows, y, more)
 
 
@@ -100,8 +114,17 @@ def fit_rows(
     prior: Predictor | None = None,
     card: Mapping[str, Any] | None = None,
     check: bool = True,
+    model: str = "ensemble",
 ) -> Predictor:
-    """The same for rows of `encode`, one for each class. Without `check` errors and card are not measured."""
+    """The same for rows of `encode`, one for each class. Without `check` errors and card are not measured.
+
+    Rows of another model than the ensemble are those of `model_rows(cells, model)`.
+    """
+    names, network = model_names(check_model(model)), network_of(model)
+    if rows.ndim != 2 or rows.shape[1] != len(names):
+        raise PredictorError(f"rows of the model {model} are [n, {len(names)}]; received {rows.shape}")
+    if prior is not None and prior.model != model:
+        raise PredictorError(f"a prior is of the same model; received {prior.model} for {model}")
     finite = np.isfinite(scores)
     if finite.sum() < LEAST_CELLS:
         raise PredictorError(
@@ -109,8 +132,8 @@ def fit_rows(
         )
     count = 0 if extras is None else extras.shape[1]
     x = with_extras(rows, extras, count, prior)
-    groups = _groups(prior is not None, count)
-    ranker, held, spread = fit_ranker(x[finite], scores[finite], groups, seed, check)
+    groups = _groups(names, prior is not None, count)
+    ranker, held, spread = fit_ranker(x[finite], scores[finite], groups, seed, check, model)
     failing = None if finite.all() else _fit_failing(ranker.columns(x), ~finite, seed)
     if not check:
         held, spread = ranker(x[finite])
@@ -118,6 +141,7 @@ def fit_rows(
     structure = len(statistic_names()) + len(flow_names())
     about = {
         **(card or {}),
+        **described(model, network),
         "cells": int(finite.sum()),
         "failed_cells": int((~finite).sum()),
         "scores": [float(scores[finite].min()), float(scores[finite].max())],
@@ -126,33 +150,37 @@ def fit_rows(
         "prior": dict(prior.card) if prior is not None else None,
         "extras": count,
         "versions": {"encoding": ENCODING_VERSION, "digest": DIGEST_VERSION, "ops": OPS_VERSION},
-        "encoding": encoding_key(),
+        "encoding": model_key(model),
     }
-    return Predictor(ranker, scale, errors, fit_novelty(rows, structure), failing, prior, count, about)
+    novelty = fit_novelty(rows, structure)
+    return Predictor(
+        ranker, scale, errors, novelty, failing, prior, count, about, model=model, network=network
+    )
 
 
 def fit_ranker(
-    x: Floats, y: Floats, groups: Sequence[int], seed: int, check: bool = True
+    x: Floats, y: Floats, groups: Sequence[int], seed: int, check: bool = True, model: str = "ensemble"
 ) -> tuple[Ranker, Floats, Floats]:
     """Trees and a process on the normal scores of `y`, or on what a prior leaves of them.
 
     Also the rank and spread of each row as predicted without its score: trees from folds, the process in closed
     form. Without `check` they are zeros.
     """
-    columns = fit_columns(x)
+    names = model_names(model)
+    columns = columns_of(x, model, x.shape[1] - len(names))
     scaled, targets = columns(x), normal_scores(y)
     of = [groups[i] for i in columns.used]
-    slope, shares = 0.0, _SHARES
-    base = _untrained(columns, scaled, targets)
+    slope, shares = 0.0, _SHARES_OF.get(model, _SHARES)
+    base = _untrained(names, columns, scaled, targets)
     said, distance, offered = np.zeros(len(y)), _DISTANCE, of
     if _PRIOR in groups:
-        said = x[:, PRIOR_COLUMN]
+        said = x[:, len(names)]
         beside = _weights_beside(said, scaled, targets, of)
         if beside is None:
             slope = max(float(said @ targets / (said @ said + 1)), 0.0)
             base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
         else:
-            slope, shares = beside[1], (_SHARES[0] * beside[0], _SHARES[1] * beside[0])
+            slope, shares = beside[1], (shares[0] * beside[0], shares[1] * beside[0])
             scaled = np.where(
                 np.equal(of, _PRIOR), 0.0, scaled
             )  # it is beside the trees and the process, not in them
@@ -165,10 +193,11 @@ def fit_ranker(
         weights, grid = column_weights(of, distance), FEW
         if len(y) > _MANY:
             weights, grid = weights * (importances / importances.mean() + _LEAST_IMPORTANCE), MANY
-        process, without = fit_process(scaled, targets, weights / weights.sum(), grid)
+        weights = distance_weights(columns, scaled, weights / weights.sum(), model)
+        process, without = fit_process(scaled, targets, weights, grid)
     elif not slope:
         shares = (1.0, 0.0)
-    ranker = Ranker(columns, trees, process, shares, slope, base)
+    ranker = Ranker(columns, trees, process, shares, slope, base, len(names))
     if not check:
         return ranker, np.zeros(len(y)), np.zeros(len(y))
     rank, spread = _held_out(scaled, left, offered, seed)
@@ -200,9 +229,8 @@ def _weights_beside(
     return max(float(found[0]), 0.1), max(float(found[1]), 0.0)
 
 
-def _untrained(columns: Columns, scaled: Floats, targets: Floats) -> Floats:
+def _untrained(names: Sequence[str], columns: Columns, scaled: Floats, targets: Floats) -> Floats:
     """Half the slope of `targets` along the mean of the columns of _TOGETHER, as a weight for each column."""
-    names = encoding_names()
     chosen = np.array([i < len(names) and bool(_TOGETHER.fullmatch(names[i])) for i in columns.used])
     if not chosen.any():
         return np.zeros(len(columns.used))
@@ -240,10 +268,9 @@ def _fit_failing(scaled: Floats, failed: NDArray[np.bool_], seed: int) -> Forest
     return grow([tree.tree_ for tree in model.estimators_], column)
 
 
-def _groups(prior: bool, extras: int) -> list[int]:
-    """The group of each column: 0 op counts, 1 flow, 2 probes, then those from outside."""
-    names = encoding_names()
-    known = [("statistics", "flow", "probes").index(name.split(".")[0]) for name in names]
+def _groups(names: Sequence[str], prior: bool, extras: int) -> list[int]:
+    """The group of each column: 0 op counts, 1 flow, 2 probes or a model's own, then those from outside."""
+    known = [{"statistics": 0, "flow": 1}.get(name.split(".")[0], 2) for name in names]
     return known + [_PRIOR] * (PRIOR_COLUMNS if prior else 0) + [_EXTRAS] * extras
 
 

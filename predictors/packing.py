@@ -58,6 +58,8 @@ def _packed(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
         return f"{_PACKED}steps.{name}", np.ascontiguousarray(
             _narrow(steps).T
         )  # the entries of a column are alike
+    if name.startswith("network."):
+        return f"{_PACKED}weights.{name}", array.astype(np.float16)
     if last in ("threshold", "value") and np.abs(array).max(initial=0.0) < np.finfo(np.float16).max:
         return f"{_PACKED}half.{name}", array.astype(np.float16)
     if last in ("left", "right"):
@@ -85,6 +87,8 @@ def _unpacked(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     kind, flat = array.dtype, array.ndim == 1
     if way == "steps" and kind in (np.int8, np.int16) and array.ndim == 2:
         return name, np.ascontiguousarray(array.T).astype(np.float32) * np.float32(_STEP)
+    if way == "weights" and kind == np.float16:
+        return name, array.astype(np.float32)
     if way == "half" and kind == np.float16 and flat:
         return name, array.astype(np.float32)
     if way == "ahead" and kind.kind == "i" and flat:

@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from grammar import Cell
-from predictors.encoding import GROUPS, encode, encoding_names
+from predictors.encoding import encoding_names
 from predictors.errors import PredictorError
 from predictors.forests import Forest
 from predictors.kernels import Process
 from predictors.known import Known, make_known
+from predictors.models import model_names, model_rows
 from predictors.novelty import Novelty
 from predictors.scaling import Columns, Scale
+from predictors.weights import Network
 
 Floats = NDArray[np.float64]
 
-PRIOR_COLUMN = len(encoding_names())  # where the rank of a prior stands, behind the encoding
-PRIOR_COLUMNS = 2  # its rank and its mean
+PRIOR_COLUMNS = 2  # its rank and its mean, behind the columns of the model
 _KINDS = [encoding_names().index(f"statistics.{name}") for name in ("children", "states_seq")]  # trees, depth
 
 
@@ -63,6 +64,7 @@ class Ranker:
     shares: tuple[float, float]  # of the trees and of the process
     slope: float  # of what a prior says, where there is one: the rest corrects it
     base: Floats  # of each column, what is added to the trees
+    prior_column: int = 0  # where the rank of the prior stands among the rows
 
     def __call__(self, x: Floats) -> tuple[Floats, Floats]:
         """Rank and its spread for rows `x` [n, F]."""
@@ -72,7 +74,7 @@ class Ranker:
         if self.process is not None:
             rank = rank + self.shares[1] * self.process.mean(scaled)
         if self.slope:
-            rank = rank + self.slope * x[:, PRIOR_COLUMN]
+            rank = rank + self.slope * x[:, self.prior_column]
         return rank, each.std(axis=1)
 
 
@@ -92,6 +94,8 @@ class Predictor:
     extras: int
     card: Mapping[str, Any] = field(default_factory=dict)
     known: Known | None = None  # the cells that it was fitted on, where that was kept
+    model: str = "ensemble"
+    network: Network | None = None  # of the models that have one
 
     def predict(self, cells: Iterable[Cell], extras: ArrayLike | None = None) -> Prediction:
         """What to expect of each cell.
@@ -100,7 +104,7 @@ class Predictor:
         Raises PredictorError where they are missing or have another shape.
         """
         found = list(cells)
-        said = self.predict_rows(encode(found), extras)
+        said = self.predict_rows(self.rows(found), extras)
         return self.of_known(said, [cell.digest for cell in found]) if self.known is not None else said
 
     def of_known(self, said: Prediction, digests: Sequence[str]) -> Prediction:
@@ -118,12 +122,16 @@ class Predictor:
         said = self.predict_rows(rows, extras)
         return replace(self, known=make_known(digests, scores, said.mean, said.std))
 
+    def rows(self, cells: Iterable[Cell]) -> Floats:
+        """Cells as rows of numbers, for `predict_rows`: see `predictors.model_rows`."""
+        return model_rows(cells, self.model, self.network)
+
     def predict_rows(self, rows: Floats, extras: ArrayLike | None = None) -> Prediction:
-        """The same for rows of `encode`, which may be kept and used again."""
-        if rows.ndim != 2 or rows.shape[1] != len(encoding_names(GROUPS)):
-            raise PredictorError(
-                f"rows are what `encode` gives, [n, {len(encoding_names(GROUPS))}]; received {rows.shape}"
-            )
+        """The same for rows of `encode` (of `rows`, if it is another model), which may be kept and used again."""
+        width = len(model_names(self.model, self.network))
+        if rows.ndim != 2 or rows.shape[1] != width:
+            made_by = "encode" if self.model == "ensemble" else "rows"
+            raise PredictorError(f"rows are what `{made_by}` gives, [n, {width}]; received {rows.shape}")
         x = with_extras(rows, extras, self.extras, self.prior)
         rank, spread = self.ranker(x)
         mean = self.scale(rank)

@@ -5,8 +5,9 @@
 Encodes every cell (15 ms each on one core), fits and compares; about 10 s of one core for each seed, 30 s for each of
 the `few` seeds of rows with over 1,000 labels. With --cache it goes on where it was stopped: the folder keeps the
 encoding, the priors and what each seed gave, by the text of `predictors`. --ablation and --curves measure groups of
-columns and numbers of labels too, over the few seeds. Writes predictors.md and predictors.json. The data is found in
-$RECELL_DATA, by default ../shared/data beside the checkout.
+columns and numbers of labels too, over the few seeds. Writes predictors.md and predictors.json, or --page NAME: the
+parts `models` and `costs` compare the models of `predictors.MODELS`, for models.md. The data is found in $RECELL_DATA,
+by default ../shared/data beside the checkout.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from grammar import DIGEST_VERSION  # noqa: E402
 from predictors import Benchmark, Predictor, encode, encoding_key, load, read_benchmark  # noqa: E402
+from predictors.comparison import compare, costs  # noqa: E402
 from predictors.evaluation import (  # noqa: E402
     MEASURES,
     Bench,
@@ -56,8 +58,9 @@ def main() -> None:
     if options.out:
         command = (
             f"--seeds {options.seeds} --few {options.few} --parts {','.join(parts)} --out docs/benchmarks"
+            + (f" --page {options.page}" if options.page != "predictors" else "")
         )
-        write(options.out, rows, table, f"python scripts/eval_predictors.py {command}")
+        write(options.out, rows, table, f"python scripts/eval_predictors.py {command}", options.page)
 
 
 def _options() -> argparse.Namespace:
@@ -74,7 +77,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--curves", action="store_true")
     parser.add_argument("--cache", type=Path, help="a folder that keeps what has been measured")
-    parser.add_argument("--out", type=Path, help="a folder for predictors.md and predictors.json")
+    parser.add_argument("--page", default="predictors", help="the name of the page that is written")
+    parser.add_argument("--out", type=Path, help="a folder for the page and its numbers (.json)")
     return parser.parse_args()
 
 
@@ -130,7 +134,8 @@ def _part(
         return lambda bench, seed: transfer(bench, prior(seed))
     if part == "both":
         return lambda bench, seed: wt2_with_prior(bench, seed, prior(seed % few))
-    return strangers if part == "novelty" else MEASURES[part]
+    others = {"novelty": strangers, "models": compare, "costs": costs}
+    return others.get(part) or MEASURES[part]
 
 
 def _kept_prior(bench: Bench, seed: int, folder: Path | None) -> Predictor:
@@ -152,12 +157,12 @@ def _version() -> str:
     ]
 
 
-def write(folder: Path, rows: list[Row], table: Benchmark, command: str) -> None:
+def write(folder: Path, rows: list[Row], table: Benchmark, command: str, page: str = "predictors") -> None:
     """The table as a page and as numbers; `command` makes it."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = [int(np.isfinite(column).sum()) for column in (table.ptb, table.wt2)]
     lines = [
-        "# How good predictors are",
+        "# How good predictors are" + ("" if page == "predictors" else f": {page}"),
         "",
         "Made by this command, from the tables of NAS-Bench-NLP cells of the shared data:",
         "",
@@ -172,7 +177,7 @@ def write(folder: Path, rows: list[Row], table: Benchmark, command: str) -> None
         "|---|---|---|---|",
         *(row.text() for row in rows),
     ]
-    (folder / "predictors.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / f"{page}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     numbers = {
         "command": command,
         "encoding": encoding_key(),
@@ -181,7 +186,7 @@ def write(folder: Path, rows: list[Row], table: Benchmark, command: str) -> None
             row.name: {"goal": row.goal or None, "values": [round(v, 4) for v in row.values]} for row in rows
         },
     }
-    (folder / "predictors.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{page}.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

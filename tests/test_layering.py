@@ -43,8 +43,9 @@ HOMES = {
     "sklearn": ("predictors/", "nas/tasks/", "nas/searchers/lab/surrogate.py"),
     "networkx": ("grammar/", "nas/ir/", "nas/backends/triton/", "nas/reports/", "nas/bench/"),
     "typer": ("nas/cli/",),
-    "torch": tuple(
-        f"nas/{p}/" for p in "backends nn bench tasks training supernet campaign exporters cli".split()
+    "torch": (
+        "predictors/networks.py",
+        *(f"nas/{p}/" for p in "backends nn bench tasks training supernet campaign exporters cli".split()),
     ),
 }
 # Imports of our own code inside functions, outside of the commands (which import on demand, so that --help is quick).
@@ -52,6 +53,7 @@ LAZY = {
     "nas/backends/triton/backend.py: nas.backends.triton.devices",  # only a run imports triton
     "grammar/cell.py: grammar.canonical",  # a Cell has a canonical form, which is a Cell
     "predictors/predictor.py: predictors.files",  # a Predictor saves itself, and files hold Predictors
+    "predictors/models.py: predictors.networks",  # only two of the models need torch
     "nas/campaign/workers.py: nas.tasks",  # only the worker's process imports torch, after setting its threads
 }
 # What no face may load: `recell --help`, `status` and `top` answer within a second.

@@ -86,9 +86,10 @@ PUBLIC: dict[str, str] = {
         train trained_vocabulary zero_cost_columns zero_cost_key zero_cost_names
     """,
     "predictors": """
-        Benchmark Neighbour Prediction Predictor PredictorError PredictorFileError TABLE auc cell_statistics coverage
-        cross_validation encode
-        encoding_key encoding_names fit fit_rows flow_features kendall_tau load probe_features probe_names
+        Benchmark MODELS Neighbour Prediction Predictor PredictorError PredictorFileError TABLE auc cell_statistics
+        coverage cross_validation encode
+        encoding_key encoding_names fit fit_rows flow_features kendall_tau load model_names model_rows
+        probe_features probe_names
         Trial read_benchmark read_trials shipped shipped_scores shipped_tasks similar spearman statistic_names validate
     """,
     "search_spaces": """

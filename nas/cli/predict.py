@@ -174,6 +174,9 @@ def fit(
     ] = False,
     table: TableOption = None,
     task: OnTaskOption = None,
+    model: Annotated[
+        str, typer.Option(help="What is seen of cells: ensemble (the best), wl, graph or text (no probes).")
+    ] = "ensemble",
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
@@ -188,9 +191,9 @@ def fit(
         from nas.training import zero_cost_columns, zero_cost_key
 
         card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
-    model = fit_predictor(cells, scores, seed=seed, extras=extras, card=card)
-    model.save(out, small)
-    _show_card(model, json)
+    made = fit_predictor(cells, scores, seed=seed, extras=extras, card=card, model=model)
+    made.save(out, small)
+    _show_card(made, json)
 
 
 @app.command("eval", epilog="Example: recell predictor eval p.recell runs/c")

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from grammar import Cell, GrammarError, LocatedError, parse
 from nas.errors import ServingError
@@ -64,9 +65,12 @@ class Answerer:
         found: Cell | bytes = self._tried(read)
         return found
 
+    def _row(self, cell: Cell) -> NDArray[np.float64]:
+        return encode([cell]) if self.predictor.model == "ensemble" else self.predictor.rows([cell])
+
     def _predicted(self, cells: Sequence[Cell]) -> dict[str, bytes]:
         """Answers by digest. Cells are encoded one by one, so that one does not spoil it for the others."""
-        made = {cell.digest: self._tried(lambda cell=cell: encode([cell])) for cell in cells}  # type: ignore[misc]
+        made = {cell.digest: self._tried(lambda cell=cell: self._row(cell)) for cell in cells}  # type: ignore[misc]
         rows = {digest: row for digest, row in made.items() if not isinstance(row, bytes)}
         answers: dict[str, bytes] = {digest: row for digest, row in made.items() if isinstance(row, bytes)}
         if rows:
