@@ -160,6 +160,10 @@ class Emitter:
                     self.put(f"u_{space} = (c % {per} == 0)[None, :]")
             return
         first = "tl.program_id(1)" if tiles.form == "heads" else "0"
+        part = ""  # where a program's values of a head begin
+        if tiles.split > 1:
+            first += f" // {tiles.split}"
+            part = f" + tl.program_id(1) % {tiles.split} * {tiles.value}"
         self.put(f"n = {first} + tl.arange(0, {tiles.heads})")
         v, k = sizes.value_size, sizes.key_size
         for space in self.spaces():
@@ -173,12 +177,13 @@ class Emitter:
                 self.put(f"m_scal = {heads}[None, :]")
             elif space in ("vec", "key"):
                 extent, size = (tiles.value, v) if space == "vec" else (tiles.key, k)
-                self.put(f"l_{space} = tl.arange(0, {extent})[None, None, :]")
+                own = part if space == "vec" else ""
+                self.put(f"l_{space} = tl.arange(0, {extent})[None, None, :]{own}")
                 self.put(f"o_{space} = n[None, :, None] * {size} + l_{space}")
                 self.put(f"m_{space} = {heads}[None, :, None] & (l_{space} < {size})")
             else:
                 self.put(f"lk = tl.arange(0, {tiles.key})[None, None, :, None]")
-                self.put(f"lv = tl.arange(0, {tiles.value})[None, None, None, :]")
+                self.put(f"lv = tl.arange(0, {tiles.value})[None, None, None, :]{part}")
                 self.put(f"o_mat = (n[None, :, None, None] * {k} + lk) * {v} + lv")
                 self.put(f"m_mat = {heads}[None, :, None, None] & (lk < {k}) & (lv < {v})")
 

@@ -40,6 +40,7 @@ class Tiles:
     least: int  # the least extent of an axis that is an operand of a matrix product
     warps: int
     streamed: bool = False  # weights are read again in each step, one matrix at a time
+    split: int = 1  # "heads": programs that share the values of a head, a power of 2
 
     def space(self, type_: Type) -> str:
         """Which addresses a type has: those of `vec`, `key`, `scal`, `mat`, or `flat<n>`."""
@@ -61,7 +62,7 @@ class Tiles:
     @property
     def value(self) -> int:
         """The extent of the axis over V."""
-        return max(self.least, power(self.sizes.value_size))
+        return max(self.least, power(self.sizes.value_size)) // self.split
 
     @property
     def key(self) -> int:
@@ -89,7 +90,7 @@ class Tiles:
         """How many programs run, for a number of sequences."""
         across = {
             "lanes": -(-self.width(self.lanes) // self.block) if self.form == "lanes" else 1,
-            "heads": self.sizes.heads,
+            "heads": self.sizes.heads * self.split,
             "whole": 1,
         }[self.form]
         return -(-batch // self.rows), across
@@ -131,19 +132,49 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
         return f"{weights} weights do not fit one multiprocessor"
     warps = made.warps
     if mats:
+        made = replace(made, split=_split(program, sweep, made) if not more else 1)
         warps = _warps(program, sweep, made.flat("mat"), more)
     elif largest > 4096 or held >= 96 * 1024 or (lins and largest >= 1024):
         warps = 8
     return replace(made, least=least, warps=warps, streamed=streamed)
 
 
-def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
-    """How many warps hold the matrices that live at once, and a few on the way, in their registers."""
+def _alive(program: Program, sweep: Sweep) -> int:
+    """The matrices that live at once: those that last, and a few on the way."""
     instrs = program.instrs
     lasting = [instrs[k].type for k in sweep.consts] + [program.slots[s].type for s in sweep.slots]
     lasting += [instrs[t].type for t in sweep.totals]
-    alive = sum(t.kind == "mat" for t in lasting) + more + 4
+    return sum(t.kind == "mat" for t in lasting) + 4
+
+
+def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
+    """How many warps hold the matrices that live at once in their registers."""
+    alive = _alive(program, sweep) + more
     return next((w for w, most in ((4, 128), (8, 144)) if alive * size <= most * 32 * w), 16)
+
+
+def _split(program: Program, sweep: Sweep, made: Tiles) -> int:
+    """Into how many programs a head's values go, where 8 warps cannot hold its matrices and those of the next step.
+
+    Columns of matrices can be apart where nothing is summed along them; keys and scals are then the same in all.
+    """
+    instrs = program.instrs
+    loaded = 2 * sum(instrs[k].type.kind == "mat" for k in sweep.loads)
+    if not loaded or any(_mixes_columns(program, k) for k in sweep.body):
+        return 1
+    alive, split = _alive(program, sweep) + loaded, 1
+    while alive * made.key * (made.value // split) > 144 * 32 * 8 and made.value // split > 16:
+        split *= 2
+    return split
+
+
+def _mixes_columns(program: Program, k: int) -> bool:
+    """Whether an instruction sees several values of a head at once."""
+    instr = program.instrs[k]
+    given = {program.instrs[a].type.kind for a in instr.args}
+    if instr.op in ("reduce", "hmax"):
+        return bool(given & {"vec", "in"}) or ("mat" in given and instr.type.kind != "vec")
+    return instr.op in ("lin", "readt", "tokey", "toval")
 
 
 def _warps_of_rows(program: Program, sweep: Sweep, size: int) -> int:
