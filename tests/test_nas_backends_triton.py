@@ -95,6 +95,26 @@ def test_a_recurrence_that_no_program_holds_is_run_step_by_step() -> None:
     assert {program.instrs[k].op for k in inner[0].body} == {"lin"}
 
 
+def test_matrices_are_apart_from_much_else() -> None:
+    program = adjoint_cell(zoo("mamba2")).backward
+    cut = [s for s in partition(program, SIZES, [program.out]).steps if isinstance(s, Sweep)]
+
+    def has_matrices(sweep: Sweep) -> bool:
+        return any(program.instrs[k].type.kind == "mat" for k in (*sweep.body, *sweep.loads))
+
+    assert [has_matrices(sweep) for sweep in cut] == [False, True, False, False]
+    assert max(len(sweep.loads) + len(sweep.consts) for sweep in cut if has_matrices(sweep)) <= 10
+
+
+def test_a_heads_values_are_shared_where_nothing_is_summed_along_them() -> None:
+    sizes, found = Sizes.of(128, 128, 2), {}
+    for name in ("ffm", "gla"):  # gla's gradient of keys is a sum over values
+        program = adjoint_cell(zoo(name)).backward
+        cut = [s for s in partition(program, sizes, [program.out]).steps if isinstance(s, Sweep)]
+        found[name] = max(m.split for s in cut if isinstance(m := tiles(program, s, sizes), Tiles))
+    assert found == {"ffm": 2, "gla": 1}
+
+
 def test_products_of_x_are_no_part_of_a_sweep() -> None:
     program = normal_cell(zoo("gru")).program
     gap, sweep = partition(program, SIZES, [program.out]).steps

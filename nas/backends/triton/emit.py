@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grammar import Type
@@ -19,6 +19,9 @@ HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 # A matrix slot is not kept: `check` has it before every CHUNK-th step, `scratch` between those of one chunk; `again`
 # and `once` are the rows and the values without rows that the replay needs.
 KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once")
+
+
+Loaded = tuple[str, str, Type, str, str]  # what `Emitter.load` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,10 +309,8 @@ class Emitter:
         self.put(f"    on{suffix} = b < tl.load(counts + i{suffix})")
 
     def loads(self, row: str, on: str, suffix: str) -> None:
-        held = {} if self.again is None else {**self.again.past, **self.again.next}
         for k in self.sweep.loads:
-            if k not in held:
-                self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
+            self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
 
     def held(self) -> int:
         """The weights that a program holds."""
@@ -345,8 +346,11 @@ class Emitter:
         self.step("row_0", "on_0", "_0")
         self.depth -= 1
 
-    def step(self, row: str, on: str, suffix: str) -> None:
-        """One step: its values, what is stored of them, and the slots' new values."""
+    def step(self, row: str, on: str, suffix: str, late: Mapping[int, Loaded] | None = None) -> None:
+        """One step: its values, what is stored of them, and the slots' new values.
+
+        What is loaded `late` is loaded where it is used first: loads above all else would fill the registers.
+        """
         for s in self.checks:
             self.put(f"if i{suffix} % CHUNK == 0:")
             self.depth += 1
@@ -360,12 +364,18 @@ class Emitter:
             self.depth -= 1
         program, sweep = self.program, self.sweep
         names = {k: f"v{k}" for k in sweep.consts} | {k: f"v{k}{suffix}" for k in sweep.loads}
+        late = dict(late or {})
         for k in sweep.body:
             instr = program.instrs[k]
             names[k] = f"v{k}{suffix}"
+            for a in instr.args:
+                if a in late:
+                    self.load(*late.pop(a))
             if instr.op == "lin" and self.tiles.streamed:
                 self.weight(k)
             self.put(f"{names[k]} = {f's{instr.slot}' if instr.op == 'state' else self.body.write(k, names)}")
+        for where in late.values():
+            self.load(*where)
         for k in sweep.stores:
             self.store(names[k], f"store{k}", program.instrs[k].type, row, on)
         self.sums(on, names)
@@ -415,13 +425,13 @@ class Emitter:
         self.put("for j in range(0, CHUNK):")
         self.depth += 1
         self.at_time("base + CHUNK - 1 - j")
-        self.loads("row", "on", "")
+        late: dict[int, Loaded] = {
+            k: (f"v{k}", f"load{k}", self.program.instrs[k].type, "row", "on") for k in self.sweep.loads
+        }
         for later, held in ((0, again.past), (1, again.next)):
-            for k, s in held.items():
-                self.load(
-                    f"v{k}", f"scratch{s}", types[s], f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})", "mb"
-                )
-        self.step("row", "on", "")
+            place = f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})"
+            late |= {k: (f"v{k}", f"scratch{s}", types[s], place, "mb") for k, s in held.items()}
+        self.step("row", "on", "", late)
         self.depth -= 1
         self.put("tl.debug_barrier()")
         self.depth -= 1
@@ -442,12 +452,16 @@ class Emitter:
         program, sweep = again.program, again.sweep
         body = Body(program, sweep, self.tiles, self.compute, self.body.interpreted)
         names = {k: f"r{k}" for k in (*sweep.consts, *sweep.loads, *sweep.body)}
-        for k in sweep.loads:
-            self.load(names[k], f"again{k}", program.instrs[k].type, "row", "on")
+        late = {k: (names[k], f"again{k}", program.instrs[k].type, "row", "on") for k in sweep.loads}
         for k in sweep.body:
             instr = program.instrs[k]
+            for a in instr.args:
+                if a in late:
+                    self.load(*late.pop(a))
             state = f"p{again.slots[instr.slot]}" if instr.op == "state" else ""
             self.put(f"{names[k]} = {state or body.write(k, names)}")
+        for where in late.values():
+            self.load(*where)
         for i, s in enumerate(again.slots):
             following = program.slots[i].next
             new = body.number(following) if program.instrs[following].op == "num" else names[following]

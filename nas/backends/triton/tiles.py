@@ -17,6 +17,8 @@ LANES = 128  # values of a type that a program of an elementwise sweep computes:
 MATRIX = 4 * 1024  # numbers of one matrix that is read in each step
 ROWS = 8  # times as many, where no step waits for another
 TILE = 32 * 1024  # numbers of one value that a program's registers hold
+HELD = 144 * 32 * 8  # numbers of matrices that 8 warps hold beside all else
+LEAST = 16  # values of a head that a program has at least, where several share them
 
 
 def power(n: int) -> int:
@@ -163,7 +165,7 @@ def _split(program: Program, sweep: Sweep, made: Tiles) -> int:
     if not loaded or any(_mixes_columns(program, k) for k in sweep.body):
         return 1
     alive, split = _alive(program, sweep) + loaded, 1
-    while alive * made.key * (made.value // split) > 144 * 32 * 8 and made.value // split > 16:
+    while alive * made.key * (made.value // split) > HELD and made.value // split > LEAST:
         split *= 2
     return split
 
