@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from grammar import Type
 from nas.backends.triton.body import HELPERS, Body
 from nas.backends.triton.partition import Sweep
-from nas.backends.triton.tiles import Tiles
+from nas.backends.triton.tiles import Tiles, loads_ahead
 from nas.ir import Program
 
 UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
@@ -36,6 +36,9 @@ class Kernel:
     replays: bool = False
     scan: bool = False
     strided: tuple[int, ...] = ()  # the loads whose distance from row to row is an argument
+    registers: int | None = (
+        None  # of a thread, at most: otherwise ptxas would rather spill some than take a half of all
+    )
 
     @property
     def warps(self) -> int:
@@ -312,6 +315,11 @@ class Emitter:
         for k in self.sweep.loads:
             self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
 
+    def late(self, row: str, on: str, suffix: str) -> dict[int, Loaded]:
+        """The same, to be loaded during the step."""
+        types = {k: self.program.instrs[k].type for k in self.sweep.loads}
+        return {k: (f"v{k}{suffix}", f"load{k}", type_, row, on) for k, type_ in types.items()}
+
     def held(self) -> int:
         """The weights that a program holds."""
         flat, instrs = self.tiles.flat, self.program.instrs
@@ -329,6 +337,7 @@ class Emitter:
             self.depth -= 1
             return
         ahead = bool(self.sweep.loads) and self.held() <= ROOMY
+        ahead = ahead and loads_ahead(self.program, self.sweep, self.tiles)
         if ahead:  # the rows of a step are loaded during the step before it
             self.put("zero = T - T")
             self.rows("zero", "_n")
@@ -336,14 +345,13 @@ class Emitter:
         self.put("for i in range(0, T):")
         self.depth += 1
         self.rows("i + 0", "_0")
-        if not ahead:
-            self.loads("row_0", "on_0", "_0")
-        else:
+        if ahead:
             for k in self.sweep.loads:
                 self.put(f"v{k}_0 = v{k}_n")
             self.rows("i + 1", "_n")
             self.loads("row_n", "on_n", "_n")
-        self.step("row_0", "on_0", "_0")
+        late = {} if ahead else self.late("row_0", "on_0", "_0")
+        self.step("row_0", "on_0", "_0", late)
         self.depth -= 1
 
     def step(self, row: str, on: str, suffix: str, late: Mapping[int, Loaded] | None = None) -> None:
@@ -425,9 +433,7 @@ class Emitter:
         self.put("for j in range(0, CHUNK):")
         self.depth += 1
         self.at_time("base + CHUNK - 1 - j")
-        late: dict[int, Loaded] = {
-            k: (f"v{k}", f"load{k}", self.program.instrs[k].type, "row", "on") for k in self.sweep.loads
-        }
+        late = self.late("row", "on", "")
         for later, held in ((0, again.past), (1, again.next)):
             place = f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})"
             late |= {k: (f"v{k}", f"scratch{s}", types[s], place, "mb") for k, s in held.items()}

@@ -16,7 +16,7 @@ from grammar import Sizes
 from nas.ir import Matrices, Program
 
 GIVEN = ("x", "saved", "past", "next", "dy")  # rows that are there before anything runs
-CROWD = 48  # keys and vecs that a sweep holds beside matrices
+CROWD = 20  # keys and vecs that a sweep holds beside matrices
 
 
 @dataclass(slots=True)

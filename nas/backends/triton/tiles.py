@@ -18,6 +18,7 @@ MATRIX = 4 * 1024  # numbers of one matrix that is read in each step
 ROWS = 8  # times as many, where no step waits for another
 TILE = 32 * 1024  # numbers of one value that a program's registers hold
 HELD = 144 * 32 * 8  # numbers of matrices that 8 warps hold beside all else
+ALL = 235 * 32 * 8  # numbers that 8 warps hold
 LEAST = 16  # values of a head that a program has at least, where several share them
 
 
@@ -133,6 +134,8 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     if streamed and max(math.prod(made.flat(made.space(t)) for t in pair) for pair in ends) > MATRIX:
         return f"{weights} weights do not fit one multiprocessor"
     warps = made.warps
+    if mats and lins:  # such products are sums, not those of tensor cores: weights are in registers
+        streamed |= (_alive(program, sweep) + more) * made.flat("mat") + weights > ALL
     if mats:
         made = replace(made, split=_split(program, sweep, made) if not more else 1)
         warps = _warps(program, sweep, made.flat("mat"), more)
@@ -150,9 +153,12 @@ def _alive(program: Program, sweep: Sweep) -> int:
 
 
 def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
-    """How many warps hold the matrices that live at once in their registers."""
+    """How many warps hold the matrices that live at once in their registers.
+
+    Two times 8 hold no more: they have as many registers, and more threads that hold the same addresses.
+    """
     alive = _alive(program, sweep) + more
-    return next((w for w, most in ((4, 128), (8, 144)) if alive * size <= most * 32 * w), 16)
+    return 4 if alive * size <= 128 * 32 * 4 else 8
 
 
 def _split(program: Program, sweep: Sweep, made: Tiles) -> int:
@@ -160,14 +166,24 @@ def _split(program: Program, sweep: Sweep, made: Tiles) -> int:
 
     Columns of matrices can be apart where nothing is summed along them; keys and scals are then the same in all.
     """
-    instrs = program.instrs
-    loaded = 2 * sum(instrs[k].type.kind == "mat" for k in sweep.loads)
+    loaded = _loaded(program, sweep)
     if not loaded or any(_mixes_columns(program, k) for k in sweep.body):
         return 1
-    alive, split = _alive(program, sweep) + loaded, 1
+    alive, split = _alive(program, sweep) + 2 * loaded, 1
     while alive * made.key * (made.value // split) > HELD and made.value // split > LEAST:
         split *= 2
     return split
+
+
+def loads_ahead(program: Program, sweep: Sweep, made: Tiles) -> bool:
+    """Whether there is room for the matrices of the next step beside those of a step."""
+    loaded = _loaded(program, sweep)
+    return not loaded or (_alive(program, sweep) + 2 * loaded) * made.flat("mat") <= HELD
+
+
+def _loaded(program: Program, sweep: Sweep) -> int:
+    """The matrices that a step loads."""
+    return sum(program.instrs[k].type.kind == "mat" for k in sweep.loads)
 
 
 def _mixes_columns(program: Program, k: int) -> bool:
