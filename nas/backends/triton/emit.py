@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from grammar import Type
 from nas.backends.triton.body import HELPERS, Body
 from nas.backends.triton.partition import Sweep
-from nas.backends.triton.tiles import Tiles, loads_ahead
+from nas.backends.triton.tiles import Tiles, loads_ahead, loads_consts
 from nas.ir import Program
 
 UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
@@ -21,6 +21,7 @@ HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once")
 
 
+ONE = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")  # the row of what has none, and that it exists
 Loaded = tuple[str, str, Type, str, str]  # what `Emitter.load` takes
 
 
@@ -64,6 +65,11 @@ class Again:
     past: dict[int, int]
     next: dict[int, int]
 
+    @property
+    def more(self) -> int:
+        """The matrices that live beside those of the sweep."""
+        return 1 + 2 * len(self.slots)
+
 
 def emit(
     program: Program,
@@ -98,6 +104,7 @@ class Emitter:
         self.depth = 1
         self.checks: tuple[int, ...] = ()
         self.again: Again | None = None
+        self.often = False  # whether matrices without rows are loaded in each step
 
     def put(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -259,14 +266,11 @@ class Emitter:
         head += f"def sweep(T, B, CHUNK, {strides}offsets, counts, {names}, EVEN: tl.constexpr):"
         self.sequences()
         self.addresses()
+        more = 0 if again is None else again.more
+        self.often = self._has_mats() and loads_consts(program, sweep, tiles, more)
         for k in sweep.consts:
-            self.load(
-                f"v{k}",
-                f"const{k}",
-                program.instrs[k].type,
-                "tl.zeros([1], tl.int64)",
-                "tl.full([1], 1, tl.int1)",
-            )
+            if not (self.often and program.instrs[k].type.kind == "mat"):
+                self.load(f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
         for k in () if tiles.streamed else self.lins:
             self.weight(k)
         for s in sweep.slots:
@@ -286,8 +290,7 @@ class Emitter:
         for t in sweep.totals:
             type_ = program.instrs[program.instrs[t].args[0]].type
             self.put(f"t{t} = tl.sum(t{t}, 0, keep_dims=True)")
-            one = "tl.full([1], 1, tl.int1)"
-            self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", one)
+            self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", ONE[1])
         text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
         loop = bool(sweep.slots) or again is not None
         strided = tuple(self.strided())
@@ -319,6 +322,9 @@ class Emitter:
         """The same, to be loaded during the step."""
         types = {k: self.program.instrs[k].type for k in self.sweep.loads}
         return {k: (f"v{k}{suffix}", f"load{k}", type_, row, on) for k, type_ in types.items()}
+
+    def _has_mats(self) -> bool:
+        return self.tiles.form != "lanes" and "mat" in self.spaces()
 
     def held(self) -> int:
         """The weights that a program holds."""
@@ -373,6 +379,12 @@ class Emitter:
         program, sweep = self.program, self.sweep
         names = {k: f"v{k}" for k in sweep.consts} | {k: f"v{k}{suffix}" for k in sweep.loads}
         late = dict(late or {})
+        if self.often:
+            late |= {
+                k: (f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
+                for k in sweep.consts
+                if program.instrs[k].type.kind == "mat"
+            }
         for k in sweep.body:
             instr = program.instrs[k]
             names[k] = f"v{k}{suffix}"
@@ -412,8 +424,8 @@ class Emitter:
         """The loop of a backward sweep: of each chunk, from the last, its matrices forward and its steps backward."""
         slots, types = again.slots, {s: again.program.slots[i].type for i, s in enumerate(again.slots)}
         for k in again.sweep.consts:
-            one = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")
-            self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *one)
+            if not (self.often and again.program.instrs[k].type.kind == "mat"):
+                self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *ONE)
         self.put("chunks = (T + CHUNK - 1) // CHUNK")
         self.put("for h in range(0, chunks):")
         self.depth += 1
@@ -459,6 +471,12 @@ class Emitter:
         body = Body(program, sweep, self.tiles, self.compute, self.body.interpreted)
         names = {k: f"r{k}" for k in (*sweep.consts, *sweep.loads, *sweep.body)}
         late = {k: (names[k], f"again{k}", program.instrs[k].type, "row", "on") for k in sweep.loads}
+        if self.often:
+            late |= {
+                k: (names[k], f"once{k}", program.instrs[k].type, *ONE)
+                for k in sweep.consts
+                if program.instrs[k].type.kind == "mat"
+            }
         for k in sweep.body:
             instr = program.instrs[k]
             for a in instr.args:

@@ -99,10 +99,17 @@ class Tiles:
         return -(-batch // self.rows), across
 
 
-def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more: int = 0) -> Tiles | str:
+def tiles(
+    program: Program,
+    sweep: Sweep,
+    sizes: Sizes,
+    itemsize: int = 4,
+    more: int = 0,
+    replay: tuple[Program, Sweep] | None = None,
+) -> Tiles | str:
     """The layout of a sweep, or the reason why no program can hold it.
 
-    `itemsize`: bytes per number of a weight; `more`: matrices that live beside those of the sweep.
+    `itemsize`: bytes per number of a weight; `more`: matrices that live beside those of the sweep, for what it replays.
     """
     instrs = program.instrs
     types = {instrs[k].type for k in (*sweep.body, *sweep.loads, *sweep.consts)} | {
@@ -137,7 +144,9 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     if mats and lins:  # such products are sums, not those of tensor cores: weights are in registers
         streamed |= (_alive(program, sweep) + more) * made.flat("mat") + weights > ALL
     if mats:
-        made = replace(made, split=_split(program, sweep, made) if not more else 1)
+        parts = [(program, sweep), *([replay] if replay else [])]
+        if not any(_mixes_columns(p, k) for p, part in parts for k in part.body):
+            made = replace(made, split=_split(program, sweep, made, more))
         warps = _warps(program, sweep, made.flat("mat"), more)
     elif largest > 4096 or held >= 96 * 1024 or (lins and largest >= 1024):
         warps = 8
@@ -161,15 +170,12 @@ def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
     return 4 if alive * size <= 128 * 32 * 4 else 8
 
 
-def _split(program: Program, sweep: Sweep, made: Tiles) -> int:
+def _split(program: Program, sweep: Sweep, made: Tiles, more: int) -> int:
     """Into how many programs a head's values go, where 8 warps cannot hold its matrices and those of the next step.
 
     Columns of matrices can be apart where nothing is summed along them; keys and scals are then the same in all.
     """
-    loaded = _loaded(program, sweep)
-    if not loaded or any(_mixes_columns(program, k) for k in sweep.body):
-        return 1
-    alive, split = _alive(program, sweep) + 2 * loaded, 1
+    alive, split = _alive(program, sweep) + 2 * _loaded(program, sweep) + more, 1
     while alive * made.key * (made.value // split) > HELD and made.value // split > LEAST:
         split *= 2
     return split
@@ -179,6 +185,11 @@ def loads_ahead(program: Program, sweep: Sweep, made: Tiles) -> bool:
     """Whether there is room for the matrices of the next step beside those of a step."""
     loaded = _loaded(program, sweep)
     return not loaded or (_alive(program, sweep) + 2 * loaded) * made.flat("mat") <= HELD
+
+
+def loads_consts(program: Program, sweep: Sweep, made: Tiles, more: int) -> bool:
+    """Whether matrices without rows are loaded in each step, because all of them together do not fit."""
+    return (_alive(program, sweep) + more) * made.flat("mat") > HELD
 
 
 def _loaded(program: Program, sweep: Sweep) -> int:
