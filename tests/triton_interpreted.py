@@ -18,8 +18,6 @@ from torch import Tensor
 
 from grammar import Cell, Sizes, parse, zoo, zoo_names
 from nas.backends.operators import key_of
-from nas.backends.triton.emit import Kernel
-from nas.backends.triton.runner import Both
 from nas.ir import adjoint_cell, matrices, normal_cell, shape_in
 from nas.nn import CellModule, Ensemble, build
 
@@ -89,6 +87,9 @@ def test_matrices_read_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_heads_values_in_several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.backends.triton.emit import Kernel
+    from nas.backends.triton.runner import Both
+
     monkeypatch.setattr("nas.backends.triton.tiles.HELD", 0)
     monkeypatch.setattr("nas.backends.triton.tiles.LEAST", 1)
     both = Both(adjoint_cell(zoo("ffm")), built(zoo("ffm")).sizes[0], torch.float32)
