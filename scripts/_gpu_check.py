@@ -91,11 +91,8 @@ class Check:
     def run(self) -> None:
         """Every part that was asked for."""
         self.write()
-        self.jobs(
-            "machine",
-            [Job("machine", work.machine, (self.device, self._left_out()), LIMITS["machine"])],
-            self._machine,
-        )
+        job = Job("machine", work.machine, (self.device, self._left_out()), LIMITS["machine"])
+        self.jobs("machine", [job], self._machine, always=True)
         self.backends = [b for b in self.facts.get("backends", []) if b != "reference"]
         used, whole = 0, sum(PARTS[name] for name in self.parts)
         for name in self.parts:
@@ -109,10 +106,18 @@ class Check:
 
     until = 1.0
 
-    def jobs(self, kind: str, jobs: Sequence[Job], take: Callable[[Done], None], alone: bool = False) -> None:
+    def jobs(
+        self,
+        kind: str,
+        jobs: Sequence[Job],
+        take: Callable[[Done], None],
+        alone: bool = False,
+        always: bool = False,
+    ) -> None:
         """Run jobs and take what comes of each, errors among the rest; those that time anything run alone."""
         processes = min(1, self.given.processes) if alone else self.given.processes
-        for done in run_jobs(jobs, processes, Manners(work.prepare, work.healthy), self.left):
+        manners = Manners(work.prepare, work.healthy)
+        for done in run_jobs(jobs, processes, manners, lambda: always or self.left()):
             if not done.reached:
                 self.facts.setdefault("not_reached", []).append(f"{kind} {done.job.name}")
                 continue
