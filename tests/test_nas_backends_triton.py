@@ -280,8 +280,13 @@ def test_representative_kernels_fit_the_chip(name: str, width: int, heads: int, 
     fits(name, Sizes.of(width, width, heads), dtype)
 
 
-# Heads of 64, but where a matrix for each of two of them, or three in one program, are more than registers hold.
-NARROW = {"srwm": Sizes.of(128, 128, 4), "fast_weights": Sizes.of(64, 64, 1), "tkan": Sizes.of(64, 64, 1)}
+# Heads of 64, but where so many matrices, or those of two heads in one program, are more than registers hold.
+NARROW = {
+    "srwm": Sizes.of(128, 128, 4),
+    "titans": Sizes.of(128, 128, 4),
+    "fast_weights": Sizes.of(64, 64, 1),
+    "tkan": Sizes.of(64, 64, 1),
+}
 REAL = [name for name in TIME if not any(state.type.is_complex for state in zoo(name).states)]
 
 
@@ -303,7 +308,10 @@ def test_every_known_cell_fits_the_chip(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "name", ["deltanet", "gated_deltanet", "gla", "linear_attention", "mamba2", "mlstm", "retnet"]
+    "name",
+    """
+    deltanet deltanet_negative gated_deltanet gla hgrn2 linear_attention mamba2 mlstm retnet rwkv6
+    """.split(),
 )
 def test_chunks_of_matrices_fit_the_chip(name: str, dtype: torch.dtype) -> None:
     fits(name, Sizes.of(128, 128, 2), dtype, chunked=True)  # heads of 64 keys and values

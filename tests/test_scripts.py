@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from source_tree import ROOT
 
+import nas.bench
 from grammar import zoo
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -88,7 +89,7 @@ def test_an_error_ends_one_job_of_gpu_check_and_is_told(
             raise RuntimeError("out of order")
         return bench(cells, plan)
 
-    bench = _gpu_jobs.bench
+    bench = nas.bench.bench
     monkeypatch.setattr(_gpu_jobs, "bench", broken)
     facts = checked(small, "1")
     assert facts["errors"] == [
