@@ -86,7 +86,9 @@ def disagreements(name: str, which: slice) -> list[object]:
     cell, index = ALL[name], list(ALL).index(name)
     with poisoned():
         outcomes = [check(case, "newton", torch.float32) for case in list(cases(name, cell, index))[which]]
-    return [o.message or o for o in outcomes if o.status != "ok"]
+    assert any(o.status == "ok" for o in outcomes)
+    # "wild": the reference itself is beyond what float32 holds
+    return [o.message or o for o in outcomes if o.status not in ("ok", "wild")]
 
 
 @pytest.mark.parametrize("name", QUICK)

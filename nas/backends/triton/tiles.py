@@ -16,6 +16,7 @@ CHIP = 200 * 1024  # bytes of weights that one multiprocessor holds beside all e
 LANES = 128  # values of a type that a program of an elementwise sweep computes: one for each thread
 MATRIX = 4 * 1024  # numbers of one matrix that is read in each step
 ROWS = 8  # times as many, where no step waits for another
+MANY = 24  # rows and constants of which a thread has not so many numbers at once
 TILE = 32 * 1024  # numbers of one value that a program's registers hold
 HELD = 144 * 32 * 8  # numbers of matrices that 8 warps hold beside all else
 ALL = 235 * 32 * 8  # numbers that 8 warps hold
@@ -119,7 +120,8 @@ def tiles(
     ops = {instrs[k].op for k in sweep.body}
     lanes = _lanes(types, sizes)
     if lanes is not None and lanes.kind != "mat" and not ops & set(ELEMENTWISE_ONLY):
-        return _elementwise(lanes, sizes, 1 if sweep.slots else ROWS)
+        many = len(sweep.loads) + len(sweep.consts) + len(sweep.stores) > MANY
+        return _elementwise(lanes, sizes, 1 if sweep.slots or many else ROWS)
     lins = [k for k in sweep.body if instrs[k].op == "lin"]
     mats = any(t.kind == "mat" for t in types)
     per_head = not any(t.kind in FLAT and not _as_vec(t, sizes) for t in types) and all(
