@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import bench_trial
 import numpy as np
+from _output import output_folder
 
 from grammar import Cell, zoo, zoo_names
 from nas.bench import (
@@ -60,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
     place = given.out / "cpu.json"
     if not given.page_only:
-        given.out.mkdir(parents=True, exist_ok=True)
         facts = measured(given)
         place.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         bench_trial.main(
@@ -80,7 +80,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, default=20, help="random cells of each search space")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=6.0, help="for the rounds of one cell at one size")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=output_folder, default=str(FOLDER))
     parser.add_argument("--page-only", action="store_true")
     return parser.parse_args(arguments)
 

@@ -90,7 +90,7 @@ class Setting:
             "pool": self.pool().name,
             "cells": len(self.pool()),
             "budget": self.budget,
-        } | ({"space": self.space} if self.kind == "surrogate" else {})
+        } | ({"space": self.space, "surrogate": Surrogate.version} if self.kind == "surrogate" else {})
 
     def pool(self) -> Pool:
         """The trained cells."""
@@ -116,8 +116,14 @@ class Method:
 
     @classmethod
     def read(cls, text: str) -> Method:
-        """`label=name:option=value,option=value`; values are JSON, or else words (joined by + for several)."""
+        """`label=name:option=value,option=value`; values are JSON, or else words (joined by + for several).
+
+        A searcher of a user's own is `module:Class`: what comes after the first colon and has no `=` is a class.
+        """
         head, _, tail = text.partition(":")
+        own, _, rest = tail.partition(":")
+        if own and "=" not in own:
+            head, tail = f"{head}:{own}", rest
         label, equals, name = head.partition("=")
         options: dict[str, Any] = {}
         for part in filter(None, tail.split(",")):

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from _output import output_folder
 from conformance import TOLERANCES, Outcome, cases, check, known_cells, poisoned, random_cells
 
 from grammar import Cell
@@ -68,7 +69,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="draws them")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--only", nargs="*", default=(), help="these cells alone; nothing is written")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=output_folder, default=str(FOLDER))
     return parser.parse_args(arguments)
 
 
@@ -163,7 +164,6 @@ Written by `python scripts/conformance --backend NAME --cells 200`; do not edit.
 
 
 def _write(facts: dict[str, Any], folder: Path, backend: str, dtype: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts, indent=1, allow_nan=False)
     (folder / f"conformance_{backend}_{dtype}.json").write_text(text + "\n", encoding="utf-8")
     every = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("conformance_*.json"))]

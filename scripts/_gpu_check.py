@@ -338,6 +338,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu does without")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     if given.processes is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         given.processes = max(1, min(12, cores - 2))

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from _output import output_folder
 from torch import nn
 
 from grammar import Cell, parse, zoo
@@ -96,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", default=SIZES, help=f"BxTxH, divided by commas (default {SIZES})")
     parser.add_argument("--models", type=int, nargs="+", default=list(COUNTS), help="how many models")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", default=".", help="folder for ensemble.json and ensemble.md")
+    parser.add_argument(
+        "--out", type=output_folder, default=".", help="folder for ensemble.json and ensemble.md"
+    )
     given = parser.parse_args(arguments)
     rows = []
     with one_thread():
@@ -108,9 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for count in given.models:
                     rows.append(measured(cell, batch, steps, width, count, given.repeats))
                     print(f"{cell.name} {size} k={count}: {rows[-1]['ratio']:.2f}", flush=True)
-    out = Path(given.out)
-    (out / "ensemble.json").write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
-    (out / "ensemble.md").write_text(page(rows, facts))
+    whole = json.dumps({"machine": facts, "rows": rows}, indent=1)
+    (given.out / "ensemble.json").write_text(whole + "\n", encoding="utf-8")
+    (given.out / "ensemble.md").write_text(page(rows, facts), encoding="utf-8")
 
 
 if __name__ == "__main__":

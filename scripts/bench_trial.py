@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from _output import output_folder
 from torch import Tensor, nn
 
 from grammar import Cell, parse, zoo
@@ -228,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--size", default="M")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--out", type=Path, help="a folder for trial.json and trial.md")
+    parser.add_argument("--out", type=output_folder, help="a folder for trial.json and trial.md")
     given = parser.parse_args(arguments)
     cells = {}
     for text in given.cells or DEFAULT:
@@ -245,7 +246,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{row['cell']:16}{row['group']:12}{ratios}  steps/s {both}", flush=True)
     whole = {**facts, "machine": machine, "rows": rows}
     if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
         (given.out / "trial.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         (given.out / "trial.md").write_text(page(whole), encoding="utf-8")
 

@@ -16,10 +16,10 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
+from _output import output_file
 
 from grammar import Cell, parse, zoo
 from nas.nn import CellModule, build
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", help="lengths instead of the sizes, comma-separated")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--rounds", action="store_true")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)

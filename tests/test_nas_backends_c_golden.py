@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from grammar import Sizes, parse
-from nas.backends.c.layer import Layer
+from nas.backends.c.making import Making
 
 GOLDEN = Path(__file__).parent / "golden"
 CELLS = {
@@ -22,7 +22,7 @@ CELLS = {
 
 @pytest.mark.parametrize("name", CELLS)
 def test_golden_c(name: str, request: pytest.FixtureRequest) -> None:
-    text = Layer(parse(CELLS[name]), Sizes.of(8, 8, 1, None), lanes=8).text
+    text = Making(parse(CELLS[name]), Sizes.of(8, 8, 1, None), lanes=8).text
     if request.config.getoption("--update-golden"):
         (GOLDEN / name).write_text(text, encoding="utf-8")
     assert text == (GOLDEN / name).read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from nas.nn import CellModule, build
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=str(problem()))
 
-CELLS = ["lstm", "mingru", "deltanet"]
+CELLS = ["lstm", "mingru", "deltanet", "qrnn"]
 WIDTH, BATCH, STEPS = 8, 2, 5
 
 

@@ -48,11 +48,32 @@ def test_a_factor_of_the_loss_is_one_of_the_gradients() -> None:
 def test_targets_that_do_not_count_and_that_are_no_class() -> None:
     arrays, targets = drawn(20, 6, 9)
     targets[[0, 7]] = -100
-    for own, plain in zip(found(arrays, targets), found(arrays, targets, plain=True), strict=True):
-        torch.testing.assert_close(own, plain)
+    exact = [array.clone().requires_grad_() for array in arrays]
+    loss = F.cross_entropy(F.linear(*exact), targets)
+    expected = [loss.detach(), *torch.autograd.grad(loss, exact)]
+    for plain in (False, True):
+        for own, value in zip(found(arrays, targets, plain=plain), expected, strict=True):
+            torch.testing.assert_close(own, value)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(arrays[0], arrays[1], arrays[2], targets), loss)
     targets[3] = 9
     with pytest.raises(IndexError, match="none of the 9 classes"):
         found(arrays, targets)
+
+
+def test_where_no_target_counts_the_loss_is_that_of_torch() -> None:
+    arrays, targets = drawn(4, 3, 5)
+    targets[:] = -100
+    for plain in (False, True):
+        loss, *gradients = found(arrays, targets, plain=plain)
+        assert bool(loss.isnan())
+        assert all(bool((gradient == 0).all()) for gradient in gradients)
+
+
+def test_inside_a_transform_of_torch_func() -> None:
+    arrays, targets = drawn(4, 3, 5)
+    made = torch.func.grad(lambda x: linear_cross_entropy(x, arrays[1], arrays[2], targets))(arrays[0])
+    torch.testing.assert_close(made, found(arrays, targets)[1])
 
 
 def test_what_does_not_fit_is_no_read_beyond_arrays() -> None:

@@ -314,6 +314,37 @@ def test_arguments_that_are_wrong() -> None:
         together.candidate(3)
     with pytest.raises(BuildError, match="one generator for each of 3 candidates; received 1"):
         together.reset_parameters([torch.Generator()])
+    with pytest.raises(BuildError, match=r"drawn by a torch\.Generator, or one for each; received 3"):
+        together.reset_parameters(3)  # type: ignore[arg-type]
+    with pytest.raises(BuildError, match="number is a whole number; received 'a'"):
+        together.candidate("a")  # type: ignore[arg-type]
+    with pytest.raises(BuildError, match="x is a tensor or a PackedSequence; received list"):
+        together([1.0])
+    with pytest.raises(
+        BuildError, match=r"x must be torch\.float32, as the weights are; received torch\.float64"
+    ):
+        together(drawn(BATCH, STEPS, WIDTH).double())
+
+
+@pytest.mark.parametrize("candidates", ["2", 2.5, True, None])
+def test_candidates_are_a_whole_number(candidates: Any) -> None:
+    with pytest.raises(BuildError, match=f"candidates is a whole number; received {candidates!r}"):
+        Ensemble(zoo("gru"), candidates, WIDTH, WIDTH)
+
+
+def test_sizes_are_whole_numbers() -> None:
+    with pytest.raises(BuildError, match="input_size is a whole number; received '8'"):
+        Ensemble(zoo("gru"), COUNT, "8", WIDTH)  # type: ignore[arg-type]
+    with pytest.raises(BuildError, match="hidden_size is a whole number; received None"):
+        Ensemble(zoo("gru"), COUNT, WIDTH, None)  # type: ignore[arg-type]
+
+
+def test_modules_may_come_one_by_one_and_are_modules() -> None:
+    assert Ensemble.of(module for module in modules(zoo("gru"))).candidates == COUNT
+    with pytest.raises(BuildError, match="made of modules; received one CellModule"):
+        Ensemble.of(build(zoo("gru"), WIDTH, WIDTH))  # type: ignore[arg-type]
+    with pytest.raises(BuildError, match="made of modules; received one NoneType"):
+        Ensemble.of(None)  # type: ignore[arg-type]
 
 
 def test_a_backend_without_candidates_is_passed_over() -> None:

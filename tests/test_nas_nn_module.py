@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from grammar import parse, parse_sketch, zoo, zoo_names
+from nas.backends.c.compiler import problem
 from nas.errors import BuildError
 from nas.nn import CellModule, build
 
@@ -245,6 +248,11 @@ X = torch.zeros(2, 3, 5)
         ("h' = tanh(lin(x, h))", {"key_size": 0}, "key_size is at least 1; received 0"),
         ("h' = tanh(lin(x, h))", {"num_layers": 0}, "num_layers must be at least 1; received 0"),
         ("h' = tanh(lin(x, h))", {"dropout": 1.5}, "dropout must be from 0 to 1; received 1.5"),
+        ("h' = tanh(lin(x, h))", {"dropout": "some"}, "dropout must be from 0 to 1; received 'some'"),
+        ("h' = tanh(lin(x, h))", {"input_size": "5"}, "input_size is a whole number; received '5'"),
+        ("h' = tanh(lin(x, h))", {"hidden_size": 4.0}, "hidden_size is a whole number; received 4.0"),
+        ("h' = tanh(lin(x, h))", {"heads": None}, "heads is a whole number; received None"),
+        ("h' = tanh(lin(x, h))", {"num_layers": True}, "num_layers is a whole number; received True"),
         ("h' = tanh(lin(x, h))", {"backend": "referenc"}, "unknown backend 'referenc'; did you mean 'reference'"),
         ("h' = tanh(lin(x, blocks=2) + h)", {}, r"the weight h.w0 \[2, 1/2 H, 1/2 D\] does not fit: .*input_size=5"),
         ("h' = h * sigmoid(lin(x)) + x", {}, r"input_size == hidden_size, because of `\(\(h \* .*\) \+ x\)`; received"),
@@ -294,6 +302,13 @@ def test_only_cells_are_built() -> None:
         (X, {"state": torch.zeros(1, 2, 4)}, r"the state of lstm is \(h, c\); received 1 values"),
         (X, {"state": (torch.zeros(1, 2, 4), torch.zeros(2, 4))}, r"state c must have .* received \[2, 4\]"),
         (X[0], {"state": (torch.zeros(1, 2, 4), torch.zeros(1, 4))}, r"state h .* \[1, 4\]; received \[1, 2, 4\]"),
+        (X, {"lengths": "ab"}, "lengths are 2 whole numbers from 1 to 3, one for each sequence; received 'ab'"),
+        (X, {"lengths": [1.5, 2]}, r"received \[1.5, 2\]"),
+        (X, {"state": 3}, "a state is a tensor, or a tuple of them; received a int for lstm"),
+        (None, {}, "x is a tensor or a PackedSequence; received NoneType"),
+        (X.double(), {}, "x must be torch.float32, as the weights are; received torch.float64"),
+        (X.bfloat16(), {}, "x must be torch.float32, as the weights are; received torch.bfloat16"),
+        (X.long(), {}, "received torch.int64"),
         (PackedSequence(X[0], torch.ones(3)), {"lengths": [3]}, "a PackedSequence has its own lengths"),
         (PackedSequence(X[0, :, :4], torch.ones(3)), {}, r"packed from \[..., 5\]; received rows of \[3, 4\]"),
     ],
@@ -316,3 +331,55 @@ def test_every_known_cell_runs_with_one_head(name: str) -> None:
     layer = build(zoo(name), 6, 6)
     y, _ = layer(torch.randn(2, 4, 6))
     assert y.shape == (2, 4, 6)
+
+
+BACKENDS = ["reference"] + (["c"] if problem() is None else [])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["lstm", "mingru"])
+def test_x_of_another_type_than_the_weights_is_refused_by_every_backend(name: str, backend: str) -> None:
+    module, x = build(zoo(name), 5, 4, backend=backend), X
+    wrong: list[tuple[CellModule, Tensor]] = [(module, x.double()), (module, x.half()), (module, x.int())]
+    for one, given in wrong:
+        with pytest.raises(
+            BuildError,
+            match=re.escape(f"x must be torch.float32, as the weights are; received {given.dtype}"),
+        ):
+            one(given)
+    with pytest.raises(BuildError, match=r"received torch\.float64"):
+        module.step(x[:, 0].double())
+    with pytest.raises(BuildError, match=r"received torch\.float64"):
+        module(torch.zeros(2, 3, dtype=torch.int64), table=torch.ones(6, 5).double())
+    with pytest.raises(
+        BuildError, match=r"x must be torch\.float64, as the weights are; received torch\.float32"
+    ):
+        module.double()(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert bool(module.float()(x.bfloat16())[0].isfinite().all())
+
+
+@pytest.mark.skipif("c" not in BACKENDS, reason=str(problem()))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("lstm", {}), ("indrnn", {"solver": "newton"}), ("treelstm", {"policy": "balanced"})],
+)
+def test_transforms_of_torch_func_are_refused_by_compiled_cells(name: str, options: dict[str, Any]) -> None:
+    module = build(zoo(name), 5, 4, backend="c", **options)
+    weights: dict[str, Tensor] = dict(module.named_parameters())
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        made: Tensor = torch.func.functional_call(module, weights, (x,))[0].square().sum()
+        return made
+
+    refused = r"transforms of torch\.func \(grad, jvp, vmap and others\) do not go through compiled cells"
+    for run in (
+        lambda: torch.func.grad(loss)(weights, X),
+        lambda: torch.func.grad(loss, argnums=1)(weights, X),
+        lambda: torch.vmap(lambda x: loss(weights, x))(torch.stack([X, X])),
+    ):
+        with pytest.raises(NotImplementedError, match=refused):
+            run()
+        with torch.no_grad(), pytest.raises(NotImplementedError, match=refused):
+            run()
+    assert loss(weights, X).isfinite()

@@ -257,6 +257,19 @@ def test_the_surrogate_answers_any_cell_with_the_noise_of_a_run() -> None:
     assert set(quiet.quality(folds=3)) == {"kendall_tau", "auc_failing"}
 
 
+def test_the_surrogate_says_nothing_below_the_best_of_its_pool() -> None:
+    """Boosted trees go beyond the scores that they saw, and a search would end where they do."""
+    cells = toy_cells()
+    rng = np.random.default_rng(3)
+    scores = [5.0 + made_up_score(cell) for cell in cells]
+    pool = Pool.of("toy", cells, scores)
+    surrogate = Surrogate(pool, noise=False)
+    surrogate._model = lambda asked: np.full(len(asked), pool.best - 1.0)
+    assert surrogate(cells[0], rng).score == pool.best
+    surrogate._model = lambda asked: np.full(len(asked), pool.best + 1.0)
+    assert surrogate(cells[0], rng).score == pool.best + 1.0
+
+
 def test_every_searcher_runs_in_the_laboratory() -> None:
     pool = toy_pool()
     space = PoolSpace(pool)

@@ -53,7 +53,7 @@ PUBLIC: dict[str, str] = {
         IR_OPS Instr Linearised Map Matrices NORMAL_RULES NO_DERIVATIVE Node Normal OWN PRIMITIVES Place Product
         Program ROWS RULES Read Recurrence Region Replay Rule STACK STAGES Scan Schedule Slot Sweep Use
         WeightGradient adjoint adjoint_cell adjoint_tree checked_analysis checked_recurrences compile_program
-        describe is_plain joins linearised matrices normal
+        describe expanded_by_users is_plain joins linearised matrices normal
         normal_cell normal_tree number_in passes recurrences refuted register_expansion same_axes schedule shape_in
         show show_after taps tree_parts verify verify_normal width width_of with_scans
     """,

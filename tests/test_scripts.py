@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import _benchmarks
 import _conformance
 import _gpu_check
 import _gpu_jobs
+import _output
 import bench_eager
 import bench_ensemble
 import bench_trial
@@ -190,9 +193,51 @@ def test_benchmarks_write_a_page_that_their_json_holds(
 
 
 def test_bench_ensemble_writes_its_result_and_a_page(tmp_path: Path) -> None:
-    bench_ensemble.main(
-        ["gru", "--sizes", "2x3x4", "--models", "2", "--repeats", "3", "--out", str(tmp_path)]
-    )
-    (row,) = json.loads((tmp_path / "ensemble.json").read_text())["rows"]
+    out = tmp_path / "new" / "folder"
+    bench_ensemble.main(["gru", "--sizes", "2x3x4", "--models", "2", "--repeats", "3", "--out", str(out)])
+    (row,) = json.loads((out / "ensemble.json").read_text())["rows"]
     assert row["ratio"] == row["apart"]["median"] / row["together"]["median"]
-    assert "| gru | 2, 3, 4 | 2 | " in (tmp_path / "ensemble.md").read_text()
+    assert "| gru | 2, 3, 4 | 2 | " in (out / "ensemble.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "work"),
+    [
+        (bench_ensemble.main, [], "bench_ensemble.measured"),
+        (bench_trial.main, [], "bench_trial.compare"),
+        (_benchmarks.main, [], "_benchmarks.measured"),
+        (_conformance.main, ["--backend", "reference"], "_conformance._run"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    main: Callable[[Sequence[str]], None],
+    arguments: list[str],
+    work: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*given: object, **named: object) -> None:
+        raise AssertionError(f"{work} ran")
+
+    monkeypatch.setattr(work, never)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--out", str(tmp_path / "file" / "below")])
+    assert "nothing can be written to" in capsys.readouterr().err
+
+
+def test_output_places(tmp_path: Path) -> None:
+    folder = _output.output_folder(str(tmp_path / "a" / "b"))
+    assert folder.is_dir()
+    assert not list(folder.iterdir())
+    file = _output.output_file(str(tmp_path / "c" / "d.json"))
+    assert file == tmp_path / "c" / "d.json"
+    assert file.parent.is_dir()
+    assert not file.exists()
+    with pytest.raises(argparse.ArgumentTypeError, match="is a folder, and a file is wanted"):
+        _output.output_file(str(folder))
+    file.write_text("{}")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"nothing can be written to .*d\.json"):
+        _output.output_file(str(file / "e.json"))

@@ -103,3 +103,19 @@ def test_runs_of_one_method_have_different_seeds(tmp_path: Path) -> None:
 def test_wrong_use_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         _compare_searchers.main([*arguments, "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "name", "options"),
+    [
+        ("random", "random", "random", {}),
+        ("ei=guided:acquisition=ei,kappa=1", "ei", "guided", {"acquisition": "ei", "kappa": 1}),
+        ("mine=package.own:Searcher", "mine", "package.own:Searcher", {}),
+        ("o=own:Own:rate=0.5,of=a+b", "o", "own:Own", {"rate": 0.5, "of": ["a", "b"]}),
+    ],
+)
+def test_a_method_is_a_name_with_options(
+    text: str, label: str, name: str, options: dict[str, object]
+) -> None:
+    method = _compare_searchers.Method.read(text)
+    assert (method.label, method.name, dict(method.options)) == (label, name, options)

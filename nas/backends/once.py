@@ -1,4 +1,4 @@
-"""Backward halves that have no gradient themselves."""
+"""What compiled cells have no derivative for: backward halves, and what torch.func asks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+
+
+def transformed() -> bool:
+    """Whether this is inside a transform of torch.func."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def refuse_transforms() -> None:
+    """Raise NotImplementedError inside a transform of torch.func, which cannot see into compiled code."""
+    if transformed():
+        raise NotImplementedError(
+            "transforms of torch.func (grad, jvp, vmap and others) do not go through compiled cells; "
+            'build the module with backend="reference" and solver="exact"'
+        )
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:

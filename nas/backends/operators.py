@@ -49,6 +49,30 @@ class Layout:
     reverse: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a forward half takes. A state is None where it starts as the text says; `keep`: a backward half follows."""
+
+    x: Tensor
+    weights: Sequence[Tensor]
+    state: Sequence[Tensor | None]
+    layout: Layout
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """What a backward half takes. `wanted` says for x, then for each state, whether its gradient is."""
+
+    x: Tensor
+    weights: Sequence[Tensor]
+    saved: Sequence[Tensor]
+    dy: Tensor | None
+    dfinal: Sequence[Tensor | None]
+    layout: Layout
+    wanted: Sequence[bool]
+
+
 class Operated(ABC):
     """A layer as the operators take it. `fake`: give tensors of the right shapes and compute nothing.
 
@@ -62,29 +86,11 @@ class Operated(ABC):
     keeps_y: bool = False
 
     @abstractmethod
-    def forward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        state: Sequence[Tensor | None],
-        layout: Layout,
-        keep: bool,
-        fake: bool,
-    ) -> list[Tensor]:
+    def forward(self, given: Forward, fake: bool) -> list[Tensor]:
         """The output, the final states, and with `keep` what the backward half sees again, without the output."""
 
     @abstractmethod
-    def backward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        saved: Sequence[Tensor],
-        dy: Tensor | None,
-        dfinal: Sequence[Tensor | None],
-        layout: Layout,
-        wanted: Sequence[bool],
-        fake: bool,
-    ) -> list[Tensor]:
+    def backward(self, given: Backward, fake: bool) -> list[Tensor]:
         """The gradients of x (anything where it is not wanted), of the weights, and of the states that are wanted."""
 
     def seen_by(self, asked: Sequence[bool]) -> frozenset[int]:
@@ -116,12 +122,13 @@ def _forward(key: str, given: Sequence[Any], fake: bool) -> list[Tensor]:
     x, weights, state, known, *layout, keep = given
     values = iter(state)
     start = [next(values) if one else None for one in known]
-    return operated(key).forward(x, weights, start, Layout(*layout), keep, fake)
+    return operated(key).forward(Forward(x, weights, start, Layout(*layout), keep), fake)
 
 
 def _backward(key: str, given: Sequence[Any], fake: bool) -> list[Tensor]:
     x, weights, saved, dy, dfinal, *layout, wanted = given
-    return operated(key).backward(x, weights, saved, dy, dfinal, Layout(*layout), wanted, fake)
+    found = Backward(x, weights, saved, dy, dfinal, Layout(*layout), wanted)
+    return operated(key).backward(found, fake)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:

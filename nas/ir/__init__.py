@@ -17,6 +17,7 @@ from nas.ir.checking import refuted as refuted
 from nas.ir.derivatives import DERIVATIVES as DERIVATIVES
 from nas.ir.derivatives import NO_DERIVATIVE as NO_DERIVATIVE
 from nas.ir.expansions import EXPANSIONS as EXPANSIONS
+from nas.ir.expansions import expanded_by_users as expanded_by_users
 from nas.ir.expansions import register_expansion as register_expansion
 from nas.ir.linearised import Circle as Circle
 from nas.ir.linearised import Linearised as Linearised

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from grammar import OPS, VEC, Type
+from grammar import OPS, VEC, Cell, Type
 from nas.errors import BuildError
 from nas.ir.builder import Builder, count_of, summed, wide
 from nas.ir.program import Instr
@@ -19,6 +19,7 @@ Expansion = Callable[[Builder, Instr, Sequence[int]], int]
 
 _EXPANSIONS: dict[str, Expansion] = {}
 EXPANSIONS: Mapping[str, Expansion] = MappingProxyType(_EXPANSIONS)
+_USERS: set[str] = set()
 
 
 def register_expansion(name: str, expansion: Expansion) -> None:
@@ -32,6 +33,12 @@ def register_expansion(name: str, expansion: Expansion) -> None:
     if name in _EXPANSIONS:
         raise BuildError(f"an operation has one expansion, but {name!r} has one already")
     _EXPANSIONS[name] = expansion
+    _USERS.add(name)
+
+
+def expanded_by_users(cell: Cell) -> bool:
+    """Whether what a cell computes is not said by its text alone: it has operations that `register_expansion` named."""
+    return any(node.op in _USERS for node in cell.graph.nodes)
 
 
 def _entry(name: str) -> Callable[[Expansion], Expansion]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from grammar import Cell
 from nas.backends import FlexibleRunner, Runner, Steps, candidates_runner
 from nas.errors import BuildError
 from nas.nn.module import CellModule, State
-from nas.nn.rows import Layout, as_rows, check_tokens, checked_lengths, looked_up
+from nas.nn.rows import Layout, as_rows, check_tensor, check_tokens, checked_lengths, looked_up, whole_number
 
 Module = TypeVar("Module", bound=CellModule)
 _SAME = (
@@ -61,6 +61,7 @@ class Ensemble(CellModule):
         dropout: float = 0.0,
         backend: str = "auto",
     ) -> None:
+        candidates = whole_number("candidates", candidates)
         if candidates < 1:
             raise BuildError(f"an ensemble has at least 1 candidate; received candidates={candidates}")
         kind = getattr(cell, "kind", "time")  # what is no cell is found out later
@@ -82,11 +83,14 @@ class Ensemble(CellModule):
         )
 
     @classmethod
-    def of(cls, modules: Sequence[CellModule], backend: str | None = None) -> Ensemble:
+    def of(cls, modules: Iterable[CellModule], backend: str | None = None) -> Ensemble:
         """Modules of one cell at the same sizes, side by side: weights are copied, with their dtype and device.
 
         `backend` is by default that of the first. Raises BuildError where the modules differ in structure.
         """
+        if not isinstance(modules, Iterable):
+            raise BuildError(f"an ensemble is made of modules; received one {type(modules).__name__}")
+        modules = list(modules)
         if not modules:
             raise BuildError("an ensemble has at least 1 candidate; received no modules")
         first = modules[0]
@@ -106,7 +110,7 @@ class Ensemble(CellModule):
 
     def candidate(self, number: int) -> CellModule:
         """One candidate as a module of its own, with a copy of its weights."""
-        if not 0 <= number < self.candidates:
+        if not 0 <= whole_number("number", number) < self.candidates:
             raise BuildError(f"there are the candidates 0 to {self.candidates - 1}; received {number}")
         options = {name: getattr(self, name) for name in _SAME}  # the exact solver, too
         made = CellModule(self.cell, backend=self.backend, **options).to(self._like())
@@ -123,6 +127,10 @@ class Ensemble(CellModule):
         `generator` is one for all, or one for each: candidate c then begins as a module with the c-th one does.
         """
         own = list(generator) if isinstance(generator, Sequence) else [generator] * self.candidates
+        if not all(one is None or isinstance(one, torch.Generator) for one in own):
+            raise BuildError(
+                f"candidates are drawn by a torch.Generator, or one for each; received {generator!r}"
+            )
         if len(own) != self.candidates:
             raise BuildError(
                 f"there is one generator for each of {self.candidates} candidates; received {len(own)}"
@@ -186,6 +194,7 @@ class Ensemble(CellModule):
         self, x: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None
     ) -> tuple[Layout, Tensor]:
         """The layout of x and its rows `[C, rows, D]`."""
+        check_tensor(x)
         if isinstance(x, PackedSequence):
             raise BuildError("an ensemble takes padded sequences with lengths=, no PackedSequence")
         C, D = self.candidates, self.input_size

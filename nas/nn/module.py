@@ -15,7 +15,7 @@ from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
 from nas.backends import FlexibleRunner, NewtonCount, NewtonRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
-from nas.nn.rows import Layout, as_rows, check_tokens, looked_up
+from nas.nn.rows import Layout, as_rows, check_dtype, check_tokens, looked_up, whole_number
 from nas.nn.weights import LayerWeights
 
 State = Tensor | tuple[Tensor, ...]
@@ -60,10 +60,16 @@ class CellModule(nn.Module):
             )
         if cell.kind not in self._kinds:
             raise BuildError(f"cell {cell.name} is a tree cell: build(...) makes its module")
+        input_size, hidden_size = (
+            whole_number("input_size", input_size),
+            whole_number("hidden_size", hidden_size),
+        )
+        num_layers, heads = whole_number("num_layers", num_layers), whole_number("heads", heads)
+        key_size = None if key_size is None else whole_number("key_size", key_size)
         if num_layers < 1:
             raise BuildError(f"num_layers must be at least 1; received {num_layers}")
-        if not 0 <= dropout <= 1:
-            raise BuildError(f"dropout must be from 0 to 1; received {dropout}")
+        if not _is_share(dropout):
+            raise BuildError(f"dropout must be from 0 to 1; received {dropout!r}")
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.bidirectional, self.dropout = batch_first, bidirectional, dropout
@@ -302,6 +308,8 @@ class CellModule(nn.Module):
             for direction in range(self.directions):
                 place = layer * self.directions + direction
                 weights = self._arrays(layer, direction)
+                if not place:
+                    check_dtype(rows, weights)
                 if isinstance(call, FlexibleRunner) and (steps.even or not direction):
                     start = self._start(state[place], layer, direction, rows, steps, known=True)
                     looked_up = None if layer else tokens
@@ -371,7 +379,11 @@ class CellModule(nn.Module):
         if state is None:
             return [[None] * len(slots)] * places
         axis = len(self._lead)  # of layers and directions
-        given = (state,) if isinstance(state, Tensor) else tuple(state)
+        given = (state,) if isinstance(state, Tensor) else state
+        if not isinstance(given, Sequence):
+            raise BuildError(
+                f"a state is a tensor, or a tuple of them; received a {type(state).__name__} for {self.cell.name}"
+            )
         if len(given) != len(slots) or not all(isinstance(value, Tensor) for value in given):
             names = ", ".join(self.state_names)
             raise BuildError(f"the state of {self.cell.name} is ({names}); received {len(given)} values")
@@ -416,6 +428,10 @@ class CellModule(nn.Module):
 
     def _slot_width(self, slot: Slot, place: int) -> int | None:
         return self.sizes[place // self.directions].input_size if slot.type.kind == "in" else None
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
 _Parts = Sequence[Sequence[Tensor | None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ def as_rows(
 
     `by_sequence`: rows may be those of sequence after sequence, which spares a copy.
     """
+    check_tensor(x)
     if isinstance(x, PackedSequence):
         if lengths is not None:
             raise BuildError("a PackedSequence has its own lengths; received lengths= beside it")
@@ -86,6 +88,30 @@ def as_rows(
     packed = pack_padded_sequence(x, checked, batch_first, enforce_sorted=False)
     layout = Layout(Steps(packed.batch_sizes.tolist()), batch_first, packed, total=total)
     return layout, packed.data
+
+
+def check_tensor(x: object) -> None:
+    """Raise BuildError where the input is none."""
+    if not isinstance(x, (Tensor, PackedSequence)):
+        raise BuildError(f"x is a tensor or a PackedSequence; received {type(x).__name__}")
+
+
+def check_dtype(rows: Tensor, weights: Sequence[Tensor]) -> None:
+    """Raise BuildError where the input is not of the weights' type, which torch.autocast alone may change."""
+    if not weights or rows.dtype is weights[0].dtype:
+        return
+    if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+        raise BuildError(f"x must be {weights[0].dtype}, as the weights are; received {rows.dtype}")
+
+
+def whole_number(name: str, value: object) -> int:
+    """A whole number that a caller gave. Raises BuildError where it is none."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise BuildError(f"{name} is a whole number; received {value!r}")
 
 
 def check_tokens(tokens: object, batch_first: bool) -> Tensor:
@@ -114,7 +140,15 @@ def looked_up(
 
 def checked_lengths(lengths: Tensor | Sequence[int], batch: int, total: int) -> Tensor:
     """Lengths as int64 on the CPU. Raises BuildError unless there is one from 1 to `total` for each sequence."""
-    found = torch.as_tensor(lengths).to("cpu", torch.int64)
+    try:
+        given = torch.as_tensor(lengths)
+        if given.is_floating_point() or given.is_complex():
+            raise TypeError
+    except (TypeError, ValueError, RuntimeError):
+        raise BuildError(
+            f"lengths are {batch} whole numbers from 1 to {total}, one for each sequence; received {lengths!r}"
+        ) from None
+    found = given.to("cpu", torch.int64)
     if found.shape != (batch,) or bool((found < 1).any()) or bool((found > total).any()):
         raise BuildError(
             f"lengths are {batch} whole numbers from 1 to {total}, one for each sequence; received {found.tolist()}"

@@ -18,7 +18,7 @@ from nas.nn.easy_first import Query, easy_first
 from nas.nn.levels import grow
 from nas.nn.merges import CPU, by_policy, given
 from nas.nn.module import CellModule, State, slot_shape
-from nas.nn.rows import checked_lengths
+from nas.nn.rows import check_dtype, check_tensor, checked_lengths
 
 POLICIES = ("given", "balanced", "left", "easy-first", "beam")
 LEARNED = POLICIES[3:]
@@ -114,6 +114,7 @@ class TreeModule(CellModule):
         """Outputs of the merges and the state at the root: see the class. Raises BuildError where a shape is wrong."""
         if state is not None:
             raise BuildError(f"a tree begins at its leaves: cell {self.cell.name} takes no state")
+        check_tensor(x)
         if isinstance(x, PackedSequence) or x.dim() != 3 or x.shape[2] != self.input_size or 0 in x.shape:
             wanted = f"[B, n, {self.input_size}]" if self.batch_first else f"[n, B, {self.input_size}]"
             shown = "a PackedSequence" if isinstance(x, PackedSequence) else list(x.shape)
@@ -169,6 +170,7 @@ class TreeModule(CellModule):
     def _grown(self, x: Tensor, leaves: int, own: Tensor, tree: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The outputs `[B, m, H]` and the states at the roots, `[B, *shape]`."""
         runner, weights = tree_runner(self.backend, self.cell, self.sizes[0]), self._arrays(0, 0)
+        check_dtype(x, weights)
         if self.policy == "easy-first":
             return easy_first(runner, weights, cast(Query, self.scorer), x, own)[:2]
         if self.policy == "beam":

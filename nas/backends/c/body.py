@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from nas.backends.c import delays
 from nas.backends.c.fuse import WHOLE, Fusion, Group
 from nas.backends.c.loops import Item, Loop, Place, literal
 from nas.backends.c.text import Function, Text
@@ -33,6 +34,7 @@ class Body(Text):
     ) -> None:
         super().__init__(world, function)
         self.sweep, self.names = sweep, names
+        self.slots = [s for s in sweep.slots if s not in world.chains]  # those that are carried
         self.places |= given
         self.lines: list[str] = []
         roots = {a for k in sweep.body for a in self.nodes[k].args} | set(sweep.stored)
@@ -81,7 +83,7 @@ class Body(Text):
         self.copied: list[int] = []  # slots that take a copy at the end of a step
         group_of = {k: g for g, group in enumerate(self.groups) for k in group.nodes}
         states = {self.nodes[k].slot: k for k in range(len(self.nodes)) if self.nodes[k].op == "state"}
-        for s in self.sweep.slots:
+        for s in self.slots:
             k = following[s]
             made = k in group_of and self.nodes[k].args and self.nodes[k].op != "total"
             if made and k not in self.writes:
@@ -90,8 +92,8 @@ class Body(Text):
                 self.copied.append(s)
         sources = {following[s] for s in self.copied}
         sources |= {a for k in self.sweep.grams for a in self.nodes[k].args}
-        self.double: set[int] = set(self.sweep.slots) if self.names.apart else set()
-        for s in self.sweep.slots:
+        self.double: set[int] = set(self.slots) if self.names.apart else set()
+        for s in self.slots:
             k, state = following[s], states.get(s)
             if state is None or state == k:
                 continue
@@ -139,12 +141,13 @@ class Body(Text):
         used = {a for group in self.groups for k in group.nodes for a in (self.nodes[k].args or (k,))}
         used |= {self.w.schedule.following[s] for s in self.copied}
         used |= {a for k in self.sweep.grams for a in self.nodes[k].args}
-        for s in self.sweep.slots if not self.names.apart else ():
+        for s in self.slots if not self.names.apart else ():
             for name in (self.names.now, self.names.new) if s in self.double else (self.names.now,):
                 self.f.buffers.append((f"{name}{s}", self._pad(self.slot_width(s))))
         for k, node in enumerate(self.nodes):
             if node.op == "state" and node.slot in self.sweep.slots and k in inside:
-                self.places[k] = self.slot_place(node.slot, new=False)
+                delayed = node.slot in self.w.chains
+                self.places[k] = delays.place(node.slot) if delayed else self.slot_place(node.slot, new=False)
             elif k in self.places:  # the same for all rows
                 continue
             elif k in used and k in self.w.rows and (k not in inside or node.op in LEAVES):

@@ -94,10 +94,53 @@ def training_text() -> str:
     return _header("training.h")
 
 
-def _load(text: str) -> ctypes.CDLL:
-    name, folder = f"{digest(prelude() + text)}.so", cache_folder()
+def library_name(text: str) -> str:
+    """The name of a text's library in the cache."""
+    return f"{digest(prelude() + text)}.so"
+
+
+def found(name: str, digest: bytes) -> ctypes.CDLL | None:
+    """The library of that name in the cache, if it is whole and has that digest."""
+    place = cache_folder() / name
     try:
-        if _is_whole(folder / name):
+        return ctypes.CDLL(str(place)) if digest and _opened(place)[1] == digest else None
+    except OSError:
+        return None
+
+
+def digest_of(name: str) -> bytes | None:
+    """The digest of a library in the cache; None where it is not there, whole."""
+    try:
+        return _opened(cache_folder() / name)[1] or None
+    except OSError:
+        return None
+
+
+def kept(name: str) -> bytes | None:
+    """The content of a file that `keep` made in the cache; None where it is not there, whole."""
+    try:
+        content, digest = _opened(cache_folder() / name)
+    except OSError:
+        return None
+    return content if digest else None
+
+
+def keep(name: str, content: bytes) -> None:
+    """Keep a file in the cache, complete or not at all: where there is no room for it, it is made anew next time."""
+    folder = cache_folder()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as work:
+            made = Path(work) / "kept"
+            made.write_bytes(_sealed(content))
+            os.replace(made, folder / name)
+    except OSError:  # a folder that cannot be written was told when the library was built
+        pass
+
+
+def _load(text: str) -> ctypes.CDLL:
+    name, folder = library_name(text), cache_folder()
+    try:
+        if _opened(folder / name)[1]:
             return ctypes.CDLL(str(folder / name))
     except OSError:  # not there, or not for this machine's C library
         pass
@@ -180,10 +223,14 @@ def _sealed(library: bytes) -> bytes:
     return library + hashlib.sha256(library).digest()
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is one that `_sealed` made. One cut short would end the process that loads it."""
-    found = path.read_bytes()
-    return _sealed(found[:-32]) == found
+def _opened(path: Path) -> tuple[bytes, bytes]:
+    """The content of a file that `_sealed` made, and its digest: empty where it is none that is whole.
+
+    A library cut short would end the process that loads it. Raises OSError where there is no file.
+    """
+    whole = path.read_bytes()
+    content, digest = whole[:-32], whole[-32:]
+    return (content, digest) if hashlib.sha256(content).digest() == digest else (b"", b"")
 
 
 def _precompiled(folder: Path) -> Path:

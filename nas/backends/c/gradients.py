@@ -12,23 +12,32 @@ from nas.ir import Adjoint
 
 Parts = Sequence[Tensor]
 Result = Callable[[Parts, torch.Size], Tensor]
+Summands = tuple[tuple[tuple[int, int], ...], ...]
+
+
+def summands_of(adjoint: Adjoint, driver: Driver, arrays: int) -> Summands:
+    """Of each array the sums over rows of a backward half that make up its gradient, as `Gradients` takes them."""
+    index = {key: n for n, key in enumerate(driver.sums)}
+    plan = driver.half.schedule
+    found: list[list[tuple[int, int]]] = [[] for _ in range(arrays)]
+    for w in adjoint.weights:
+        k = plan.at[w.value]
+        op = plan.nodes[k].op
+        kind = op if op in ("total", "gram") else "end"
+        found[w.array].append((w.column, index[kind, k]))
+    return tuple(map(tuple, found))
 
 
 class Gradients:
-    """Called with all sums over rows of a backward half, gives the gradient of each array; None where it has none."""
+    """Called with all sums over rows of a backward half, gives the gradient of each array; None where it has none.
 
-    def __init__(self, adjoint: Adjoint, driver: Driver, shapes: Sequence[tuple[int, ...]]) -> None:
-        self.floats = driver.floats
-        self.widths = [size for _, size in driver.sums.values()]
-        index = {key: n for n, key in enumerate(driver.sums)}
-        plan = driver.half.schedule
-        summands: dict[int, list[tuple[int, int]]] = {}
-        for w in adjoint.weights:
-            k = plan.at[w.value]
-            op = plan.nodes[k].op
-            kind = op if op in ("total", "gram") else "end"
-            summands.setdefault(w.array, []).append((w.column, index[kind, k]))
-        self.results = [_result(shape, summands.get(n, [])) for n, shape in enumerate(shapes)]
+    `sums` has the floats of each, `summands` of each array which of them its gradient is made of, each for one place of
+    its last axis, or for all of it (-1).
+    """
+
+    def __init__(self, sums: Sequence[int], summands: Summands, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.widths, self.floats = list(sums), sum(sums)
+        self.results = [_result(shape, own) for shape, own in zip(shapes, summands, strict=True)]
 
     def __call__(self, sums: Tensor) -> list[Tensor | None]:
         """See the class. Axes of `sums` before the last are axes of every gradient."""

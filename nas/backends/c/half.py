@@ -16,7 +16,8 @@ class Half:
 
     `keep` are nodes whose rows are stored for the other half, `ends` those of the stage `end` that are wanted. `name`
     begins the names of its functions and marks its buffers. `checkpoints` are slots stored every so many steps,
-    `replay` says how to compute from them what a backward half needs.
+    `replay` says how to compute from them what a backward half needs. `chains` and `past` are slots that are read
+    in x, `windows` where the first values of those are that both halves read (delays.py).
     """
 
     def __init__(
@@ -32,10 +33,16 @@ class Half:
         ends: Sequence[int] = (),
         checkpoints: Mapping[int, int] = MappingProxyType({}),
         replay: Recomputed | None = None,
+        chains: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+        past: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+        windows: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self.schedule, self.name, self.outputs = schedule, name, dict(outputs)
         arrays = arrays_of(schedule.program, sizes)
-        self.world = World(schedule, sizes, lanes, dict(given), {}, held, checkpoints, arrays)
+        self.world = World(
+            schedule, sizes, lanes, dict(given), {}, held, checkpoints, arrays, chains, past, windows
+        )
+        self.world.window = len(windows) * sizes.input_size
         self.keep = set(keep)
         self.widths: dict[Key, int] = {}  # of each buffer of rows that this half makes
         self.copies: list[tuple[int, Key]] = []  # outputs that are computed elsewhere than in their buffer

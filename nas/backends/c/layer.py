@@ -2,78 +2,57 @@
 
 from __future__ import annotations
 
-import math
+import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
 from nas.backends.c.compiler import load
-from nas.backends.c.driver import KEPT, OWN, SHARED, Driver, grams_in_order
+from nas.backends.c.delays import WINDOWS
+from nas.backends.c.driver import KEPT, OWN, SHARED
 from nas.backends.c.gradients import Gradients
-from nas.backends.c.half import Half
+from nas.backends.c.making import Making
+from nas.backends.c.outline import Outline, recalled, remember, slots_of
 from nas.backends.c.running import Geometry, Running, Values
-from nas.backends.c.world import Column, Held, Key, Recomputed, World, arrays_of
-from nas.ir import (
-    Adjoint,
-    Normal,
-    Replay,
-    Schedule,
-    Sweep,
-    adjoint_cell,
-    compile_program,
-    normal_cell,
-    schedule,
-    width,
-)
+from nas.backends.c.world import Key
 
 Table = tuple[
     Tensor, Tensor
 ]  # tokens, int64 [rows + 1], of which the last is V, and what they are rows of, [V, D]
 
-_HELD = 512 * 1024  # bytes of matrices that a chunk of steps may take for each sequence
-
-
-@dataclass(frozen=True)
-class Slotted:
-    """A state as a caller knows it: its shape without batch, whether it is complex, its start (None: always given)."""
-
-    shape: tuple[int, ...]
-    complex: bool
-    start: float | None
-
 
 class Layer:
     """One layer in one direction, for vectors of `lanes` floats. Weights are in the order of `Program.arrays`.
 
-    `text` is its C. Rows are float32 in any geometry. Of several candidates, all tensors have an axis over them before
-    their own, in arguments and results; rows that are the same for all may have a stride of 0 there.
+    Rows are float32 in any geometry. Of several candidates, all tensors have an axis over them before their own, in
+    arguments and results; rows that are the same for all may have a stride of 0 there.
     """
 
     def __init__(self, cell: Cell, sizes: Sizes, lanes: int) -> None:
         self.cell, self.sizes, self.lanes = cell, sizes, lanes
-        normal, adjoint = normal_cell(cell), adjoint_cell(cell)
         self.slots = slots_of(cell, sizes)
-        held = _held(normal, self.slots, sizes)
-        forward = self._forward(normal, adjoint, held)
-        backward = self._backward(adjoint, [Held(h.slot, h.row, h.first, h.step) for h in held])
-        ahead = Driver(forward, shared=sorted({column.key for column in self.saved.values()}))
-        back = Driver(backward, given=ahead.regions, grams=grams_in_order(backward))
-        self.text = ahead.text + back.text
-        # of a table that x is rows of, whether all rows are needed as well, and of its gradient
-        self.x_rows, self.dx_rows = ahead.x_rows or back.x_rows, back.dx_rows
-        self.seen = _seen(normal)
-        self.seen_by_all = all(found == self.seen[0] for found in self.seen)
-        self._prepare(adjoint, ahead, back)
+        self._library: ctypes.CDLL | None = None
+        self._making: Making | None = None
+        kept = recalled(cell, sizes, lanes)
+        if kept is None:
+            self._making = Making(cell, sizes, lanes)
+            self._prepare(self._making.outline)
+        else:
+            outline, self._library = kept
+            self._prepare(outline)
 
-    def _prepare(self, adjoint: Adjoint, ahead: Driver, back: Driver) -> None:
+    def _prepare(self, outline: Outline) -> None:
         """What calls need, looked up once."""
-        arrays = arrays_of(adjoint.forward, self.sizes)
-        self.ahead = Running(ahead, len(arrays))
-        self.back = Running(back, len(arrays), backward=True)
-        self.gradients = Gradients(adjoint, back, [shape for _, shape in arrays.values()])
+        self.x_rows, self.dx_rows, self.has_dx = outline.x_rows, outline.dx_rows, outline.has_dx
+        self.checkpoints, self.every = dict(outline.checkpoints), outline.every
+        self.seen = [frozenset(arrays) for arrays in outline.seen]
+        self.seen_by_all = all(found == self.seen[0] for found in self.seen)
+        arrays = len(outline.shapes)
+        self.ahead = Running("f", outline.ports[0], arrays)
+        self.back = Running("b", outline.ports[1], arrays, backward=True)
+        self.gradients = Gradients(outline.sums, outline.summands, outline.shapes)
         kinds = [torch.complex64 if slot.complex else torch.float32 for slot in self.slots]
         self.ends, self.starts = (
             [
@@ -83,10 +62,10 @@ class Layer:
             for run in (self.ahead, self.back)
         )
         # rows that a call makes: the key, floats in each; those that the backward half sees again come first
-        region = ahead.widths
-        reads_y = any(column.key == ("y", 0) for column in self.saved.values())
-        again: list[Key] = [("y", 0)] if reads_y else []
+        region = dict(zip(((SHARED, 0), (KEPT, 0), (OWN, 0)), outline.made, strict=True))
+        again: list[Key] = [("y", 0)] if outline.keeps_y else []
         again += [key for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
+        again += [WINDOWS] if outline.window else []
         again += [("checkpoint", s) for s in self.checkpoints]
         self.again = [(self.ahead.place(key), self.back.place(key)) for key in again]
         self.rows_made = [
@@ -95,7 +74,8 @@ class Layer:
             if region[key]
         ]
         self.rows_kept = [(self.ahead.place((KEPT, 0)), region[KEPT, 0])] if region[KEPT, 0] else []
-        self.rows_back = [(self.back.place((OWN, 1)), back.widths[OWN, 1])] if back.widths[OWN, 1] else []
+        self.rows_back = [(self.back.place((OWN, 1)), outline.own_back)] if outline.own_back else []
+        self.windows = [(self.ahead.place(WINDOWS), outline.window)] if outline.window else []
         self.checked = [(self.ahead.place(("checkpoint", s)), size) for s, size in self.checkpoints.items()]
         self.x, self.y = (self.ahead.place((name, 0)) for name in "xy")
         self.x_back, self.dy, self.dx, self.sums, self.dtable = (
@@ -105,83 +85,21 @@ class Layer:
             [run.place((name, 0)) for name in ("tokens", "table")] for run in (self.ahead, self.back)
         ]
         self.is_loaded = False
-        self.keeps_y = int(reads_y)
+        self.keeps_y = int(outline.keeps_y)
         self.saved_rows = [region[key] for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
         self.graded = [n for n, result in enumerate(self.gradients.results) if result is not None]
         self.empty = [[None] * len(run.places) for run in (self.ahead, self.back)]
 
-    def _forward(self, normal: Normal, adjoint: Adjoint, held: Sequence[Held]) -> Half:
-        program = normal.program
-        states = {i.slot: k for k, i in enumerate(program.instrs) if i.op == "state"}
-        keep = [*adjoint.saved, *(states[s] for s in adjoint.past)]
-        plan = schedule(program, self.sizes, [program.out, *keep])
-        given = {
-            k: Column(("x", 0), 0, self.sizes.input_size)
-            for k, node in enumerate(plan.nodes)
-            if node.op == "x"
-        }
-        outputs: dict[int, Key] = {plan.at[program.out]: ("y", 0)}
-        slots = adjoint.replay.slots if adjoint.replay else ()
-        self.checkpoints = {s: width(program.slots[s].type, self.sizes) for s in slots}
-        self.every = max(4, min(16, _HELD // (4 * max(sum(self.checkpoints.values()), 1))))
-        half = Half(
-            plan,
-            self.sizes,
-            self.lanes,
-            "f",
-            given,
-            outputs,
-            held,
-            keep=[plan.at[k] for k in keep],
-            checkpoints=dict.fromkeys(slots, self.every),
-        )
-        self.saved = {("saved", k): half.column(plan.at[k]) for k in adjoint.saved}
-        self.saved |= {("past", s): half.column(plan.at[states[s]]) for s in adjoint.past}
-        return half
-
-    def _backward(self, adjoint: Adjoint, held: Sequence[Held]) -> Half:
-        program = adjoint.backward
-        outputs: dict[int, Key] = {}
-        wanted = [] if adjoint.dx is None else [adjoint.dx]
-        plan = schedule(program, self.sizes, wanted)
-        self.has_dx = adjoint.dx is not None
-        if adjoint.dx is not None:
-            outputs[plan.at[adjoint.dx]] = ("dx", 0)
-        ends = [plan.at[w.value] for w in adjoint.weights]
-        replay = self._replay(adjoint.replay) if adjoint.replay else None
-        return Half(
-            plan, self.sizes, self.lanes, "b", self._given(plan), outputs, held, ends=ends, replay=replay
-        )
-
-    def _given(self, plan: Schedule) -> dict[int, Column]:
-        """The rows that a backward half has from the forward one and from the caller."""
-        given = {}
-        for k, node in enumerate(plan.nodes):
-            if node.op == "x":
-                given[k] = Column(("x", 0), 0, self.sizes.input_size)
-            elif node.op == "dy":
-                given[k] = Column(("dy", 0), 0, self.sizes.hidden_size)
-            elif node.op == "saved":
-                given[k] = self.saved["saved", int(node.attr("of"))]  # type: ignore[call-overload]
-            elif node.op == "past" and node.slot not in self.checkpoints:
-                given[k] = self.saved["past", node.slot]
-        return given
-
-    def _replay(self, replay: Replay) -> Recomputed:
-        plan = schedule(replay.program, self.sizes, whole=True)
-        (sweep,) = plan.steps
-        assert isinstance(sweep, Sweep)
-        world = World(
-            plan, self.sizes, self.lanes, self._given(plan), arrays=arrays_of(replay.program, self.sizes)
-        )
-        return Recomputed(world, sweep, replay.slots, self.every)
-
     def loaded(self) -> Layer:
         """This layer, with its library. Raises CompilerError where it cannot be built."""
         if not self.is_loaded:
-            library = load(self.text)
-            self.ahead.attach(library)
-            self.back.attach(library)
+            if self._making is not None:
+                self._library = load(self._making.text)
+                remember(self.cell, self.sizes, self.lanes, self._making.outline, self._making.text)
+                self._making = None
+            assert self._library is not None
+            self.ahead.attach(self._library)
+            self.back.attach(self._library)
             self.is_loaded = True
         return self
 
@@ -231,6 +149,8 @@ class Layer:
         if keep:
             for place, floats in self.rows_kept:
                 values[place] = torch.empty((*rows, floats))
+            for place, floats in self.windows:
+                values[place] = torch.empty((*lead, geometry.batch, floats))
             for place, floats in self.checked:
                 room = (*lead, geometry.batch, self.chunks(geometry.count), floats)
                 values[place] = torch.empty(room)
@@ -298,63 +218,3 @@ def _passing(rows: tuple[int, ...], floats: int) -> Tensor:
     """Rows that are read and written in one call, where candidates follow each other: the same memory for all."""
     made = torch.empty((rows[-1], floats))
     return made.expand(*rows, floats) if len(rows) > 1 else made
-
-
-def slots_of(cell: Cell, sizes: Sizes) -> list[Slotted]:
-    """The states of a cell as callers give them."""
-    found = []
-    for slot in compile_program(cell).slots:
-        shape = ((slot.steps,) if slot.steps else ()) + sizes.shape(slot.type)
-        start = None if isinstance(slot.init, str) else float(slot.init)
-        found.append(Slotted(shape, slot.type.is_complex, start))
-    return found
-
-
-def _held(normal: Normal, slots: Sequence[Slotted], sizes: Sizes) -> list[Held]:
-    """How the slots of the normal form lie in the states of callers."""
-    found = []
-    for place, slot in zip(normal.slots, normal.program.slots, strict=True):
-        own = slots[place.slot]
-        count = math.prod(own.shape)
-        start = None if own.start is None else float(own.start)
-        if own.complex:
-            imaginary = place.part == "im"
-            found.append(
-                Held(
-                    place.slot,
-                    2 * count,
-                    int(imaginary),
-                    2,
-                    0.0 if imaginary and start is not None else start,
-                )
-            )
-        else:
-            first = max(place.step, 0) * math.prod(sizes.shape(slot.type))
-            found.append(Held(place.slot, count, first, 1, start))
-    return found
-
-
-def _seen(normal: Normal) -> list[frozenset[int]]:
-    """The arrays that the output sees over any number of steps, then those that each state of a caller does."""
-    program = normal.program
-    arrays = {(array.weight, array.spec.role): n for n, array in enumerate(program.arrays)}
-    count = 1 + max((place.slot for place in normal.slots), default=-1)
-    roots = [[program.out]] + [
-        [slot.next for place, slot in zip(normal.slots, program.slots, strict=True) if place.slot == s]
-        for s in range(count)
-    ]
-    found = []
-    for root in roots:
-        live: set[int] = set()
-        todo = list(root)
-        while todo:
-            k = todo.pop()
-            if k not in live:
-                live.add(k)
-                instr = program.instrs[k]
-                todo.extend(instr.args)
-                if instr.op == "state":
-                    todo.append(program.slots[instr.slot].next)
-        used = (program.instrs[k] for k in live)
-        found.append(frozenset(arrays[i.weight, str(i.attr("role"))] for i in used if i.weight >= 0))
-    return found

@@ -12,7 +12,7 @@ from grammar import Cell, Sizes
 from nas.backends.c.compiler import lanes
 from nas.backends.c.layer import Layer
 from nas.backends.c.running import Geometry
-from nas.backends.operators import Layout, Operated
+from nas.backends.operators import Backward, Forward, Layout, Operated
 
 
 @lru_cache(maxsize=256)
@@ -56,20 +56,12 @@ class CompiledOperated(Operated):
         """See `Operated`."""
         return self.layer.seen_by(asked)
 
-    def forward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        state: Sequence[Tensor | None],
-        layout: Layout,
-        keep: bool,
-        fake: bool,
-    ) -> list[Tensor]:
+    def forward(self, given: Forward, fake: bool) -> list[Tensor]:
         """See `Operated`."""
-        layer = self.layer
+        layer, x, layout, keep = self.layer, given.x, given.layout, given.keep
         if not fake:
-            start = [None if value is None else value.contiguous() for value in state]
-            arrays = [w.contiguous() for w in weights]
+            start = [None if value is None else value.contiguous() for value in given.state]
+            arrays = [w.contiguous() for w in given.weights]
             y, finals, saved = layer.loaded().forward(compact(x), arrays, start, geometry(layout), keep)
             for checkpoints in saved[len(saved) - len(layer.checkpoints) :] if keep else ():
                 # room that is never read; operators give no chance values
@@ -79,6 +71,8 @@ class CompiledOperated(Operated):
         made += [self._state(x, s, layout) for s in range(self.finals)]
         for floats in layer.saved_rows if keep else ():
             made.append(x.new_empty((*x.shape[:-1], floats)))
+        for _, floats in layer.windows if keep else ():
+            made.append(x.new_empty((*x.shape[:-2], layout.batch, floats)))
         for floats in layer.checkpoints.values() if keep else ():
             made.append(x.new_empty((*x.shape[:-2], layout.batch, layer.chunks(layout.count), floats)))
         return made
@@ -88,27 +82,18 @@ class CompiledOperated(Operated):
         dtype = torch.complex64 if slot.complex else torch.float32
         return x.new_empty((*x.shape[:-2], layout.batch, *slot.shape), dtype=dtype)
 
-    def backward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        saved: Sequence[Tensor],
-        dy: Tensor | None,
-        dfinal: Sequence[Tensor | None],
-        layout: Layout,
-        wanted: Sequence[bool],
-        fake: bool,
-    ) -> list[Tensor]:
+    def backward(self, given: Backward, fake: bool) -> list[Tensor]:
         """See `Operated`."""
-        layer = self.layer
+        layer, x, weights = self.layer, given.x, given.weights
+        layout, wanted = given.layout, given.wanted
         if fake:
             made = [x.new_empty(x.shape if wanted[0] and self.has_dx else 0)]
             made += [weights[n].new_empty(weights[n].shape) for n in self.graded]
             return made + [self._state(x, s, layout) for s, want in enumerate(wanted[1:]) if want]
-        pulls = [None if value is None else value.contiguous() for value in (dy, *dfinal)]
+        pulls = [None if value is None else value.contiguous() for value in (given.dy, *given.dfinal)]
         arrays = [w.contiguous() for w in weights]
         dx, dweights, dstate = layer.loaded().backward(
-            saved, compact(x), arrays, geometry(layout), pulls[0], pulls[1:], wanted
+            given.saved, compact(x), arrays, geometry(layout), pulls[0], pulls[1:], wanted
         )
         found = [x.new_zeros(0) if dx is None else dx]
         for n in self.graded:  # parts of one tensor, which an operator must not give

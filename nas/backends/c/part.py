@@ -15,7 +15,7 @@ from torch import Tensor
 from grammar import Cell, Sizes
 from nas.backends.c.compiler import lanes, load
 from nas.backends.c.driver import KEPT, OWN, SHARED, Driver, grams_in_order
-from nas.backends.c.gradients import Gradients
+from nas.backends.c.gradients import Gradients, summands_of
 from nas.backends.c.half import Half
 from nas.backends.c.running import Geometry, Running, Values
 from nas.backends.c.world import Column, Key, arrays_of
@@ -115,8 +115,11 @@ class Part:
     def _prepare(self, made: Adjoint, ahead: Driver, back: Driver) -> None:
         """What calls need, looked up once."""
         arrays = arrays_of(made.forward, self.sizes)
-        self.ahead, self.back = Running(ahead, len(arrays)), Running(back, len(arrays), backward=True)
-        self.gradients = Gradients(made, back, [shape for _, shape in arrays.values()])
+        self.ahead = Running("f", ahead.ports, len(arrays))
+        self.back = Running("b", back.ports, len(arrays), backward=True)
+        sums = [size for _, size in back.sums.values()]
+        shapes = [shape for _, shape in arrays.values()]
+        self.gradients = Gradients(sums, summands_of(made, back, len(shapes)), shapes)
         # what the backward half sees of the caller's rows
         self.sees_x = ("x", 0) in back.ports
         self.seen_children = [n for n in range(len(self.dchild)) if ("child", n) in back.ports]

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from grammar import Cell, Sizes
 from nas.backends.base import FlexibleRunner, Runner
 from nas.backends.c.compiler import CompilerError
-from nas.backends.c.layer import Layer, Table, slots_of
+from nas.backends.c.layer import Layer, Table
 from nas.backends.c.ops import compact, even, operated
+from nas.backends.c.outline import slots_of
 from nas.backends.c.running import Geometry
 from nas.backends.candidates import side_by_side
 from nas.backends.fallback import fell_back
-from nas.backends.once import first_order
+from nas.backends.once import first_order, refuse_transforms
 from nas.backends.operators import key_of
 from nas.backends.reference import Reference
 from nas.backends.steps import Steps
@@ -63,6 +64,7 @@ class CompiledRunner(FlexibleRunner):
         layer = self._built() if here and x.device.type == "cpu" else None
         if layer is None:
             return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
+        refuse_transforms()
         x = x if x.dtype is torch.float32 else x.float()
         if tokens is not None and _PAYS * len(x) > steps.rows:
             x, tokens = _looked_up(x, tokens), None

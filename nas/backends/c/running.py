@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from nas.backends.c.compiler import each, kit
-from nas.backends.c.driver import Driver
 from nas.backends.c.world import Key
 
 Values = list[Tensor | None]
@@ -46,12 +46,15 @@ class Geometry:
 
 
 class Running:
-    """A half, ready to run. `backward` says that it goes through the steps the other way round."""
+    """A half, ready to run: its name, and the keys of the pointers that it takes.
 
-    def __init__(self, driver: Driver, weights: int, backward: bool = False) -> None:
-        self.name, self.weights, self.back = f"recell_{driver.half.name}", weights, int(backward)
+    `backward` says that it goes through the steps the other way round.
+    """
+
+    def __init__(self, half: str, ports: Sequence[Key], weights: int, backward: bool = False) -> None:
+        self.name, self.weights, self.back = f"recell_{half}", weights, int(backward)
         self.places: dict[Key, int] = {}
-        self.pointers = [self.place(key) for key in driver.ports]
+        self.pointers = [self.place(key) for key in ports]
 
     def attach(self, library: ctypes.CDLL) -> None:
         """Take the function from the library."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from nas.backends.c import delays
 from nas.backends.c.body import Body, Names
 from nas.backends.c.fuse import MATRIX
 from nas.backends.c.loops import Place, literal
@@ -39,6 +40,12 @@ class SweepText:
             self.again = Body(
                 self.replay.world, self.f, self.replay.sweep, Names("hc", "hn", "hu", apart=True), {}
             )
+        self.delayed = [s for s in sweep.slots if s in world.chains]  # those of its slots that are read in x
+        past = {
+            k: nodes[k].slot for k in sorted(args) if nodes[k].op == "past" and nodes[k].slot in world.past
+        }
+        self.past = sorted(set(past.values()))  # and those of the other half
+        given |= {k: delays.place(slot) for k, slot in past.items()}
         self.body = Body(world, self.f, sweep, Names(), given)
         self.block = self._block()
         self.text = self._function()
@@ -99,9 +106,12 @@ class SweepText:
             "const long t = rev ? T - 1 - step : step;",
             "long now = size ? size[t] - b0 : most;",
             "now = now < 0 ? 0 : now > most ? most : now;",
+            *delays.ahead(self.w, self.f, self.delayed),
+            *delays.back(self.w, self.f, self.past),
             *self._borders(),
             "m = now;",
             "if (!m) continue;",
+            *delays.kept(self.w, self.f, self.delayed),
             "const long r0 = (off ? off[t] : t * ts) + b0 * bs;",
             "const long nx = step + 1 == T ? 0 : off ? off[rev ? t - 1 : t + 1] - off[t] : rev ? -ts : ts;",
             *self.body.row_pointers(),
@@ -109,6 +119,8 @@ class SweepText:
             *(self._replayed() if self.replay else []),
             *self.body.lines,
             "}",
+            *(["const long step = T, t = rev ? -1 : T;"] if self.delayed else []),
+            *delays.ahead(self.w, self.f, self.delayed),
             *self._store_slots("0", "m"),
             "}",
         ]
@@ -146,7 +158,7 @@ class SweepText:
 
     def _load_slots(self, first: str, last: str) -> list[str]:
         lines = []
-        for s in self.sweep.slots:
+        for s in self.body.slots:
             held, size = self.w.held[s], self.body.slot_width(s)
             pointer, to = self.f.port(("init", held.slot)), f"st{s} + i * {self._pad(size)}"
             start = 0.0 if held.start is None else held.start
@@ -164,6 +176,8 @@ class SweepText:
         for s in self.sweep.slots:
             held, size = self.w.held[s], self.body.slot_width(s)
             pointer, of = self.f.port(("final", held.slot)), f"st{s} + i * {self._pad(size)}"
+            if s in self.delayed:
+                of = delays.place(s).at("i")
             move = self._moved(held, of, pointer, size, load=False)
             lines.append(f"if ({pointer}) for (long i = {first}; i < {last}; i++) {move}")
         return lines

@@ -7,6 +7,7 @@ compiler.
 from __future__ import annotations
 
 import ctypes
+import math
 from array import array
 from collections.abc import Sequence
 from functools import cache
@@ -17,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.backends.c.compiler import kit, load, problem, training_text
-from nas.backends.once import first_order
+from nas.backends.once import first_order, transformed
 
+_IGNORED = -100  # the target of rows that do not count, as torch has it
 _MOST_CLASSES = 1 << 16  # with more, blocks of logits are few rows of much memory
 
 
@@ -27,13 +29,14 @@ def linear_cross_entropy(
 ) -> Tensor:
     """The mean cross entropy [] of the logits x W^T + b with `targets` `[n]` int64, for x `[n, D]` and weight `[V, D]`.
 
-    In float32 on a CPU in one pass that never has all logits, and makes the gradients on the way. Targets of -100 count
-    as no loss. Raises IndexError for other targets that are no class.
+    In float32 on a CPU in one pass that never has all logits, and makes the gradients on the way. The mean is that of
+    `torch.nn.functional.cross_entropy`: rows with a target of -100 do not count, and NaN is that of none. Raises
+    IndexError for other targets that are no class.
     """
     if plain or not _takes(x, weight, bias) or not _fit(x, weight, bias, targets):
         logits = F.linear(x, weight, bias)
         logits = logits if logits.dtype is torch.float64 else logits.float()
-        return F.cross_entropy(logits, targets, reduction="sum") / len(x)
+        return F.cross_entropy(logits, targets)
     if torch.is_grad_enabled():
         found: Tensor = _Head.apply(x, weight, bias, targets)  # type: ignore[no-untyped-call]
         return found
@@ -70,7 +73,7 @@ def adamw_(
 
 
 def _takes(*tensors: Tensor) -> bool:
-    if torch.compiler.is_compiling() or problem() is not None:
+    if torch.compiler.is_compiling() or transformed() or problem() is not None:
         return False
     return all(
         t.device.type == "cpu" and t.dtype is torch.float32 and type(t) in (Tensor, torch.nn.Parameter)
@@ -96,16 +99,17 @@ def _head(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, gradients: S
     """The mean loss; `gradients` are to hold those of x, weight and bias."""
     (rows, deep), classes = x.shape, len(weight)
     targets, loss = targets.contiguous(), ctypes.c_double()
+    counted = int((targets != _IGNORED).sum())
     values = [tensor.data_ptr() for tensor in (x, weight, bias, targets)]
     places = [tensor.data_ptr() for tensor in gradients] or [0] * 3
     failed = _library().recell_cross_entropy(
-        kit().buffer_info()[0], rows, classes, deep, *values, 1 / rows, *places, ctypes.byref(loss)
+        kit().buffer_info()[0], rows, classes, deep, *values, 1 / max(counted, 1), *places, ctypes.byref(loss)
     )
     if failed == 1:
         raise MemoryError("there is no memory for the logits of a head")
     if failed:
         raise IndexError(f"a target is none of the {classes} classes")
-    return torch.tensor(loss.value / rows)
+    return torch.tensor(loss.value / counted if counted else math.nan)
 
 
 class _Head(torch.autograd.Function):

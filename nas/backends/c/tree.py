@@ -15,7 +15,7 @@ from nas.backends.c.forest import grown
 from nas.backends.c.part import Part, part_of
 from nas.backends.fallback import fell_back
 from nas.backends.levels import merged
-from nas.backends.once import first_order
+from nas.backends.once import first_order, refuse_transforms
 from nas.backends.reference import Reference
 from nas.backends.states import divided, united
 from nas.ir import normal_tree
@@ -76,6 +76,7 @@ class CompiledTree(FlexibleTreeRunner):
         """The part for these tensors; None where it cannot be built and need not, or is not for them."""
         if torch.compiler.is_compiling() or not all(map(_is_ready, given)):
             return None
+        refuse_transforms()
         if arity not in self._parts:
             self._parts[arity] = self._built(arity)
         return self._parts[arity]

@@ -44,6 +44,11 @@ class World:
     held: Sequence[Held] = ()
     checkpoints: Mapping[int, int] = field(default_factory=dict)  # slots that are stored every so many steps
     arrays: Mapping[tuple[int, str], tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    # of slots that are read in x (delays.py): in a forward half those of its own, in a backward half of the other
+    chains: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    past: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    windows: Mapping[int, int] = field(default_factory=dict)  # where what both halves read of these begins
+    window: int = 0  # floats of all these for each sequence
 
     def size(self, k: int) -> int:
         """Numbers per row of a node's value."""

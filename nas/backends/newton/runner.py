@@ -14,7 +14,7 @@ from torch import Tensor
 from grammar import Cell, Sizes
 from nas.backends.base import Runner
 from nas.backends.newton.rows import Effort, Frame, Run
-from nas.backends.once import first_order
+from nas.backends.once import first_order, refuse_transforms
 from nas.backends.states import divided, refused, united
 from nas.backends.steps import Steps
 from nas.errors import BuildError
@@ -104,6 +104,7 @@ class NewtonRunner:
         traced = torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
         if traced or steps.count == 1:
             return self.exact(x, weights, state, steps)
+        refuse_transforms()
         like = weights[0] if weights else x
         kind = like.dtype if like.dtype.itemsize >= 4 else torch.float32
         first = [value.to(kind) for value in divided(state, self.places)]

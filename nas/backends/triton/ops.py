@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
-from nas.backends.operators import Layout, Operated
+from nas.backends.operators import Backward, Forward, Layout, Operated
 from nas.backends.steps import Steps
 from nas.backends.triton.runner import Both, Runner
 from nas.ir import shape_in
@@ -46,16 +46,9 @@ class KernelOperated(Operated):
             if want
         ]
 
-    def forward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        state: Sequence[Tensor | None],
-        layout: Layout,
-        keep: bool,
-        fake: bool,
-    ) -> list[Tensor]:
+    def forward(self, given: Forward, fake: bool) -> list[Tensor]:
         """See `Operated`."""
+        x, weights, layout, keep = given.x, given.weights, given.layout, given.keep
         both = self._both(x, weights)
         program, sizes = both.made.forward, self.runner.sizes
         if fake:
@@ -65,7 +58,7 @@ class KernelOperated(Operated):
                 made.append(x.new_empty((x.shape[0], *shape_in(program.instrs[k].type, sizes)), dtype=dtype))
             held = [keep and s in both.checked for s in range(self.finals)]
             return made + self._states(both, x, held, both.room(layout.count), layout.batch)
-        first = [value for value in state if value is not None]
+        first = [value for value in given.state if value is not None]
         with torch.cuda.device_of(x):
             y, last, saved = both.run(x, weights, first, steps_of(layout), keep)
         for checks in saved[len(both.kept) :]:
@@ -75,25 +68,19 @@ class KernelOperated(Operated):
         rest = [v.to(t) for v, t in zip((*last, *saved), types, strict=False)] + saved[len(both.kept) :]
         return alone([y, *rest], (x, *weights, *first))
 
-    def backward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        saved: Sequence[Tensor],
-        dy: Tensor | None,
-        dfinal: Sequence[Tensor | None],
-        layout: Layout,
-        wanted: Sequence[bool],
-        fake: bool,
-    ) -> list[Tensor]:
+    def backward(self, given: Backward, fake: bool) -> list[Tensor]:
         """See `Operated`."""
+        x, weights, saved, layout, wanted = given.x, given.weights, given.saved, given.layout, given.wanted
         both = self._both(x, weights)
         if fake:
             made = [torch.empty_like(x) if wanted[0] and self.has_dx else x.new_empty(0)]
             made += [weights[n].new_empty(weights[n].shape) for n in self.graded]
             return made + self._states(both, x, wanted[1:], layout.batch)
         zeros = self._states(both, x, [True] * self.finals, layout.batch)
-        ends = [room.zero_() if value is None else value for room, value in zip(zeros, dfinal, strict=True)]
+        ends = [
+            room.zero_() if value is None else value for room, value in zip(zeros, given.dfinal, strict=True)
+        ]
+        dy = given.dy
         if dy is None:
             dy = x.new_zeros((x.shape[0], self.runner.sizes.hidden_size))
         with torch.cuda.device_of(x):

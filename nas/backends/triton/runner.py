@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
-from nas.backends.once import first_order
+from nas.backends.once import first_order, refuse_transforms
 from nas.backends.operators import key_of
 from nas.backends.primitives import blocks_of, flat, product
 from nas.backends.states import divided, united
@@ -220,6 +220,7 @@ class Runner:
     def _launched(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        refuse_transforms()
         like = weights[0] if weights else x
         axis = x.dim() - 1  # of a window's steps
         # Kernels that compute a chunk of steps at once take no candidates, who are many programs as they are.

@@ -1,0 +1,123 @@
+"""Slots that have x as it was some steps before: read where x lies, and not carried from step to step.
+
+A window of a conv over x has `width - 1` such slots, a shift of x has one. In the first steps they have what the caller
+gave. A backward half reads them so, too: of all their values it needs the first ones alone kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from nas.backends.c.loops import Place, literal
+from nas.backends.c.text import Function
+from nas.backends.c.world import World
+from nas.ir import Program, Schedule, Sweep
+
+Chains = Mapping[int, tuple[int, ...]]
+WINDOWS = ("windows", 0)  # the first values of all slots that a backward half reads, `[batch, floats]`
+
+
+def chains_of(program: Program) -> dict[int, tuple[int, ...]]:
+    """Of each slot that has x of some steps before, as many slots: itself, then the ones that it takes its values from.
+
+    Before step n it has what slot n of these had in the beginning, and when there is none more, x.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    following = {s: program.instrs[slot.next] for s, slot in enumerate(program.slots)}
+    new: dict[int, tuple[int, ...]] = {s: (s,) for s, instr in following.items() if instr.op == "x"}
+    while new:
+        found |= new
+        new = {
+            s: (s, *found[instr.slot])
+            for s, instr in following.items()
+            if s not in found and instr.op == "state" and instr.slot in new
+        }
+    return found
+
+
+def read_by_sweeps(plan: Schedule, slots: Collection[int]) -> set[int]:
+    """Those slots whose values nothing but the bodies of sweeps reads, in the schedule of a backward half."""
+    sweeps = [step for step in plan.steps if isinstance(step, Sweep)]
+    inside = {k for sweep in sweeps for k in sweep.body}
+    outside = {k for sweep in sweeps for k in sweep.stored}
+    outside |= {a for k, node in enumerate(plan.nodes) if k not in inside for a in node.args}
+    return {
+        s
+        for s in slots
+        if not any(node.op == "past" and node.slot == s and k in outside for k, node in enumerate(plan.nodes))
+    }
+
+
+def place(slot: int) -> Place:
+    """Where the value of such a slot is; `ahead` and `back` say so at each step."""
+    return Place(f"z{slot}", f"zr{slot}")
+
+
+def ahead(world: World, f: Function, slots: Sequence[int]) -> list[str]:
+    """The places before step `step`, which is at `t`, in a forward half."""
+    lines = []
+    for s in slots:
+        chain, size = world.chains[s], world.sizes.input_size
+        lines += _of_x(f, s, f"step >= {len(chain)}", -len(chain), size)
+        for n, other in enumerate(chain):
+            held = world.held[other]
+            pointer, start = (
+                f.port(("init", held.slot)),
+                _start(f, 0.0 if held.start is None else held.start, size),
+            )
+            lines += [
+                f"else if (step == {n}) {{",
+                f"z{s} = {pointer} ? {pointer} + b0 * {held.row} + {held.first} : {start};",
+                f"zr{s} = {pointer} ? {held.row} : 0;",
+                "}",
+            ]
+    return lines
+
+
+def kept(world: World, f: Function, slots: Sequence[int]) -> list[str]:
+    """In a forward half: the values before the first step, for the backward half."""
+    wanted = [s for s in slots if s in world.windows]
+    if not wanted:
+        return []
+    size, whole, port = world.sizes.input_size, world.window, f.port(WINDOWS)
+    copies = [
+        f"memcpy({port} + (b0 + i) * {whole} + {world.windows[s]}, z{s} + i * zr{s}, {4 * size});"
+        for s in wanted
+    ]
+    return [f"if (!step && {port}) for (long i = 0; i < m; i++) {{", *copies, "}"]
+
+
+def back(world: World, f: Function, slots: Sequence[int]) -> list[str]:
+    """The places before the forward step that a backward half is at."""
+    lines = []
+    for s in slots:
+        chain, size = world.past[s], world.sizes.input_size
+        lines += _of_x(f, s, f"T - 1 - step >= {len(chain)}", len(chain), size)
+        for n, other in enumerate(chain):
+            first = f"{f.port(WINDOWS)} + b0 * {world.window} + {world.windows[other]}"
+            lines.append(f"else if (T - 1 - step == {n}) {{ z{s} = {first}; zr{s} = {world.window}; }}")
+    return lines
+
+
+def _of_x(f: Function, s: int, when: str, steps: int, size: int) -> list[str]:
+    """A row of x so many steps of this half further on."""
+    t = f"(rev ? t - {steps} : t + {steps})" if steps > 0 else f"(rev ? t + {-steps} : t - {-steps})"
+    row = f"(off ? off[{t}] : {t} * ts) + b0 * bs"
+    return [
+        f"const float *z{s} = 0;",
+        f"long zr{s} = 0;",
+        f"if ({when}) {{ z{s} = {f.port(('x', 0))} + ({row}) * {size}; zr{s} = bs * {size}; }}",
+    ]
+
+
+def _start(f: Function, value: float, size: int) -> str:
+    """A row of one number, made once."""
+    name = re.sub(r"\W", "_", f"start{literal(value)}")
+    if not any(line.startswith(f"float *const {name} ") for line in f.prologue):
+        f.prologue += [
+            f"float *const {name} = S + {f.floats};",
+            f"for (long j = 0; j < {size}; j++) {name}[j] = {literal(value)};",
+        ]
+        f.floats += -(-size // 16) * 16
+    return name
