@@ -4,52 +4,42 @@
 
 needs torch, triton, numpy, networkx and lark, and nothing else (lark is pure Python: its wheel on the PYTHONPATH will
 do). It holds every backend for the device against the float64 reference, runs the tests marked `gpu` where pytest is
-installed, and times cells beside torch's own layers and the eager loop. The file is written anew after each part, so
-that a run which is cut off leaves what it has found. `--device cpu` does the same without a GPU.
+installed, and times cells beside torch's own layers and the eager loop. Parts, in this order, or those of `--parts`:
 
-Exits with 0 where every case agreed and no part crashed.
+    first        the cells that aims name: held against the reference, compiled, timed
+    conformance  the rest of the zoo, odd cells, random ones
+    timing       the zoo at a small size
+    builds       from text to first step, never seen and cached
+    tests        pytest
+
+Every cell is a job with a limit of time in a process of its own (`_isolated.py`), so that a kernel which hangs, or
+breaks its process, is one error among the results; jobs run side by side, but for those that time. The file is written
+anew after each job, so that a run which is cut off leaves what it has found. `--device cpu` does the same without a GPU
+(with TRITON_INTERPRET=1 in the environment by Triton's interpreter, too).
+
+Exits with 0 where every case agreed and there was no error.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
-import subprocess
 import sys
 import time
-import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import _gpu_jobs as work
 import torch
-from conformance import TOLERANCES, cases, check, known_cells, poisoned, random_cells
+from _isolated import Done, Job, Manners, run_jobs
+from conformance import TOLERANCES, known_cells, random_cells
 
 from grammar import Cell, parse, zoo
-from nas.backends import backend_names, choose
-from nas.bench import (
-    BenchSize,
-    Plan,
-    Row,
-    bench,
-    builds_of,
-    clock,
-    machine_facts,
-    outcomes,
-    products_of,
-    read_sizes,
-)
+from nas.bench import BenchSize, Row, outcomes, products_of, read_sizes
 from nas.bench.subjects import sizes_of
-from nas.errors import BuildError, NasError
 
-ROOT = Path(__file__).resolve().parents[1]
-ELSEWHERE = {"cuda": ("c",), "cpu": ("triton",)}  # backends that do not run on a device
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for _, dtype in TOLERANCES}
 GATES = "ifgo"
 BLOCK_LSTM = parse(
@@ -57,7 +47,7 @@ BLOCK_LSTM = parse(
     + "; ".join(f"{g} = lin(x) + lin(h, blocks=heads, bias=no)" for g in GATES)
     + "; c' = sigmoid(f) * c + sigmoid(i) * tanh(g); h' = sigmoid(o) * tanh(c'); out h' }"
 )
-# What is timed first: the cells that aims name; then one of each kind, then the rest of the zoo as time allows.
+# The cells that aims name, then one of each kind.
 FIRST = (
     "lstm",
     "gru",
@@ -71,18 +61,20 @@ FIRST = (
     "deltanet",
     "slstm",
 )
+# What share of the time each part may take; what one leaves is the next one's.
+PARTS = {"first": 6, "conformance": 4, "timing": 3, "builds": 1, "tests": 2}
+# Seconds that a job may take.
+LIMITS = {"machine": 120.0, "held": 150.0, "built": 150.0, "timed": 90.0, "builds": 240.0}
+Timing = tuple[str, Cell, BenchSize, tuple[str, ...]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every part, write the file, exit."""
-    given = _arguments(arguments)
-    torch.set_num_threads(1)
-    check_ = Check(given)
-    for part in (check_.conformance, check_.timing, check_.builds, check_.tests):
-        check_.part(part)
-    summary = {name: check_.facts.get(name) for name in ("agreed", "errors", "seconds")}
+    check = Check(_arguments(arguments))
+    check.run()
+    summary = {name: check.facts.get(name) for name in ("agreed", "errors", "seconds")}
     print(json.dumps(summary, indent=1))
-    sys.exit(0 if check_.facts["agreed"] and not check_.facts["errors"] else 1)
+    sys.exit(0 if check.facts["agreed"] and not check.facts["errors"] else 1)
 
 
 class Check:
@@ -91,23 +83,49 @@ class Check:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.device = given, str(given.device)
         self.started = time.perf_counter()
-        self.backends = [name for name in backend_names() if self._works(name)]
-        self.facts: dict[str, Any] = {
-            "machine": machine_facts(self.device) | {"clock": clock(self.device)},
-            "backends": self.backends,
-            "agreed": True,
-            "errors": [],
-        }
+        self.parts = [name for name in PARTS if name in given.parts]
+        self.rows: list[Row] = []
+        self.backends: list[str] = []
+        self.facts: dict[str, Any] = {"agreed": True, "errors": [], "parts": {}}
 
-    def part(self, run: Callable[[], None]) -> None:
-        """Run one part; an error in it is recorded and ends that part alone."""
-        name = run.__name__
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            run()
-        except Exception as error:
-            self.facts["errors"].append({"part": name, "error": f"{type(error).__name__}: {error}"})
-            traceback.print_exc()
+    def run(self) -> None:
+        """Every part that was asked for."""
+        self.write()
+        job = Job("machine", work.machine, (self.device, self._left_out()), LIMITS["machine"])
+        self.jobs("machine", [job], self._machine, always=True)
+        self.backends = [b for b in self.facts.get("backends", []) if b != "reference"]
+        used, whole = 0, sum(PARTS[name] for name in self.parts)
+        for name in self.parts:
+            used += PARTS[name]
+            self.until = used / whole
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            before = time.perf_counter()
+            getattr(self, name)()
+            self.facts["parts"][name] = round(time.perf_counter() - before, 1)
+            self.write()
+
+    until = 1.0
+
+    def jobs(
+        self,
+        kind: str,
+        jobs: Sequence[Job],
+        take: Callable[[Done], None],
+        alone: bool = False,
+        always: bool = False,
+    ) -> None:
+        """Run jobs and take what comes of each, errors among the rest; those that time anything run alone."""
+        processes = min(1, self.given.processes) if alone else self.given.processes
+        manners = Manners(work.prepare, work.healthy)
+        for done in run_jobs(jobs, processes, manners, lambda: always or self.left()):
+            if not done.reached:
+                self.facts.setdefault("not_reached", []).append(f"{kind} {done.job.name}")
+                continue
+            if done.error:
+                self.facts["errors"].append({"part": kind, "job": done.job.name, "error": done.error})
+                print(f"{kind} {done.job.name}: {done.error}", file=sys.stderr, flush=True)
+            take(done)
+            self.write()
         self.write()
 
     def write(self) -> None:
@@ -117,66 +135,154 @@ class Check:
         beside.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, self.given.out)
 
-    def left(self, share: float) -> bool:
-        """Whether less than this share of the time is used."""
-        return time.perf_counter() - self.started < 60 * share * float(self.given.minutes)
+    def left(self) -> bool:
+        """Whether there is time left for another job of this part."""
+        return time.perf_counter() - self.started < 60 * self.until * float(self.given.minutes)
 
-    def _works(self, name: str) -> bool:
-        if name in ELSEWHERE[self.device]:
-            return False
-        try:
-            choose(name, zoo("elman"))
-        except BuildError as error:
-            print(f"without {name}: {error}", file=sys.stderr)
-            return False
-        return True
+    def _left_out(self) -> tuple[str, ...]:
+        """Backends that do not run on the device."""
+        if self.device == "cuda":
+            return ("c",)
+        return () if os.environ.get("TRITON_INTERPRET") == "1" else ("triton",)
+
+    def _machine(self, done: Done) -> None:
+        self.facts |= done.value or {}
 
     # -- parts ------------------------------------------------------------------------------
 
+    def first(self) -> None:
+        """The cells that aims name, most of all: right, then quick."""
+        big, _ = self._sizes()
+        cells = {name: zoo(name) for name in self._only(FIRST)}
+        block = dict.fromkeys(self._only(("block_lstm",)), BLOCK_LSTM)
+        self._held(cells | block)
+        wide = BenchSize("dense", big.batch, big.steps, big.width)
+        plans: list[Timing] = [(n, c, wide, ("torch",)) for n, c in cells.items() if n in ("lstm", "gru")]
+        plans += [(name, cell, big, ("torch", "eager")) for name, cell in (block | cells).items()]
+        self._timed(plans)
+
     def conformance(self) -> None:
         """Every backend and dtype against the float64 reference: known cells, odd ones, random ones."""
-        cells = known_cells() | random_cells(self.given.cells)
-        found = self.facts["conformance"] = {}
-        for backend, dtype in TOLERANCES:
-            if backend in self.backends and backend != "reference":
-                found[f"{backend} {DTYPES[dtype]}"] = self._held(backend, dtype, cells)
-
-    def _held(self, backend: str, dtype: torch.dtype, cells: Mapping[str, Cell]) -> dict[str, Any]:
-        counts: Counter[str] = Counter()
-        bad = []
-        worst = 0.0
-        for index, (name, cell) in enumerate(cells.items()):
-            if not self.left(0.5):
-                counts["not reached"] = len(cells) - index
-                break
-            with poisoned():
-                made = [check(case, backend, dtype, self.device) for case in cases(name, cell, index)]
-            counts.update(outcome.status for outcome in made)
-            worst = max(worst, *(outcome.worst for outcome in made if outcome.status == "ok"), 0.0)
-            bad += [o.to_dict() for o in made if o.status in ("failed", "crashed", "refused")]
-        self.facts["agreed"] &= not bad
-        return {"tolerance": TOLERANCES[backend, dtype], "cases": dict(counts), "worst": worst, "bad": bad}
+        known = known_cells()
+        cells = {
+            name: known[name] for name in self._only(known) if name not in FIRST or "first" not in self.parts
+        }
+        some = self.given.cells and not self.given.only
+        self._held(cells | (random_cells(self.given.cells) if some else {}))
 
     def timing(self) -> None:
-        """The cells of the aims at the device's sizes; then the zoo at the first of them."""
-        big, small = self._sizes()
-        against = ("torch", "eager")
-        wide = BenchSize("dense", big.batch, big.steps, big.width)
-        plans: list[tuple[dict[str, Cell], BenchSize, tuple[str, ...]]]
-        plans = [({"lstm": zoo("lstm"), "gru": zoo("gru")}, wide, ("torch",))]
-        plans += [({"block_lstm": BLOCK_LSTM}, big, against)]
-        plans += [({name: zoo(name)}, big, against) for name in FIRST]
-        plans += [({name: cell}, small, against) for name, cell in known_cells().items() if "odd" not in name]
-        rows: list[Row] = []
-        self.facts |= {"timing": [], "not_timed": 0}
-        for cells, size, baselines in plans:
-            if not self.left(0.85):
-                self.facts["not_timed"] += 1
-                continue
-            plan = Plan((size,), tuple(self.backends), baselines, repeats=7, seconds=4, device=self.device)
-            rows += bench(cells, plan)
-            self._tell(rows)
-            self.write()
+        """The zoo's cells at the small size."""
+        _, small = self._sizes()
+        known = known_cells()
+        names = [name for name in self._only(known) if not name.startswith("odd")]
+        self._timed([(name, known[name], small, ("torch", "eager")) for name in names])
+
+    def builds(self) -> None:
+        """From text to first step, never seen and cached."""
+        _, small = self._sizes()
+        found = self.facts["builds"] = []
+
+        def take(done: Done) -> None:
+            found.extend(done.value or [])
+
+        cells = {name: zoo(name) for name in self._only(FIRST[:6])}
+        jobs = [
+            Job(
+                f"{name} {backend}",
+                work.builds,
+                ({name: cell}, small, backend, self.device),
+                LIMITS["builds"],
+            )
+            for backend in self.backends
+            for name, cell in cells.items()
+        ]
+        self.jobs("builds", jobs, take, alone=True)
+
+    def tests(self) -> None:
+        """The tests marked `gpu`, where pytest and hypothesis are installed."""
+        seconds = 60 * float(self.given.minutes) - (time.perf_counter() - self.started)
+
+        def take(done: Done) -> None:
+            self.facts["tests"] = done.value
+
+        job = Job("pytest", work.tests, (self.device, seconds), max(60.0, seconds + 30))
+        self.jobs("tests", [job], take, alone=True)
+
+    # -- conformance ------------------------------------------------------------------------
+
+    def _held(self, cells: Mapping[str, Cell]) -> None:
+        jobs, of = [], {}
+        for index, (name, cell) in enumerate(cells.items()):
+            for backend, dtype in TOLERANCES:
+                complex_ = any(state.type.is_complex for state in cell.states)
+                if backend not in self.backends or (dtype == torch.bfloat16 and complex_):
+                    continue  # torch has no complex bfloat16
+                job = Job(
+                    f"{name} {backend} {DTYPES[dtype]}",
+                    work.held,
+                    (name, cell, index, backend, DTYPES[dtype], self.device),
+                    LIMITS["held"],
+                )
+                jobs.append(job)
+                of[job.name] = (f"{backend} {DTYPES[dtype]}", TOLERANCES[backend, dtype])
+
+        def take(done: Done) -> None:
+            where, tolerance = of[done.job.name]
+            nothing = {"tolerance": tolerance, "cases": {}, "worst": 0.0, "bad": [], "seconds": {}}
+            found = self.facts.setdefault("conformance", {}).setdefault(where, nothing)
+            found["seconds"][done.job.given[0]] = round(done.seconds, 1)
+            value = done.value or {"counts": {"no result": 1}, "worst": 0.0, "bad": []}
+            for status, count in value["counts"].items():
+                found["cases"][status] = found["cases"].get(status, 0) + count
+            found["worst"] = max(found["worst"], value["worst"])
+            found["bad"] += value["bad"]
+            self.facts["agreed"] &= not value["bad"] and done.value is not None
+
+        self.jobs("conformance", jobs, take)
+
+    # -- timing -----------------------------------------------------------------------------
+
+    def _timed(self, plans: Sequence[Timing]) -> None:
+        """Compile what is to be timed, side by side; then time one after the other."""
+        first = self.facts.setdefault("first_step_seconds", {})
+
+        def compiled(done: Done) -> None:
+            first[done.job.name] = done.value
+
+        jobs = [
+            Job(
+                f"{name} {size.name} {backend}",
+                work.built,
+                (cell, size, backend, self.device),
+                LIMITS["built"],
+            )
+            for name, cell, size, _ in plans
+            for backend in self.backends
+        ]
+        if self.device == "cuda":  # elsewhere nothing is kept between processes but by `c`, which is quick
+            self.jobs("compilation", jobs, compiled)
+        failed: list[Timing] = []
+
+        def take(done: Done) -> None:
+            if done.error and len(done.job.given[4]) > 1:
+                failed.append((*done.job.given[:3], ("torch",)))
+            if done.value is not None:
+                self.rows.append(done.value)
+                self._tell()
+
+        self.jobs("timing", self._timings(plans), take, alone=True)
+        self.jobs("timing again", self._timings(failed), take, alone=True)  # without the eager loop
+
+    def _timings(self, plans: Sequence[Timing]) -> list[Job]:
+        return [
+            Job(
+                f"{name} {size.name}",
+                work.timed,
+                (name, cell, size, tuple(self.backends), against, self.device),
+                LIMITS["timed"],
+            )
+            for name, cell, size, against in plans
+        ]
 
     def _sizes(self) -> tuple[BenchSize, BenchSize]:
         if self.given.sizes:
@@ -185,12 +291,13 @@ class Check:
         big, small = read_sizes("G,L" if self.device == "cuda" else "L,S")
         return big, small
 
-    def _tell(self, rows: Sequence[Row]) -> None:
-        copied = self._copy_rate()
-        self.facts["copy_bytes_per_second"] = copied
+    def _only(self, names: Sequence[str] | Mapping[str, Cell]) -> list[str]:
+        return [name for name in names if not self.given.only or name in self.given.only]
+
+    def _tell(self) -> None:
+        rows = self.rows
         self.facts["timing"] = [
-            row.to_dict()
-            | {"bandwidth": {name: self._bandwidth(row, name, copied) for name in self.backends}}
+            row.to_dict() | {"bandwidth": {name: self._bandwidth(row, name) for name in self.backends}}
             for row in rows
         ]
         self.facts["aims"] = [o.to_dict() for name in self.backends for o in outcomes(rows, name)]
@@ -200,7 +307,7 @@ class Check:
                 **{name: row.ms(name) for row in rows for name in self.backends if row.name == "block_lstm"},
             }
 
-    def _bandwidth(self, row: Row, backend: str, copied: float) -> float | None:
+    def _bandwidth(self, row: Row, backend: str) -> float | None:
         """Of an elementwise cell: bytes that its kernels must move, by their time and the rate of a copy.
 
         Forward the products of x are read and the output written; backward they are read again with the states and
@@ -211,72 +318,30 @@ class Check:
             return None
         width = sum(p.outer * p.count for p in products_of(row.cell, sizes_of(row.cell, row.size)))
         moved = 4 * row.size.batch * row.size.steps * (3 * width + 3 * row.size.width)
-        return moved / (1e-3 * (taken - products)) / copied
-
-    def _copy_rate(self) -> float:
-        """Bytes read and written per second by a copy on the device."""
-        if "copy_bytes_per_second" in self.facts:
-            return float(self.facts["copy_bytes_per_second"])
-        count = 2**28 if self.device == "cuda" else 2**24
-        source, target = (torch.zeros(count, device=self.device) for _ in range(2))
-        best = float("inf")
-        for _ in range(10):
-            self._wait()
-            started = time.perf_counter()
-            target.copy_(source)
-            self._wait()
-            best = min(best, time.perf_counter() - started)
-        return 8 * count / best
-
-    def _wait(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def builds(self) -> None:
-        """From text to first step, never seen and cached."""
-        _, small = self._sizes()
-        cells = {name: zoo(name) for name in FIRST[:6]}
-        self.facts["builds"] = [
-            build.to_dict()
-            for name in self.backends
-            if name != "reference" and self.left(0.95)
-            for build in builds_of(cells, small, name, self.device)
-        ]
-
-    def tests(self) -> None:
-        """The tests marked `gpu`, where pytest and hypothesis are installed."""
-        missing = [
-            name for name in ("pytest", "hypothesis", "pytest_timeout") if not importlib.util.find_spec(name)
-        ]
-        if missing or self.device != "cuda":
-            self.facts["tests"] = f"not run: {', '.join(missing) or 'no GPU'}"
-            return
-        limit = max(30.0, 60 * float(self.given.minutes) - (time.perf_counter() - self.started))
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=limit,
-        )
-        self.facts["tests"] = done.stdout.splitlines()[-30:]
-        if done.returncode not in (0, 5):  # 5: there are none
-            raise NasError(f"pytest exited with {done.returncode}: {' '.join(done.stdout.splitlines()[-1:])}")
+        return float(moved / (1e-3 * (taken - products)) / self.facts["copy_bytes_per_second"])
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--minutes", type=float, default=9.0, help="of all parts together, about")
+    parser.add_argument("--parts", nargs="+", default=tuple(PARTS), choices=tuple(PARTS))
+    parser.add_argument("--only", nargs="*", default=(), help="these cells alone, of those that are known")
     parser.add_argument(
         "--cells", type=int, default=3, help="random cells of each search space, for conformance"
+    )
+    parser.add_argument(
+        "--processes", type=int, help="jobs side by side; 0 runs them in this process, unwatched"
     )
     parser.add_argument("--sizes", default="", help="the size of the aims and that of the zoo, e.g. G,L")
     parser.add_argument("--out", type=Path, default=Path("gpu_check.json"))
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu does without")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    if given.processes is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        given.processes = max(1, min(12, cores - 2))
     return given
 
 

@@ -86,7 +86,9 @@ def disagreements(name: str, which: slice) -> list[object]:
     cell, index = ALL[name], list(ALL).index(name)
     with poisoned():
         outcomes = [check(case, "newton", torch.float32) for case in list(cases(name, cell, index))[which]]
-    return [o.message or o for o in outcomes if o.status != "ok"]
+    assert any(o.status == "ok" for o in outcomes)
+    # "wild": the reference itself is beyond what float32 holds
+    return [o.message or o for o in outcomes if o.status not in ("ok", "wild")]
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -257,6 +259,22 @@ def test_too_few_rounds_give_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
             y, _ = module(x)
         assert module.newton.returned == (rounds < 5)
         torch.testing.assert_close(y, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_small_after_a_spike_is_right() -> None:
+    """The largest value of the sequence says little about the others."""
+    cell = parse(
+        "cell spike { state h: vec; h' = 0.3 * h + 0.6 * tanh(2 * diag(h) + lin(x)) + lin(x); out h' }"
+    )
+    built = {}
+    for solver in ("newton", "exact"):
+        torch.manual_seed(3)
+        built[solver] = build(cell, 4, 4, backend="reference", solver=solver)
+    x = torch.randn(2, 90, 4)
+    x[:, 5] *= 1e8
+    found, truth = (built[solver](x)[0][:, 40:] for solver in ("newton", "exact"))
+    assert (built["newton"].newton.calls, built["newton"].newton.returned) == (1, 0)
+    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
 
 
 def test_as_many_rounds_as_steps_always_converge() -> None:

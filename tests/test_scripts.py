@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from source_tree import ROOT
 
+import nas.bench
 from grammar import zoo
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -19,10 +21,13 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import _benchmarks
 import _conformance
 import _gpu_check
+import _gpu_jobs
 import _output
 import bench_eager
 import bench_ensemble
 import bench_trial
+import isolated_jobs
+from _isolated import Job, Manners, run_jobs
 
 
 def test_conformance_writes_its_result_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +57,10 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Arguments for a small gpu_check."""
     monkeypatch.setattr(_gpu_check, "known_cells", lambda: {"lstm": zoo("lstm")})
     monkeypatch.setattr(_gpu_check, "FIRST", ("mingru",))
-    monkeypatch.setattr(_gpu_check, "builds_of", lambda *given: [])
+    monkeypatch.setattr(_gpu_jobs, "builds_of", lambda *given: [])
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     out = str(tmp_path / "check.json")
-    return ["--device", "cpu", "--cells", "0", "--sizes", "2x3x4,2x3x6", "--out", out]
+    return ["--device", "cpu", "--processes", "0", "--cells", "0", "--sizes", "2x3x4,2x3x6", "--out", out]
 
 
 def checked(arguments: list[str], code: str) -> Any:
@@ -71,35 +77,75 @@ def test_gpu_check_without_a_gpu(small: list[str]) -> None:
     assert {"reference"} <= set(facts["backends"]) <= {"reference", "c"}
     assert (facts["agreed"], facts["errors"]) == (True, [])
     assert {name: held["cases"] for name, held in facts["conformance"].items()} == {
-        f"{name} float32": {"ok": 3} for name in facts["backends"] if name != "reference"
+        f"{name} float32": {"ok": 9} for name in facts["backends"] if name != "reference"
     }
     timed = [(row["cell"], row["size"]["name"]) for row in facts["timing"]]
-    assert timed == [
-        ("lstm", "dense"),
-        ("gru", "dense"),
-        ("block_lstm", "2x3x4"),
-        ("mingru", "2x3x4"),
-        ("lstm", "2x3x6"),
-    ]
+    assert timed == [("block_lstm", "2x3x4"), ("mingru", "2x3x4"), ("lstm", "2x3x6")]
     assert facts["tests"] == "not run: no GPU"
 
 
-def test_an_error_ends_one_part_of_gpu_check_and_is_told(
+def test_an_error_ends_one_job_of_gpu_check_and_is_told(
     small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: object) -> None:
-        raise RuntimeError("out of order")
+    def broken(cells: dict[str, Any], plan: Any) -> Any:
+        if "mingru" in cells and "eager" in plan.against:
+            raise RuntimeError("out of order")
+        return bench(cells, plan)
 
-    monkeypatch.setattr(_gpu_check, "bench", broken)
+    bench = nas.bench.bench
+    monkeypatch.setattr(_gpu_jobs, "bench", broken)
     facts = checked(small, "1")
-    assert facts["errors"] == [{"part": "timing", "error": "RuntimeError: out of order"}]
+    assert facts["errors"] == [
+        {"part": "timing", "job": "mingru 2x3x4", "error": "RuntimeError: out of order"}
+    ]
+    assert [row["cell"] for row in facts["timing"]] == ["block_lstm", "mingru", "lstm"]
+    assert "eager" not in facts["timing"][1]["ms"]["training"]  # it is timed again without that
     assert facts["tests"] == "not run: no GPU"
 
 
 def test_gpu_check_says_what_it_had_no_time_for(small: list[str]) -> None:
     facts = checked(["--minutes", "0", *small], "0")
-    assert all(held["cases"] == {"not reached": 1} for held in facts["conformance"].values())
-    assert (facts["not_timed"], facts["timing"]) == (4, [])
+    assert facts["machine"]["device"] == "cpu"
+    assert "timing mingru 2x3x4" in facts["not_reached"]
+    assert not {"timing", "conformance", "tests"} & set(facts)
+
+
+def test_gpu_check_runs_the_parts_that_are_asked_for(small: list[str]) -> None:
+    facts = checked(["--parts", "timing", "--only", "lstm", *small], "0")
+    assert list(facts["parts"]) == ["timing"]
+    assert [row["cell"] for row in facts["timing"]] == ["lstm"]
+    assert "conformance" not in facts
+
+
+@pytest.mark.timeout(300)
+def test_a_job_that_hangs_or_dies_ends_its_process_alone() -> None:
+    jobs = [
+        Job("hangs", isolated_jobs.hang, (), 0.5),
+        Job("dies", isolated_jobs.die, (3,)),
+        Job("fails", isolated_jobs.fail, ("it will not",)),
+        Job("spoils", isolated_jobs.spoil),
+        *(Job(f"fine {n}", isolated_jobs.fine, (n,)) for n in range(4)),
+    ]
+    manners = Manners(isolated_jobs.nothing, isolated_jobs.healthy)
+    found = {done.job.name: done for done in run_jobs(jobs, 2, manners)}
+    assert {name: done.value for name, done in found.items() if not done.error} == {
+        f"fine {n}": n for n in range(4)
+    }
+    errors = {name: done.error for name, done in found.items() if done.error}
+    assert re.fullmatch(r"it was ended after \d+ s", errors.pop("hangs"))
+    assert errors == {
+        "dies": "its process ended, with exit code 3",
+        "fails": "ValueError: it will not",
+        "spoils": "left its process spoiled: RuntimeError: spoiled",
+    }
+
+
+def test_no_job_begins_once_time_is_up() -> None:
+    jobs = [Job(f"fine {n}", isolated_jobs.fine, (n,)) for n in range(3)]
+    manners = Manners(isolated_jobs.nothing, isolated_jobs.healthy)
+    for processes in (0, 2):
+        found = list(run_jobs(jobs, processes, manners, lambda: False))
+        assert [(done.job.name, done.reached) for done in found] == [(f"fine {n}", False) for n in range(3)]
 
 
 def test_gpu_check_needs_a_gpu_by_default(

@@ -86,6 +86,22 @@ def test_matrices_read_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     agrees(zoo("gru_cho"), torch.float32)
 
 
+def test_a_heads_values_in_several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.backends.triton.emit import Kernel
+    from nas.backends.triton.runner import Both
+
+    monkeypatch.setattr("nas.backends.triton.tiles.HELD", 0)
+    monkeypatch.setattr("nas.backends.triton.tiles.LEAST", 1)
+    both = Both(adjoint_cell(zoo("ffm")), built(zoo("ffm")).sizes[0], torch.float32)
+    assert max(k.tiles.split for k in both.backward.kernels() if isinstance(k, Kernel)) > 1
+    agrees(zoo("ffm"), torch.float32)
+
+
+def test_what_does_not_need_matrices_in_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.partition.CROWD", 0)
+    agrees(zoo("gla"), torch.float32)
+
+
 @pytest.mark.parametrize("name", ["gru_cho"])
 def test_step_by_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.backends.triton.tiles.CHIP", 0)

@@ -25,6 +25,10 @@ ROUNDS = 24  # of Newton's method, before it gives up
 # How far a state may be from following the one before it, in units of rounding at the largest value that this entry of
 # the state takes in this sequence. The loop itself errs by one or two of these in each step.
 SLACK = 8.0
+# States within that go on until each follows the one before it to rounding of the values beside it, or until a round
+# leaves more than half of what is missing there, of so little: a sum that cancels is further off than rounding of its
+# result, and stays so.
+ROUGH = 1e3
 
 
 @dataclass
@@ -144,12 +148,15 @@ class Run:
             states = [self._ungrid(h) for h in solved(self._slopes(circle), self._largest(circle), MAX_PLUS)]
         elif circle.nonlinear:  # slopes at what the step makes of nothing are better than those at nothing
             states = self._stepped(circle, states)
+        worst = float("inf")
         for turn in range(ROUNDS + 1):
             after = self._stepped(circle, states)
             missing = [self._grid(f - h) for f, h in zip(after, states, strict=True)]
-            follows, finite = self._judged(missing, after)
-            if follows or not finite or turn == ROUNDS or circle.max_plus:
+            follows, finite, here = self._judged(missing, after)
+            settled = here <= 1 or worst / 2 < here <= ROUGH
+            if (follows and settled) or not finite or turn == ROUNDS or circle.max_plus:
                 break
+            worst = here
             for k in circle.tangent:
                 self.values[k] = self._one(k)
             change = solved(self._slopes(circle), missing)
@@ -172,14 +179,25 @@ class Run:
             self.values[k] = self._one(k)
         return [self.rows(self.program.slots[s].next) for s in circle.slots]
 
-    def _judged(self, missing: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[bool, bool]:
-        """Whether the states follow one another to rounding, and whether all is finite; asked for at once."""
-        largest = [m.abs().amax(0) for m in missing]
-        slack = [SLACK * torch.finfo(f.dtype).eps * self._grid(f).abs().amax(0) for f in after]
-        follows = torch.stack([(m <= s).all() for m, s in zip(largest, slack, strict=True)]).all()
-        finite = torch.stack([m.isfinite().all() for m in largest]).all()
-        answers: list[bool] = torch.stack([follows, finite]).tolist()
-        return answers[0] and answers[1], answers[1]
+    def _judged(self, missing: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[bool, bool, float]:
+        """Whether the states follow one another to rounding, and whether all is finite; asked for at once.
+
+        Rounding is that of the largest value of each entry in its sequence. The third answer is the most that a state
+        is away in units of what it may be by the values at its own step and the one before: what is small after a
+        spike.
+        """
+        follows, finite, worst = [], [], []
+        for m, f in zip(missing, after, strict=True):
+            away, size = m.abs(), self._grid(f).abs()
+            near = size.clone()
+            torch.maximum(near[1:], size[:-1], out=near[1:])
+            slack = SLACK * torch.finfo(f.dtype).eps
+            follows.append((away.amax(0) <= slack * size.amax(0)).all())
+            finite.append(away.isfinite().all())
+            worst.append(torch.where(away > slack * near, away / (slack * near), 0.0).amax())
+        answers = torch.stack([torch.stack(v).all().to(worst[0].dtype) for v in (follows, finite)])
+        good, whole, most = torch.cat([answers, torch.stack(worst).amax().view(1)]).tolist()
+        return bool(good and whole), bool(whole), float(most)
 
     def _slopes(self, circle: Circle) -> list[list[Tensor | None]]:
         return [[self._coefficient(k, circle) for k in row] for row in circle.slopes]

@@ -68,6 +68,8 @@ def taken(
     text = over_candidates(kernel) if candidates and isinstance(kernel, Kernel) else kernel.text
     source = ASTSource(load(text), signature, {"EVEN": True}, aligned)
     options = {"num_warps": kernel.warps, "num_stages": 1, "enable_fp_fusion": True}
+    if isinstance(kernel, Kernel) and kernel.registers is not None:
+        options["maxnreg"] = kernel.registers
     made = triton.compile(source, target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"

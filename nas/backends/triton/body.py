@@ -101,7 +101,8 @@ class Body:
         if space.startswith("flat"):
             return tiles.inner(space)[0] != int(space[4:])
         whole = tiles.form == "heads" or tiles.heads == sizes.heads
-        value, key = tiles.value == sizes.value_size, tiles.key == sizes.key_size
+        value = tiles.value * tiles.split == sizes.value_size
+        key = tiles.key == sizes.key_size
         return not (whole and {"vec": value, "key": key, "scal": True, "mat": value and key}[space])
 
     def write(self, k: int, names: Mapping[int, str]) -> str:

@@ -249,9 +249,7 @@ class _Text(ChunkText):
         if found.kind == "scal":
             made = self.let(f"tl.sum({made}, 1)")
         self.store(found.instr, made, found.kind)
-        back = self.way(found.one.source)
-        many = self.kind(back) == "key" and len(back.chain.terms) > 1
-        return self.kernel(16 if many and self.key >= 64 else self._warps(self.value), True)
+        return self.kernel(self._warps(self.value), True)
 
     def both(self, back: Way, ahead: Way, one: str, other: str) -> str:
         """The sums over values of G * S, G before each step of its chain and S before each of its own: `[C, K]`.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grammar import Type
 from nas.backends.triton.body import HELPERS, Body
 from nas.backends.triton.partition import Sweep
-from nas.backends.triton.tiles import Tiles
+from nas.backends.triton.tiles import Tiles, loads_ahead, loads_consts
 from nas.ir import Program
 
 UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
@@ -19,6 +19,10 @@ HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 # A matrix slot is not kept: `check` has it before every CHUNK-th step, `scratch` between those of one chunk; `again`
 # and `once` are the rows and the values without rows that the replay needs.
 KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once")
+
+
+ONE = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")  # the row of what has none, and that it exists
+Loaded = tuple[str, str, Type, str, str]  # what `Emitter.load` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,9 @@ class Kernel:
     replays: bool = False
     scan: bool = False
     strided: tuple[int, ...] = ()  # the loads whose distance from row to row is an argument
+    registers: int | None = (
+        None  # of a thread, at most: otherwise ptxas would rather spill some than take a half of all
+    )
 
     @property
     def warps(self) -> int:
@@ -57,6 +64,11 @@ class Again:
     slots: tuple[int, ...]
     past: dict[int, int]
     next: dict[int, int]
+
+    @property
+    def more(self) -> int:
+        """The matrices that live beside those of the sweep."""
+        return 1 + 2 * len(self.slots)
 
 
 def emit(
@@ -92,6 +104,7 @@ class Emitter:
         self.depth = 1
         self.checks: tuple[int, ...] = ()
         self.again: Again | None = None
+        self.often = False  # whether matrices without rows are loaded in each step
 
     def put(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -160,6 +173,10 @@ class Emitter:
                     self.put(f"u_{space} = (c % {per} == 0)[None, :]")
             return
         first = "tl.program_id(1)" if tiles.form == "heads" else "0"
+        part = ""  # where a program's values of a head begin
+        if tiles.split > 1:
+            first += f" // {tiles.split}"
+            part = f" + tl.program_id(1) % {tiles.split} * {tiles.value}"
         self.put(f"n = {first} + tl.arange(0, {tiles.heads})")
         v, k = sizes.value_size, sizes.key_size
         for space in self.spaces():
@@ -173,12 +190,13 @@ class Emitter:
                 self.put(f"m_scal = {heads}[None, :]")
             elif space in ("vec", "key"):
                 extent, size = (tiles.value, v) if space == "vec" else (tiles.key, k)
-                self.put(f"l_{space} = tl.arange(0, {extent})[None, None, :]")
+                own = part if space == "vec" else ""
+                self.put(f"l_{space} = tl.arange(0, {extent})[None, None, :]{own}")
                 self.put(f"o_{space} = n[None, :, None] * {size} + l_{space}")
                 self.put(f"m_{space} = {heads}[None, :, None] & (l_{space} < {size})")
             else:
                 self.put(f"lk = tl.arange(0, {tiles.key})[None, None, :, None]")
-                self.put(f"lv = tl.arange(0, {tiles.value})[None, None, None, :]")
+                self.put(f"lv = tl.arange(0, {tiles.value})[None, None, None, :]{part}")
                 self.put(f"o_mat = (n[None, :, None, None] * {k} + lk) * {v} + lv")
                 self.put(f"m_mat = {heads}[None, :, None, None] & (lk < {k}) & (lv < {v})")
 
@@ -248,14 +266,11 @@ class Emitter:
         head += f"def sweep(T, B, CHUNK, {strides}offsets, counts, {names}, EVEN: tl.constexpr):"
         self.sequences()
         self.addresses()
+        more = 0 if again is None else again.more
+        self.often = self._has_mats() and loads_consts(program, sweep, tiles, more)
         for k in sweep.consts:
-            self.load(
-                f"v{k}",
-                f"const{k}",
-                program.instrs[k].type,
-                "tl.zeros([1], tl.int64)",
-                "tl.full([1], 1, tl.int1)",
-            )
+            if not (self.often and program.instrs[k].type.kind == "mat"):
+                self.load(f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
         for k in () if tiles.streamed else self.lins:
             self.weight(k)
         for s in sweep.slots:
@@ -275,8 +290,7 @@ class Emitter:
         for t in sweep.totals:
             type_ = program.instrs[program.instrs[t].args[0]].type
             self.put(f"t{t} = tl.sum(t{t}, 0, keep_dims=True)")
-            one = "tl.full([1], 1, tl.int1)"
-            self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", one)
+            self.store(f"t{t}", f"total{t}", type_, "(pb + tl.zeros([1], tl.int64))", ONE[1])
         text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
         loop = bool(sweep.slots) or again is not None
         strided = tuple(self.strided())
@@ -301,10 +315,16 @@ class Emitter:
         self.put(f"    on{suffix} = b < tl.load(counts + i{suffix})")
 
     def loads(self, row: str, on: str, suffix: str) -> None:
-        held = {} if self.again is None else {**self.again.past, **self.again.next}
         for k in self.sweep.loads:
-            if k not in held:
-                self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
+            self.load(f"v{k}{suffix}", f"load{k}", self.program.instrs[k].type, row, on)
+
+    def late(self, row: str, on: str, suffix: str) -> dict[int, Loaded]:
+        """The same, to be loaded during the step."""
+        types = {k: self.program.instrs[k].type for k in self.sweep.loads}
+        return {k: (f"v{k}{suffix}", f"load{k}", type_, row, on) for k, type_ in types.items()}
+
+    def _has_mats(self) -> bool:
+        return self.tiles.form != "lanes" and "mat" in self.spaces()
 
     def held(self) -> int:
         """The weights that a program holds."""
@@ -323,6 +343,7 @@ class Emitter:
             self.depth -= 1
             return
         ahead = bool(self.sweep.loads) and self.held() <= ROOMY
+        ahead = ahead and loads_ahead(self.program, self.sweep, self.tiles)
         if ahead:  # the rows of a step are loaded during the step before it
             self.put("zero = T - T")
             self.rows("zero", "_n")
@@ -330,18 +351,20 @@ class Emitter:
         self.put("for i in range(0, T):")
         self.depth += 1
         self.rows("i + 0", "_0")
-        if not ahead:
-            self.loads("row_0", "on_0", "_0")
-        else:
+        if ahead:
             for k in self.sweep.loads:
                 self.put(f"v{k}_0 = v{k}_n")
             self.rows("i + 1", "_n")
             self.loads("row_n", "on_n", "_n")
-        self.step("row_0", "on_0", "_0")
+        late = {} if ahead else self.late("row_0", "on_0", "_0")
+        self.step("row_0", "on_0", "_0", late)
         self.depth -= 1
 
-    def step(self, row: str, on: str, suffix: str) -> None:
-        """One step: its values, what is stored of them, and the slots' new values."""
+    def step(self, row: str, on: str, suffix: str, late: Mapping[int, Loaded] | None = None) -> None:
+        """One step: its values, what is stored of them, and the slots' new values.
+
+        What is loaded `late` is loaded where it is used first: loads above all else would fill the registers.
+        """
         for s in self.checks:
             self.put(f"if i{suffix} % CHUNK == 0:")
             self.depth += 1
@@ -355,12 +378,24 @@ class Emitter:
             self.depth -= 1
         program, sweep = self.program, self.sweep
         names = {k: f"v{k}" for k in sweep.consts} | {k: f"v{k}{suffix}" for k in sweep.loads}
+        late = dict(late or {})
+        if self.often:
+            late |= {
+                k: (f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
+                for k in sweep.consts
+                if program.instrs[k].type.kind == "mat"
+            }
         for k in sweep.body:
             instr = program.instrs[k]
             names[k] = f"v{k}{suffix}"
+            for a in instr.args:
+                if a in late:
+                    self.load(*late.pop(a))
             if instr.op == "lin" and self.tiles.streamed:
                 self.weight(k)
             self.put(f"{names[k]} = {f's{instr.slot}' if instr.op == 'state' else self.body.write(k, names)}")
+        for where in late.values():
+            self.load(*where)
         for k in sweep.stores:
             self.store(names[k], f"store{k}", program.instrs[k].type, row, on)
         self.sums(on, names)
@@ -389,8 +424,8 @@ class Emitter:
         """The loop of a backward sweep: of each chunk, from the last, its matrices forward and its steps backward."""
         slots, types = again.slots, {s: again.program.slots[i].type for i, s in enumerate(again.slots)}
         for k in again.sweep.consts:
-            one = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")
-            self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *one)
+            if not (self.often and again.program.instrs[k].type.kind == "mat"):
+                self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *ONE)
         self.put("chunks = (T + CHUNK - 1) // CHUNK")
         self.put("for h in range(0, chunks):")
         self.depth += 1
@@ -410,13 +445,11 @@ class Emitter:
         self.put("for j in range(0, CHUNK):")
         self.depth += 1
         self.at_time("base + CHUNK - 1 - j")
-        self.loads("row", "on", "")
+        late = self.late("row", "on", "")
         for later, held in ((0, again.past), (1, again.next)):
-            for k, s in held.items():
-                self.load(
-                    f"v{k}", f"scratch{s}", types[s], f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})", "mb"
-                )
-        self.step("row", "on", "")
+            place = f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})"
+            late |= {k: (f"v{k}", f"scratch{s}", types[s], place, "mb") for k, s in held.items()}
+        self.step("row", "on", "", late)
         self.depth -= 1
         self.put("tl.debug_barrier()")
         self.depth -= 1
@@ -437,12 +470,22 @@ class Emitter:
         program, sweep = again.program, again.sweep
         body = Body(program, sweep, self.tiles, self.compute, self.body.interpreted)
         names = {k: f"r{k}" for k in (*sweep.consts, *sweep.loads, *sweep.body)}
-        for k in sweep.loads:
-            self.load(names[k], f"again{k}", program.instrs[k].type, "row", "on")
+        late = {k: (names[k], f"again{k}", program.instrs[k].type, "row", "on") for k in sweep.loads}
+        if self.often:
+            late |= {
+                k: (names[k], f"once{k}", program.instrs[k].type, *ONE)
+                for k in sweep.consts
+                if program.instrs[k].type.kind == "mat"
+            }
         for k in sweep.body:
             instr = program.instrs[k]
+            for a in instr.args:
+                if a in late:
+                    self.load(*late.pop(a))
             state = f"p{again.slots[instr.slot]}" if instr.op == "state" else ""
             self.put(f"{names[k]} = {state or body.write(k, names)}")
+        for where in late.values():
+            self.load(*where)
         for i, s in enumerate(again.slots):
             following = program.slots[i].next
             new = body.number(following) if program.instrs[following].op == "num" else names[following]

@@ -131,8 +131,8 @@ class Executable:
 
     def _planned(self, sweep: Sweep, stepwise: bool) -> Launch | Stepwise:
         again = self._again(sweep)
-        more = 0 if again is None else 1 + 2 * len(again.slots)
-        made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize, more)
+        more, replay = (0, None) if again is None else (again.more, (again.program, again.sweep))
+        made = tiles(self.program, sweep, self.sizes, self.dtype.itemsize, more, replay)
         stepwise = stepwise and any(self.program.instrs[k].op == "lin" for k in sweep.body)
         if isinstance(made, Tiles) and not stepwise:
             return Launch(sweep, self._kernel(sweep, made, again), self._scan(sweep, made))

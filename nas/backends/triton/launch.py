@@ -67,6 +67,8 @@ def _launched(
         apart.append(tensor.stride(0) if has else 0)
     # One stage: the compiler's own pipelining would take shared memory twice for what products read.
     options = {"EVEN": call.even, "num_warps": kernel.tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
+    if kernel.registers is not None:
+        options["maxnreg"] = kernel.registers
     if candidates:
         function, grid = load(over_candidates(kernel)), (*call.grid, candidates)
         function[grid](*call.scalars, *strides, *layout, *apart, *tensors, **options)

@@ -16,6 +16,7 @@ from grammar import Sizes
 from nas.ir import Matrices, Program
 
 GIVEN = ("x", "saved", "past", "next", "dy")  # rows that are there before anything runs
+CROWD = 20  # keys and vecs that a sweep holds beside matrices
 
 
 @dataclass(slots=True)
@@ -66,13 +67,29 @@ def partition(
 ) -> Partition:
     """Cut a program; the rows of `wanted` are kept beside those that a later step needs.
 
-    What is `chunked` is computed in gaps.
+    What is `chunked` is computed in gaps. Where a sweep has matrices and much else, what they are made from is computed
+    in the sweep before it, and what is made from reads of them in the next, unless matrices would be kept for that.
     """
     rows = row_values(program)
     if chunked is not None:
         rows = [k for k in rows if k not in chunked.body]
     given = {k for k in rows if program.instrs[k].op in GIVEN}
-    return _Cut(program, sizes, set(wanted), rows, given, chunked).done()
+    cut = _Cut(program, sizes, set(wanted), rows, given, chunked).done()
+    if any(crowded(program, step) for step in cut.steps if isinstance(step, Sweep)):
+        apart = _Cut(program, sizes, set(wanted), rows, given, chunked, apart=True).done()
+        kept = [k for step in apart.steps if isinstance(step, Sweep) for k in step.stores]
+        if not any(program.instrs[k].type.kind == "mat" for k in kept):
+            return apart
+    return cut
+
+
+def crowded(program: Program, sweep: Sweep) -> bool:
+    """Whether a sweep has a matrix, and more keys and vecs than registers hold beside it."""
+    instrs = program.instrs
+    types = [instrs[k].type for k in (*sweep.loads, *sweep.consts, *sweep.totals)]
+    types += [program.slots[s].type for s in sweep.slots]
+    kinds = [t.kind for t in types]
+    return "mat" in kinds and sum(kind in ("vec", "key", "in") for kind in kinds) > CROWD
 
 
 def one_step(program: Program, sizes: Sizes, sweep: Sweep) -> tuple[Sweep | Gap, ...]:
@@ -97,8 +114,9 @@ class _Cut:
         rows: Sequence[int],
         given: set[int],
         chunked: Matrices | None = None,
+        apart: bool = False,
     ) -> None:
-        self.program, self.sizes, self.wanted = program, sizes, wanted
+        self.program, self.sizes, self.wanted, self.apart = program, sizes, wanted, apart
         self.rows, self.given = rows, given
         stages = () if chunked is None else chunked.stages
         self.chunked = {k: stage.inputs for stage in stages for k in stage.outputs}
@@ -149,6 +167,9 @@ class _Cut:
             members = inside[node]
             before = {a for k in members for a in self.graph.predecessors(k)} - set(members)
             ready = max((self._ready(a) for a in before), default=0)
+            if self.apart:
+                of = any(map(self._of_matrices, members))
+                ready += any(self.phase.get(a) == ready and self._of_matrices(a) != of for a in before)
             (first, *_) = members
             instr = self.program.instrs[first]
             if first in self.given:
@@ -159,6 +180,11 @@ class _Cut:
                 self.gap[first] = max((self._gap_after(a) for a in before), default=0)
             else:
                 self.phase[first] = ready
+
+    def _of_matrices(self, k: int) -> bool:
+        """Whether a value is a matrix, or is read from one."""
+        instrs = self.program.instrs
+        return any(instrs[a].type.kind == "mat" for a in (k, *instrs[k].args))
 
     def _ready(self, k: int) -> int:
         """The first sweep that sees a value."""
@@ -172,7 +198,12 @@ class _Cut:
         for k in reversed(list(networkx.topological_sort(networkx.DiGraph(self._forward())))):
             if k not in self.phase or k in self.cyclic or self.program.instrs[k].op == "state":
                 continue
-            users = [self.phase[u] if u in self.phase else self.gap[u] - 1 for u in self.graph.successors(k)]
+            users = [
+                self.phase[u] - (self.apart and self._of_matrices(u) != self._of_matrices(k))
+                if u in self.phase
+                else self.gap[u] - 1
+                for u in self.graph.successors(k)
+            ]
             if users:
                 self.phase[k] = max(self.phase[k], min(users))
 

@@ -119,7 +119,8 @@ def scan(
     emitter = _ScanEmitter(program, sweep, chunk, reverse, compute, interpreted)
     emitter.parts = parts
     made = emitter.kernel()
-    return replace(made, text=made.text.replace(HEAD, HEAD + COMBINE), scan=True)
+    text = made.text.replace(HEAD, HEAD + COMBINE)
+    return replace(made, text=text, scan=True, registers=255)
 
 
 class _ScanEmitter(Emitter):

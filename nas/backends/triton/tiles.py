@@ -16,7 +16,11 @@ CHIP = 200 * 1024  # bytes of weights that one multiprocessor holds beside all e
 LANES = 128  # values of a type that a program of an elementwise sweep computes: one for each thread
 MATRIX = 4 * 1024  # numbers of one matrix that is read in each step
 ROWS = 8  # times as many, where no step waits for another
+MANY = 24  # rows and constants of which a thread has not so many numbers at once
 TILE = 32 * 1024  # numbers of one value that a program's registers hold
+HELD = 144 * 32 * 8  # numbers of matrices that 8 warps hold beside all else
+ALL = 235 * 32 * 8  # numbers that 8 warps hold
+LEAST = 16  # values of a head that a program has at least, where several share them
 
 
 def power(n: int) -> int:
@@ -40,6 +44,7 @@ class Tiles:
     least: int  # the least extent of an axis that is an operand of a matrix product
     warps: int
     streamed: bool = False  # weights are read again in each step, one matrix at a time
+    split: int = 1  # "heads": programs that share the values of a head, a power of 2
 
     def space(self, type_: Type) -> str:
         """Which addresses a type has: those of `vec`, `key`, `scal`, `mat`, or `flat<n>`."""
@@ -61,7 +66,7 @@ class Tiles:
     @property
     def value(self) -> int:
         """The extent of the axis over V."""
-        return max(self.least, power(self.sizes.value_size))
+        return max(self.least, power(self.sizes.value_size)) // self.split
 
     @property
     def key(self) -> int:
@@ -89,16 +94,23 @@ class Tiles:
         """How many programs run, for a number of sequences."""
         across = {
             "lanes": -(-self.width(self.lanes) // self.block) if self.form == "lanes" else 1,
-            "heads": self.sizes.heads,
+            "heads": self.sizes.heads * self.split,
             "whole": 1,
         }[self.form]
         return -(-batch // self.rows), across
 
 
-def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more: int = 0) -> Tiles | str:
+def tiles(
+    program: Program,
+    sweep: Sweep,
+    sizes: Sizes,
+    itemsize: int = 4,
+    more: int = 0,
+    replay: tuple[Program, Sweep] | None = None,
+) -> Tiles | str:
     """The layout of a sweep, or the reason why no program can hold it.
 
-    `itemsize`: bytes per number of a weight; `more`: matrices that live beside those of the sweep.
+    `itemsize`: bytes per number of a weight; `more`: matrices that live beside those of the sweep, for what it replays.
     """
     instrs = program.instrs
     types = {instrs[k].type for k in (*sweep.body, *sweep.loads, *sweep.consts)} | {
@@ -108,7 +120,8 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     ops = {instrs[k].op for k in sweep.body}
     lanes = _lanes(types, sizes)
     if lanes is not None and lanes.kind != "mat" and not ops & set(ELEMENTWISE_ONLY):
-        return _elementwise(lanes, sizes, 1 if sweep.slots else ROWS)
+        many = len(sweep.loads) + len(sweep.consts) + len(sweep.stores) > MANY
+        return _elementwise(lanes, sizes, 1 if sweep.slots or many else ROWS)
     lins = [k for k in sweep.body if instrs[k].op == "lin"]
     mats = any(t.kind == "mat" for t in types)
     per_head = not any(t.kind in FLAT and not _as_vec(t, sizes) for t in types) and all(
@@ -130,20 +143,69 @@ def tiles(program: Program, sweep: Sweep, sizes: Sizes, itemsize: int = 4, more:
     if streamed and max(math.prod(made.flat(made.space(t)) for t in pair) for pair in ends) > MATRIX:
         return f"{weights} weights do not fit one multiprocessor"
     warps = made.warps
+    if mats and lins:  # such products are sums, not those of tensor cores: weights are in registers
+        streamed |= (_alive(program, sweep) + more) * made.flat("mat") + weights > ALL
     if mats:
+        parts = [(program, sweep), *([replay] if replay else [])]
+        if not any(_mixes_columns(p, k) for p, part in parts for k in part.body):
+            made = replace(made, split=_split(program, sweep, made, more))
         warps = _warps(program, sweep, made.flat("mat"), more)
     elif largest > 4096 or held >= 96 * 1024 or (lins and largest >= 1024):
         warps = 8
     return replace(made, least=least, warps=warps, streamed=streamed)
 
 
-def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
-    """How many warps hold the matrices that live at once, and a few on the way, in their registers."""
+def _alive(program: Program, sweep: Sweep) -> int:
+    """The matrices that live at once: those that last, and a few on the way."""
     instrs = program.instrs
     lasting = [instrs[k].type for k in sweep.consts] + [program.slots[s].type for s in sweep.slots]
     lasting += [instrs[t].type for t in sweep.totals]
-    alive = sum(t.kind == "mat" for t in lasting) + more + 4
-    return next((w for w, most in ((4, 128), (8, 144)) if alive * size <= most * 32 * w), 16)
+    return sum(t.kind == "mat" for t in lasting) + 4
+
+
+def _warps(program: Program, sweep: Sweep, size: int, more: int) -> int:
+    """How many warps hold the matrices that live at once in their registers.
+
+    Two times 8 hold no more: they have as many registers, and more threads that hold the same addresses.
+    """
+    alive = _alive(program, sweep) + more
+    return 4 if alive * size <= 128 * 32 * 4 else 8
+
+
+def _split(program: Program, sweep: Sweep, made: Tiles, more: int) -> int:
+    """Into how many programs a head's values go, where 8 warps cannot hold its matrices and those of the next step.
+
+    Columns of matrices can be apart where nothing is summed along them; keys and scals are then the same in all.
+    """
+    alive, split = _alive(program, sweep) + 2 * _loaded(program, sweep) + more, 1
+    while alive * made.key * (made.value // split) > HELD and made.value // split > LEAST:
+        split *= 2
+    return split
+
+
+def loads_ahead(program: Program, sweep: Sweep, made: Tiles) -> bool:
+    """Whether there is room for the matrices of the next step beside those of a step."""
+    loaded = _loaded(program, sweep)
+    return not loaded or (_alive(program, sweep) + 2 * loaded) * made.flat("mat") <= HELD
+
+
+def loads_consts(program: Program, sweep: Sweep, made: Tiles, more: int) -> bool:
+    """Whether matrices without rows are loaded in each step, because all of them together do not fit."""
+    return (_alive(program, sweep) + more) * made.flat("mat") > HELD
+
+
+def _loaded(program: Program, sweep: Sweep) -> int:
+    """The matrices that a step loads."""
+    return sum(program.instrs[k].type.kind == "mat" for k in sweep.loads)
+
+
+def _mixes_columns(program: Program, k: int) -> bool:
+    """Whether an instruction sees several values of a head at once."""
+    instr = program.instrs[k]
+    given = {program.instrs[a].type.kind for a in instr.args}
+    if instr.op in ("reduce", "hmax"):
+        return bool(given & {"vec", "in"}) or ("mat" in given and instr.type.kind != "vec")
+    return instr.op in ("lin", "readt", "tokey", "toval")
 
 
 def _warps_of_rows(program: Program, sweep: Sweep, size: int) -> int:
