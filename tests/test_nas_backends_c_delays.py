@@ -23,6 +23,8 @@ TEXTS = {
     " out q * lin(p) + sigmoid(r) * x",
     "a window that matrices are made of": "state S: mat; S' = 0.9 * S + outer(lin:key(conv(x)), lin(conv(x)));"
     " out read(S', lin:key(conv(x)))",
+    "complex states that have x": "state z: cvec = 0.5, w: cvec, p: vec; p' = x; z' = complex(x, p); w' = z;"
+    " out re(z) * im(w) + lin(im(z), p)",
     "windows of other values": "state h: vec; u = lin(x); h' = tanh(lin(h) + conv(u));"
     " out h' + conv(h', k=3) * conv(x, k=2)",
 }
@@ -73,3 +75,10 @@ def test_a_backward_half_keeps_the_start_of_windows_alone() -> None:
     assert outline.window == 9 * 8  # three windows of three steps
     assert outline.made[1] == 4 * 8  # rows of two gates, of what they gate, and of h
     assert Making(CELLS["states of x before"], Sizes.of(8, 8, 1, None), 8).outline.made[1] <= 3 * 8
+
+
+def test_a_wide_window_is_no_long_text() -> None:
+    """Twice the width is about twice the text: with a case for each slot and step, compilers took minutes."""
+    texts = [f"cell c {{ state h: vec; h' = 0.9 * h + conv(x, k={k}); out h' }}" for k in (16, 32)]
+    lengths = [len(Making(parse(text), Sizes.of(8, 8, 1, None), 8).text) for text in texts]
+    assert lengths[1] < 2.5 * lengths[0]

@@ -12,19 +12,21 @@ from collections.abc import Collection, Mapping, Sequence
 from nas.backends.c.loops import Place, literal
 from nas.backends.c.text import Function
 from nas.backends.c.world import World
-from nas.ir import Program, Schedule, Sweep
+from nas.ir import Normal, Schedule, Sweep
 
 Chains = Mapping[int, tuple[int, ...]]
 WINDOWS = ("windows", 0)  # the first values of all slots that a backward half reads, `[batch, floats]`
 
 
-def chains_of(program: Program) -> dict[int, tuple[int, ...]]:
+def chains_of(normal: Normal) -> dict[int, tuple[int, ...]]:
     """Of each slot that has x of some steps before, as many slots: itself, then the ones that it takes its values from.
 
-    Before step n it has what slot n of these had in the beginning, and when there is none more, x.
+    Before step n it has what slot n of these had in the beginning, and when there is none more, x. Parts of complex
+    slots are carried: a caller's tensor has their numbers apart, and no row of it is what they begin with.
     """
-    found: dict[int, tuple[int, ...]] = {}
-    following = {s: program.instrs[slot.next] for s, slot in enumerate(program.slots)}
+    program, found = normal.program, dict[int, tuple[int, ...]]()
+    slots = zip(normal.slots, program.slots, strict=True)
+    following = {s: program.instrs[slot.next] for s, (place, slot) in enumerate(slots) if not place.part}
     new: dict[int, tuple[int, ...]] = {s: (s,) for s, instr in following.items() if instr.op == "x"}
     while new:
         found |= new
@@ -60,15 +62,14 @@ def ahead(world: World, f: Function, slots: Sequence[int]) -> list[str]:
     for s in slots:
         chain, size = world.chains[s], world.sizes.input_size
         lines += _of_x(f, s, f"step >= {len(chain)}", -len(chain), size)
-        for n, other in enumerate(chain):
-            held = world.held[other]
-            pointer, start = (
-                f.port(("init", held.slot)),
-                _start(f, 0.0 if held.start is None else held.start, size),
-            )
+        starts = [world.held[other] for other in chain]
+        for first, end, apart in _runs([(h.slot, h.row, h.start) for h in starts], [h.first for h in starts]):
+            held, pointer = starts[first], f.port(("init", starts[first].slot))
+            begin = f"b0 * {held.row} + {held.first} + (step - {first}) * {apart}"
+            start = _start(f, 0.0 if held.start is None else held.start, size)
             lines += [
-                f"else if (step == {n}) {{",
-                f"z{s} = {pointer} ? {pointer} + b0 * {held.row} + {held.first} : {start};",
+                f"else if (step < {end}) {{",
+                f"z{s} = {pointer} ? {pointer} + {begin} : {start};",
                 f"zr{s} = {pointer} ? {held.row} : 0;",
                 "}",
             ]
@@ -94,10 +95,26 @@ def back(world: World, f: Function, slots: Sequence[int]) -> list[str]:
     for s in slots:
         chain, size = world.past[s], world.sizes.input_size
         lines += _of_x(f, s, f"T - 1 - step >= {len(chain)}", len(chain), size)
-        for n, other in enumerate(chain):
-            first = f"{f.port(WINDOWS)} + b0 * {world.window} + {world.windows[other]}"
-            lines.append(f"else if (T - 1 - step == {n}) {{ z{s} = {first}; zr{s} = {world.window}; }}")
+        places = [world.windows[other] for other in chain]
+        for first, end, apart in _runs([None] * len(chain), places):
+            begin = f"b0 * {world.window} + {places[first]} + (T - 1 - step - {first}) * {apart}"
+            lines.append(
+                f"else if (T - 1 - step < {end}) "
+                f"{{ z{s} = {f.port(WINDOWS)} + {begin}; zr{s} = {world.window}; }}"
+            )
     return lines
+
+
+def _runs(kinds: Sequence[object], places: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Runs of one kind, evenly apart: where each begins and ends, and how far apart. A wide window is one run."""
+    runs: list[tuple[int, int, int]] = []
+    for n, (kind, place) in enumerate(zip(kinds, places, strict=True)):
+        first, end, apart = runs[-1] if runs else (n, n, 0)
+        if n and kind == kinds[n - 1] and (end - first == 1 or place - places[n - 1] == apart):
+            runs[-1] = (first, n + 1, place - places[n - 1])
+        else:
+            runs.append((n, n + 1, 0))
+    return runs
 
 
 def _of_x(f: Function, s: int, when: str, steps: int, size: int) -> list[str]:

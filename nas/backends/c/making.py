@@ -62,7 +62,7 @@ class Making:
 
     def _delay(self, normal: Normal, adjoint: Adjoint) -> None:
         """Which slots are read in x, and of which of these the backward half keeps the start alone."""
-        self.chains = chains_of(normal.program)
+        self.chains = chains_of(normal)
         replayed = adjoint.replay.program.instrs if adjoint.replay else ()
         past = set(adjoint.past) & set(self.chains) - {i.slot for i in replayed if i.op == "past"}
         self.past = {s: self.chains[s] for s in sorted(read_by_sweeps(self.plan, past))}
