@@ -29,6 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _output import whole_lines
 from _real_final import final
 from _real_runs import compare_runs, read_runs
 from _real_tables import final_page, runs_charts, runs_page
@@ -305,13 +306,7 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
 def _kept(path: Path, setting: Setting, methods: Sequence[Method]) -> dict[tuple[str, int], Trace]:
     """The searches that an earlier sitting finished; a line that was cut short is left out."""
     found: dict[tuple[str, int], Trace] = {}
-    if not path.is_file():
-        return found
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
+    for line in whole_lines(path):
         held = json.loads(line)
         if held["setting"] != setting.key():
             raise NasError(

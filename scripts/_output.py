@@ -1,4 +1,4 @@
-"""Where scripts write: types of argparse that refuse a place before anything is measured for it."""
+"""Where scripts write: types of argparse that refuse a place before anything is measured for it, and files that grow."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def output_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{file} is a folder, and a file is wanted")
     output_folder(str(file.parent))
     return file
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file, if it is there, that grows line by line; one that was cut short is taken out of it."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return whole.splitlines()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _output import whole_lines
 from _real_runs import RealRun, differences
 
 from grammar import Cell, parse, zoo, zoo_names
@@ -98,13 +99,7 @@ class Trainings:
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The trainings of a file; a line that was cut short is taken out of it."""
-    if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
+    for line in whole_lines(path):
         held = json.loads(line)
         yield held["key"], held
 
