@@ -1,4 +1,4 @@
-"""Where scripts write: types of argparse that refuse a place before anything is measured for it, and files that grow."""
+"""Where scripts write: places refused before anything is measured for them, and files that grow line by line."""
 
 from __future__ import annotations
 
