@@ -150,3 +150,26 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_unknown_options_are_named() -> None:
     with pytest.raises(SearchError, match="oneshot: no option 'epochs'; options are method, select, steps"):
         SupernetOptions.from_dict({"epochs": 3})
+
+
+EXPLODING = "cell c {{ state h: vec; h' = choice{{ tanh(lin(x, h)) [{tame}] | lin(1e4 * h) + 1e4 * x [{wild}] }}; out h' }}"
+
+
+@pytest.mark.parametrize("method", ["uniform", "gdas"])
+def test_paths_that_explode_are_passed_over(method: str) -> None:
+    text = EXPLODING.format(tame=1, wild=3)
+    result = train_supernet(spec(cell=text), SupernetOptions(**{**QUICK, "steps": 60}, method=method))
+    assert result.trial.status == "ok"
+    assert np.isfinite(result.probabilities).all()
+    losses = [loss for _, loss in result.trial.curve]
+    assert 0 < len(losses) < 60  # each step has a loss in the curve, but for those that were passed over
+    assert max(losses) < 2 * load_task("modular_arithmetic", None, "smoke").trivial_loss
+    assert result.found
+
+
+def test_a_supernet_of_nothing_but_exploding_paths_diverges() -> None:
+    text = EXPLODING.format(tame=1e-9, wild=1)
+    result = train_supernet(spec(cell=text), SupernetOptions(**{**QUICK, "steps": 60}, method="uniform"))
+    assert result.trial.status == "diverged"
+    assert result.trial.message == "none of the 60 paths before step 60 could be trained"
+    assert result.found == ()
