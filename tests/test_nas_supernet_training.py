@@ -152,7 +152,13 @@ def test_unknown_options_are_named() -> None:
         SupernetOptions.from_dict({"epochs": 3})
 
 
-EXPLODING = "cell c {{ state h: vec; h' = choice{{ tanh(lin(x, h)) [{tame}] | lin(1e4 * h) + 1e4 * x [{wild}] }}; out h' }}"
+EXPLODING = """
+cell c {{
+  state h: vec
+  h' = choice{{ tanh(lin(x, h)) [{tame}] | lin(1e4 * h) + 1e4 * x [{wild}] }}
+  out h'
+}}
+"""
 
 
 @pytest.mark.parametrize("method", ["uniform", "gdas"])
