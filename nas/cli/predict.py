@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json as json_module
 from collections.abc import Iterator
 from math import isfinite, isnan
@@ -374,7 +375,7 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
     if path.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"a table is a .csv or .jsonl file, a run is a folder; received {path}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"the table {path} is not UTF-8 text") from None
     for number, row in enumerate(_rows(path, text), start=1):
@@ -392,9 +393,12 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
 
 def _rows(path: Path, text: str) -> Iterator[Any]:
     if path.suffix == ".csv":
-        yield from csv.DictReader(text.splitlines())
+        try:
+            yield from csv.DictReader(io.StringIO(text))  # a cell in quotes may go over several lines
+        except csv.Error as error:
+            raise UsageError(f"{path} is not CSV: {error}") from None
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text), start=1):
         try:
             yield json_module.loads(line)
         except ValueError as error:
