@@ -25,7 +25,7 @@ from nas.searchers.lab import (
     table_answers,
 )
 from nas.searchers.random_search import RandomSearch
-from search_spaces import NoCellError
+from search_spaces import NoCellError, load_space
 
 TOY = ToySpace()
 
@@ -167,6 +167,12 @@ def test_a_table_knows_whole_trainings_alone() -> None:
     searcher.begin({"steps": 27})
     with pytest.raises(SearchError, match="halving trains cells in several steps"):
         replay("halving", searcher, table_answers(pool), 10, 0)
+
+
+def test_a_table_knows_no_supernets() -> None:
+    searcher = make_searcher("oneshot", load_space("darts_rnn"))
+    with pytest.raises(SearchError, match="oneshot trains supernets"):
+        replay("oneshot", searcher, table_answers(toy_pool()), 10, 0)
 
 
 def test_failures_have_no_score() -> None:

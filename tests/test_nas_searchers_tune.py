@@ -121,6 +121,12 @@ def test_ends_when_the_space_is_exhausted(tmp_path: Path) -> None:
     assert searcher.suggest("last") == TuneSearcher.FINISHED
 
 
+def test_supernets_are_refused() -> None:
+    searcher = TuneSearcher("darts_rnn", "oneshot", metric="score", mode="min")
+    with pytest.raises(SearchError, match="oneshot trains supernets; Tune is given cells alone"):
+        searcher.suggest("a")
+
+
 def test_cells_trained_elsewhere_count() -> None:
     searcher = TuneSearcher("gated", "evolution", {"samples": 2, "crossover": 0.0}, metric="s", mode="min")
     for name in ("lstm", "gru", "gru"):

@@ -102,6 +102,8 @@ class TuneSearcher(RaySearcher):
             if proposal.steps is not None or proposal.continues is not None:
                 method = self._setting["method"]
                 raise SearchError(f"{method} trains in rungs; under Tune leave that to a scheduler of Tune's")
+            if proposal.supernet is not None:
+                raise SearchError(f"{self._setting['method']} trains supernets; Tune is given cells alone")
             known = self._trials.get(_key(proposal))
             if known is None:
                 self._note({"entered": trial_id, **_written(proposal)})

@@ -83,7 +83,7 @@ def replay(method: str, searcher: Searcher, answer: Answerer, budget: int, seed:
     """Let a searcher try `budget` different cells, as a campaign with one worker does.
 
     A cell that it proposes again is answered from the record and costs nothing. Ends early where nothing is proposed.
-    Raises SearchError where one asks for less than a whole training.
+    Raises SearchError where one asks for less than a whole training, or for that of a supernet.
     """
     known: dict[str, Observation] = {}
     scores: list[float | None] = []
@@ -97,6 +97,8 @@ def replay(method: str, searcher: Searcher, answer: Answerer, budget: int, seed:
             raise SearchError(
                 f"{method} trains cells in several steps: tables and surrogates know whole trainings"
             )
+        if proposal.supernet is not None:
+            raise SearchError(f"{method} trains supernets: tables and surrogates know cells alone")
         digest = proposal.cell.digest
         earlier = known.get(digest)
         if earlier is None:
