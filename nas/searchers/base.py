@@ -18,6 +18,10 @@ from grammar import Cell
 from search_spaces import Variation
 
 
+UNTRIED = ("infrastructure", "refused", "timeout", "oom")
+"""Statuses of observations that say nothing about the loss of a cell."""
+
+
 class SpaceLike(Protocol):
     """What searchers need of a search space; `search_spaces.Space` has it."""
 
