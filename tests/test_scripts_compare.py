@@ -80,7 +80,9 @@ def test_a_label_stands_for_one_searcher(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     common = ["pool", "--runs", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--budget", "5"]
     _compare_searchers.main([*common, "--seeds", "1", "--methods", "mine=random"])
-    with pytest.raises(SystemExit, match=r"error: .* has mine as random with options {}: give this one a new"):
+    with pytest.raises(
+        SystemExit, match=r"error: .* has mine as random with options {}: give this one a new"
+    ):
         _compare_searchers.main([*common, "--seeds", "2", "--methods", "mine=evolution"])
 
 

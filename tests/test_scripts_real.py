@@ -58,7 +58,7 @@ def test_the_best_is_that_of_trials_that_had_ended_by_then(tmp_path: Path) -> No
 
 def test_a_trial_that_was_killed_has_cost_its_wall_time(tmp_path: Path) -> None:
     make_run(tmp_path / "run", trials=4, finish=False)
-    journal, events = Journal.take_over(tmp_path / "run")
+    journal, _ = Journal.take_over(tmp_path / "run")
     failed = {"class": "timeout", "message": "", "attempt": 1, "retry": False, "wall": 30.0}
     journal.append("fail", 60.0, trial=4, **failed)
     journal.close()

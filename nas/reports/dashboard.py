@@ -31,8 +31,8 @@ def write_study(run: Run, file: str | Path) -> tuple[str, int]:
     """Add what of a run has ended to the study of its folder's name in `file`; the name, and how many trials are new.
 
     The file is made if need be, and may hold other studies. Written again, it gets the trials that ended since. A
-    trial that failed is one of state FAIL; duplicates and supernets are none. Raises RunError if the study is of another run, or
-    the file is no journal of Optuna.
+    trial that failed is one of state FAIL; duplicates and supernets are none. Raises RunError if the study is of
+    another run, or the file is no journal of Optuna.
     """
     name = run.path.resolve().name
     _check(Path(file))

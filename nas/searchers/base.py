@@ -17,7 +17,6 @@ import numpy as np
 from grammar import Cell
 from search_spaces import Variation
 
-
 UNTRIED = ("infrastructure", "refused", "timeout", "oom")
 """Statuses of observations that say nothing about the loss of a cell."""
 

@@ -137,9 +137,10 @@ class Reinforce(Searcher):
     """Cells drawn from the controller; each score that is told moves it towards or away from that cell.
 
     The reward is how far a score is below the moving average of scores (`decay`), in units of their moving spread; a
-    trial without a score counts as the worst one so far, unless it says nothing about the cell's loss (`UNTRIED`). Steps are Adam's, of size `rate`, with a bonus of `entropy`
-    times the mean entropy of the choices. Draws that give no cell of the space or one that was tried are made again,
-    `tries` times; then the space is sampled. Until `samples` cells have a score the controller is not moved.
+    trial without a score counts as the worst one so far, unless its failure says nothing about the cell (`UNTRIED`).
+    Steps are Adam's, of size `rate`, with a bonus of `entropy` times the mean entropy of the choices. Draws that give
+    no cell of the space or one that was tried are made again, `tries` times; then the space is sampled. Until `samples`
+    cells have a score the controller is not moved.
 
     Adam moves every weight of a choice by `rate` at once, which with tens of units is many times that in its logit: a
     few good scores would make the policy certain of cells that were tried, and a certain policy has no gradient that

@@ -30,4 +30,6 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not 0 < value < math.inf:
-                raise ServingError(f"the limit {name!r} of a server is positive and finite; received {value!r}")
+                raise ServingError(
+                    f"the limit {name!r} of a server is positive and finite; received {value!r}"
+                )
