@@ -127,6 +127,11 @@ def test_supernets_are_refused() -> None:
         searcher.suggest("a")
 
 
+def test_objectives_that_nobody_reports_are_refused() -> None:
+    with pytest.raises(SearchError, match="nsga2 minimises loss, flops; Tune reports the loss alone"):
+        TuneSearcher("gated", "nsga2", metric="score", mode="min")
+
+
 def test_cells_trained_elsewhere_count() -> None:
     searcher = TuneSearcher("gated", "evolution", {"samples": 2, "crossover": 0.0}, metric="s", mode="min")
     for name in ("lstm", "gru", "gru"):

@@ -75,6 +75,9 @@ class TuneSearcher(RaySearcher):
         setting = self._setting
         space = _space(*setting["space"])
         self._searcher: Searcher = make_searcher(setting["method"], space, setting["options"])
+        aims = self._searcher.objectives
+        if aims != ("loss",):
+            raise SearchError(f"{setting['method']} minimises {', '.join(aims)}; Tune reports the loss alone")
         if setting["recipe"]:
             self._searcher.begin(setting["recipe"])
         self._log: list[dict[str, Any]] = []
