@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_search_spaces_relaxing import MINE
 
-from grammar import parse
-from nas.errors import SearchError
+from grammar import parse, parse_sketch
+from nas.backends import fallback
+from nas.errors import SearchError, TrainingError
 from nas.supernet import SupernetOptions, train_supernet, train_trial
 from nas.supernet.selection import shown
 from nas.tasks import load_task
@@ -91,6 +92,19 @@ def test_a_supernet_that_cannot_be_built_is_invalid() -> None:
     assert result.trial.status == "invalid"
     assert "more than memory_gb=0.001" in result.trial.message
     assert result.found == ()
+
+
+def test_data_and_fallbacks_are_looked_at_as_in_any_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        TrainingError, match="the data of task modular_arithmetic are not those the trial was made"
+    ):
+        train_supernet(spec(data_digest="0" * 64), SupernetOptions(**QUICK))
+    monkeypatch.setattr(
+        fallback, "_REASONS", {Relaxed(parse_sketch(MINE), lift=False).cell: "no compiler today"}
+    )
+    assert (
+        train_supernet(spec(), SupernetOptions(**{**QUICK, "steps": 1})).trial.fallback == "no compiler today"
+    )
 
 
 def test_cells_that_are_not_accepted_are_not_handed_over() -> None:

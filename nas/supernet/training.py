@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from grammar import Cell, GrammarError, parse
+from nas.backends import fallbacks
 from nas.errors import BuildError, TrialAborted
 from nas.supernet.model import Supernet
 from nas.supernet.options import SupernetOptions
 from nas.supernet.plan import Plan
 from nas.supernet.selection import Scored, candidates, perturbed, shown
 from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
-from nas.tasks import Task, load_task
-from nas.training import TrialResult, TrialSpec, learning_rate
+from nas.tasks import Task
+from nas.training import TrialResult, TrialSpec, device_of, learning_rate, task_of
 from search_spaces import SpaceError, read_space
 
 CURVE_POINTS = 40
@@ -98,11 +99,10 @@ def train_supernet(
     from `spec.seed`, and the global random state is left as it was found.
 
     A sketch that has no mixture, or one too large, gives a result with status "invalid". Raises SearchError where
-    `cost_limit` leaves no cell.
+    `cost_limit` leaves no cell, TaskError and TrainingError as `nas.training.train` does.
     """
     started = time.perf_counter()
-    task = load_task(spec.task, spec.data, spec.size).with_recipe(spec.recipe)
-    device = torch.device(spec.device)
+    task, device = task_of(spec), device_of(spec)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
         try:
@@ -123,6 +123,7 @@ def train_supernet(
         steps=run.steps,
         seconds=time.perf_counter() - started,
         message=message,
+        fallback=fallbacks().get(run.net.relaxed.cell, ""),
     )
     final = tuple(tuple(round(p, 6) for p in hole.tolist()) for hole in run.architecture.probabilities())
     return SupernetResult(trial, found, final, run.spent if run.cost is not None else None)
