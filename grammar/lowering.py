@@ -48,6 +48,7 @@ class _Lowering:
         self.links: dict[str, tuple[float, ...]] = {}  # of choices by name: the weights of their options
         self.nodes: list[Node] = []
         self.known: dict[Node, int] = {}
+        self.turning: set[int] = set()  # the nodes that change from round to round of `depth n until(...)`
         self.weights: dict[_Path | str, int] = {}  # by place, or by the label of `share=`
         self.sites: list[tuple[_Path, Weight]] = []
         self.names: set[str] = set()
@@ -201,30 +202,25 @@ class _Lowering:
         needs = {i: list(dict.fromkeys(owner[n] for n in reads(s) if n in owner)) for i, s in units}
         done: set[int] = set()
         for first, _ in units:
-            stack: list[tuple[int, Iterator[int]]] = []
-            active: list[int] = []
-            if first not in done:
-                stack.append((first, iter(needs[first])))
-                active.append(first)
-            while stack:
-                index, rest = stack[-1]
+            active: dict[int, Iterator[int]] = {} if first in done else {first: iter(needs[first])}
+            while active:
+                index, rest = active.popitem()
                 following = next((n for n in rest if n not in done), None)
                 if following is None:
-                    stack.pop()
-                    active.pop()
                     done.add(index)
                     self._define(scope, index, by_index[index])
-                elif following in active:
-                    cycle = [*active[active.index(following) :], following]
+                    continue
+                active[index] = rest
+                if following in active:
+                    way = list(active)
+                    cycle = [*way[way.index(following) :], following]
                     names = " -> ".join(title(by_index[i]) for i in cycle)
                     raise CellTypeError(
                         f"equations of one step may not depend on each other in a circle: {names}"
                         " (a plain state name is its previous value)",
                         by_index[following].span,
                     )
-                else:
-                    stack.append((following, iter(needs[following])))
-                    active.append(following)
+                active[following] = iter(needs[following])
 
     def _define(self, scope: _Scope, index: int, statement: Let | Block) -> None:
         path = (*scope.path, index)
@@ -348,18 +344,13 @@ class _Lowering:
         """Refuse `shift` and `conv` of what has no value at the step before."""
         if self.tree.children:
             raise CellTypeError(f"`{expr.op}` looks back in time, and a tree cell has no steps", expr.span)
-        todo, seen = list(args), set(args)
         alone = expr.op == "conv" and expr.attr("k", 4) == 1  # it sees the present alone
-        while todo and not self.seq and not alone:
-            node = self.nodes[todo.pop()]
-            if node.op == "carry":
-                raise CellTypeError(
-                    f"`{expr.op}` looks back in time, but its operand changes within a step, inside"
-                    " `depth n until(...)`",
-                    expr.span,
-                )
-            todo += [a for a in node.args if a not in seen]
-            seen.update(node.args)
+        if not (self.seq or alone or self.turning.isdisjoint(args)):
+            raise CellTypeError(
+                f"`{expr.op}` looks back in time, but its operand changes within a step, inside"
+                " `depth n until(...)`",
+                expr.span,
+            )
 
     def _name(self, expr: Expr, scope: _Scope) -> int:
         name = str(expr.attr("name"))
@@ -441,6 +432,8 @@ class _Lowering:
         if index is None:
             index = self.known[node] = len(self.nodes)
             self.nodes.append(node)
+            if node.op == "carry" or not self.turning.isdisjoint(node.args):
+                self.turning.add(index)
         return index
 
     # -- weights ----------------------------------------------------------------------------
