@@ -13,10 +13,11 @@ from grammar.mentions import mentioned_states
 from grammar.ops import OPS, RuleError, WeightSpec, weight_specs
 from grammar.parser import KEYWORDS, CellTree
 from grammar.printer import show_expr, show_init
-from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights
+from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights, spread
 from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
 MAX_NODES = 20_000  # after unrolling
+MAX_SUM = 5_000  # values in one `sum`, each written where it stands
 _Path = tuple[int, ...]  # a place in the text; paths sort in reading order
 
 
@@ -394,12 +395,15 @@ class _Lowering:
         return self._leaf("child", self.states[state].type, child=child, state=state)
 
     def _sum(self, expr: Expr, scope: _Scope, path: _Path, site: str) -> int:
+        wrong = ""
         if not self.tree.variadic or self.in_sum or self.in_leaf:
-            raise CellTypeError(
-                "`sum` is over the children of a cell declared `cell t(*k)`, and is not nested", expr.span
-            )
-        if not any(e.op == "child" for e in expr.args[0].walk()):
-            raise CellTypeError("`sum` needs a child inside, as in sum(k.h)", expr.span)
+            wrong = "`sum` is over the children of a cell declared `cell t(*k)`, and is not nested"
+        elif not any(e.op == "child" for e in expr.args[0].walk()):
+            wrong = "`sum` needs a child inside, as in sum(k.h)"
+        elif spread(expr.args[0]) > MAX_SUM:
+            wrong = f"a `sum` holds at most {MAX_SUM:,} values, square(a) and silu(a) written as products"
+        if wrong:
+            raise CellTypeError(wrong, expr.span)
         self.in_sum = True
         arg = self._typed(expr.args[0], scope, (*path, 0), site)
         self.in_sum = False
@@ -442,6 +446,7 @@ class _Lowering:
         attrs = dict(expr.attrs)
         rule = OPS[expr.op].weights
         assert rule is not None
+        init, fixed = attrs.get("init"), bool(attrs.get("fixed", False))
         specs = weight_specs(rule, types, expr.attrs, result)
         label = attrs.get("share")
         if attrs.get("transpose"):
@@ -462,6 +467,8 @@ class _Lowering:
                     f" and {_shapes(specs)}",
                     expr.span,
                 )
+            if (have.init, have.fixed) != (init, fixed):
+                raise CellTypeError(f"share={label} names weights of one `init` and one `fixed`", expr.span)
             if len(specs) > len(have.specs):
                 self.sites[index] = (self.sites[index][0], replace(have, specs=specs))
             return index
@@ -471,7 +478,6 @@ class _Lowering:
             count += 1
             unique = f"{name}_{count}"
         self.names.add(unique)
-        init, fixed = attrs.get("init"), bool(attrs.get("fixed", False))
         made = Weight(unique, expr.op, specs, init, fixed, None if label is None else str(label))
         self.weights[key] = len(self.sites)
         self.sites.append((path, made))

@@ -140,4 +140,9 @@ def ref(name: str) -> Expr:
     return Expr("ref", (), (("name", name),))
 
 
+def spread(expr: Expr) -> int:
+    """Values in an expression none of whose parts gets a name, once `square` and `silu` are products: these repeat."""
+    return 1 + sum(map(spread, expr.args)) * (2 if expr.op in ("square", "silu") else 1)
+
+
 X = Expr("x")

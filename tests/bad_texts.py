@@ -121,6 +121,10 @@ TYPES: dict[str, tuple[str, ...]] = {
         "h' = ^lin(h, share=w, transpose=yes)",
         "h' = ^lin(h, x, share=w, bias=no, transpose=yes)",
     ),
+    "share=w names weights of one `init` and one `fixed`": (
+        "u = lin(x, share=w, init=zeros); h' = u * ^lin(x, share=w, init=ones)",
+        "u = lin(x, share=w); h' = u * ^lin(x, share=w, fixed=yes)",
+    ),
     "share=w names weights of one shape; received w0 [H, D], b [H] and w0 [H, H], b [H]": (
         "h' = lin(x, share=w) + ^lin(h, share=w)",
     ),
@@ -213,6 +217,9 @@ TYPES: dict[str, tuple[str, ...]] = {
     ),
     "`k` stands for any number of children: use it inside sum(...)": (
         "cell a(*k) { state h: vec; leaf { h' = x }; h' = ^k.h; out h' }",
+    ),
+    "a `sum` holds at most 5,000 values, square(a) and silu(a) written as products": (
+        f"cell a(*k) {{ state h: vec; leaf {{ h' = x }}; h' = ^sum({'silu(' * 30}k.h{')' * 30}); out h' }}",
     ),
     "`sum` needs a child inside, as in sum(k.h)": (
         "cell a(*k) { state h: vec; leaf { h' = x }; h' = ^sum(x); out h' }",
