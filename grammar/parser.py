@@ -23,7 +23,8 @@ from grammar.errors import (
     suggest,
 )
 from grammar.ops import OPS, Value
-from grammar.options import DEFAULTS, option_problem, show_value
+from grammar.options import DEFAULTS, option_problem
+from grammar.printer import show_value
 from grammar.syntax import (
     MAX_DEPTH,
     Depth,
@@ -238,8 +239,9 @@ class _Builder(Transformer[Token, CellTree]):
         arguments = rest[1:] if type_ else rest
         args = tuple(a for a in arguments if isinstance(a, Expr))
         options = [o for o in arguments if isinstance(o, tuple)]
-        if options and isinstance(arguments[-1], Expr):
-            raise CellSyntaxError("options come after the operands", args[-1].span)
+        late = next((a for a in arguments[len(args) :] if isinstance(a, Expr)), None)
+        if late is not None:
+            raise CellSyntaxError("options come after the operands", late.span)
         return call(str(name), args, type_, [(str(k), v, _span(k)) for k, v in options], _span(name))
 
     def option(self, name: Token, value: Value) -> tuple[Token, Value]:
@@ -313,7 +315,7 @@ def call(
             )
         if key in attrs:
             raise CellSyntaxError(f"the option {key!r} is given twice", place)
-        problem = option_problem(key, value, attrs)
+        problem = option_problem(key, value)
         if problem:
             raise CellTypeError(f"{problem}; received {show_value(value)}", place)
         attrs[key] = value
