@@ -66,7 +66,7 @@ def test_dead_lets_go_and_declared_states_stay() -> None:
     text = "state h: vec, c: vec; u = conv(x); v = lin(h); h' = tanh(lin(x, h)); c' = lin(x) + c; out h'"
     program = compiled(text, "drop_dead")
     assert [slot.name for slot in program.slots] == ["h", "c"]
-    assert {program.weights[k].site for k in program.used_weights()} == {"h", "c"}
+    assert {program.weights[m.weight].site for i in program.instrs for m in i.maps} == {"h", "c"}
     assert len(compiled(text, "lower").slots) == 3
 
 
