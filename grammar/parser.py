@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -297,17 +297,28 @@ def call(
     span: Span | None = None,
 ) -> Expr:
     """An operation of the table applied to `args`, with its arity and options checked."""
+    return _make(name, args, call_attrs(name, len(args), type_, options or (), span), span)
+
+
+def call_attrs(
+    name: str,
+    count: int,
+    type_: Type | None,
+    options: Iterable[tuple[str, Value, Span | None]],
+    span: Span | None = None,
+) -> tuple[tuple[str, Value], ...]:
+    """The options of an operation of `count` operands as a tree has them, checked with its arity."""
     op = OPS.get(name)
     if op is None:
         raise UnknownNameError(f"unknown operation {name!r}{suggest(name, OPS)}", span)
     least, most = op.arity
-    if len(args) < least or (most is not None and len(args) > most):
+    if count < least or (most is not None and count > most):
         wanted = (
             str(least) if most == least else f"at least {least}" if most is None else f"{least} to {most}"
         )
-        raise CellTypeError(f"`{name}` takes {wanted} operand(s); received {len(args)}", span)
+        raise CellTypeError(f"`{name}` takes {wanted} operand(s); received {count}", span)
     attrs: dict[str, Value] = {}
-    for key, value, place in options or ():
+    for key, value, place in options:
         if key not in op.options:
             known = f"its options are {', '.join(op.options)}" if op.options else "it has none"
             raise UnknownNameError(
@@ -327,8 +338,7 @@ def call(
             attrs["size"] = type_.size
         elif type_.kind == "vec":
             del attrs["type"]
-    kept = tuple(sorted((k, v) for k, v in attrs.items() if DEFAULTS.get(k) != v))
-    return _make(name, args, kept, span)
+    return tuple(sorted((k, v) for k, v in attrs.items() if DEFAULTS.get(k) != v))
 
 
 def _number(token: Token) -> float:

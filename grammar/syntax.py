@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from grammar.errors import CellTypeError, Span
@@ -108,6 +108,17 @@ class Depth:
 
 
 Statement = Let | Out | Leaf | Repeat | Depth
+
+
+def expressions(statements: Iterable[Statement]) -> Iterator[Expr]:
+    """Every expression of a text in reading order, a block's gate first."""
+    for statement in statements:
+        if isinstance(statement, Let | Out):
+            yield statement.expr
+        else:
+            if isinstance(statement, Depth) and statement.until is not None:
+                yield statement.until
+            yield from expressions(statement.body)
 
 
 def num(value: float) -> Expr:
