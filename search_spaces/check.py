@@ -7,7 +7,20 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
-from grammar import IN, NAMED, OPS, Expr, GrammarError, Span, Type, ref, show_expr, suggest, zoo_names
+from grammar import (
+    IN,
+    NAMED,
+    OPS,
+    Expr,
+    GrammarError,
+    Span,
+    Type,
+    one_newline,
+    ref,
+    show_expr,
+    suggest,
+    zoo_names,
+)
 from search_spaces import reader
 from search_spaces.children import sums
 from search_spaces.errors import SpaceFileError
@@ -49,7 +62,7 @@ def parse_space(text: str, source: str) -> Rules:
 def doc(text: str) -> str:
     """The comment at the head of a space file."""
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in one_newline(text).split("\n"):
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("#").strip())

@@ -28,6 +28,7 @@ FAULTS = [
     (GOOD, "", 1, 1, "the text is empty: a space begins with"),
     (GOOD, "# only a comment\n", 1, 17, "the text is empty"),
     ("x\n}", "x\n", 8, 31, "the text ends inside a space: a closing '}' is missing"),
+    ("x\n}", "x # \u2028 more\n", 8, 40, "the text ends inside a space: a closing '}' is missing"),
     ("x\n}", "x\n} more", 9, 3, "one file holds one space"),
     ("out -> $new", "out = $new", 5, 7, "a rule is written with an arrow, as in `vec -> tanh"),
     ("gate: vec ->", "gate: vec =", 7, 13, "a rule is written with an arrow"),
