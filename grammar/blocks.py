@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from grammar.syntax import Depth, Expr, Let, Out, Repeat
+from grammar.syntax import Depth, Let, Repeat, expressions
 
 Block = Repeat | Depth
 
@@ -25,26 +25,13 @@ def writes(block: Block) -> Iterator[str]:
 
 def reads(statement: Let | Block) -> Iterator[str]:
     """The names a statement may take from around it."""
-    if isinstance(statement, Let):
-        exprs: list[Expr] = [statement.expr]
-        local: set[str] = set()
-    else:
-        exprs = list(_exprs(statement))
+    local: set[str] = set()
+    if isinstance(statement, Block):
         local = {s.name for s in statement.body if isinstance(s, Let)} | set(writes(statement))
-    for expr in exprs:
+    for expr in expressions((statement,)):
         for node in expr.walk():
             if node.op == "ref" and node.attr("name") not in local:
                 yield str(node.attr("name"))
-
-
-def _exprs(block: Block) -> Iterator[Expr]:
-    if isinstance(block, Depth) and block.until is not None:
-        yield block.until
-    for statement in block.body:
-        if isinstance(statement, Let | Out):
-            yield statement.expr
-        elif isinstance(statement, Block):
-            yield from _exprs(statement)
 
 
 def title(statement: Let | Block) -> str:

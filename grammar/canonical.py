@@ -15,7 +15,7 @@ from grammar.labelling import Labelling, is_unordered, label
 from grammar.ops import Value
 from grammar.parser import CellTree
 from grammar.simplify import simplify
-from grammar.syntax import Depth, Expr, Leaf, Let, Out, State, Statement, X, num, ref
+from grammar.syntax import Depth, Expr, Leaf, Let, Out, State, Statement, X, expressions, num, ref
 
 _INLINE = 40  # a value nested deeper than this gets a let, so that long chains stay readable
 
@@ -104,7 +104,7 @@ class _Writer:
     def _in_order(self, tree: CellTree) -> Iterator[tuple[int, int]]:
         """(node, weight) of each weight of the text, as a reader meets them."""
         node_of = {id(expr): node for expr, node in self._emitted_nodes}
-        for expr in _exprs(tree.statements):
+        for expr in expressions(tree.statements):
             for part in expr.walk():
                 index = node_of.get(id(part))
                 if index is not None:
@@ -336,14 +336,3 @@ class _Writer:
             if node.op == "sum" or any(a in found for a in node.args):
                 found.add(index)
         return frozenset(found)
-
-
-def _exprs(statements: Iterable[Statement]) -> Iterator[Expr]:
-    """Every expression of a text in reading order, a block's gate first."""
-    for statement in statements:
-        if isinstance(statement, Let | Out):
-            yield statement.expr
-        else:
-            if isinstance(statement, Depth) and statement.until is not None:
-                yield statement.until
-            yield from _exprs(statement.body)

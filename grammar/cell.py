@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -11,10 +13,11 @@ from weakref import WeakValueDictionary
 from grammar.errors import CellTypeError, LocatedError
 from grammar.graph import Graph
 from grammar.lowering import lower
-from grammar.parser import CellTree, parse_tree
+from grammar.ops import LEAVES
+from grammar.parser import CellTree, call_attrs, parse_tree
 from grammar.printer import show_tree
-from grammar.syntax import State, Statement
-from grammar.types import SEQ
+from grammar.syntax import Let, State, Statement, expressions
+from grammar.types import SEQ, Type
 
 DIGEST_VERSION = 3  # raised when the canonical form of any cell changes; golden digests guard it
 
@@ -124,6 +127,7 @@ class Sketch(_Text):
         return parse_sketch, (self._text,)
 
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _T = TypeVar("_T", bound=_Text)
 _CELLS: WeakValueDictionary[tuple[type, str], Any] = WeakValueDictionary()
 _LOCK = threading.Lock()
@@ -165,9 +169,28 @@ def make_cell(
     then made when it is first asked for.
     """
     tree = CellTree(name, tuple(children), variadic, tuple(states), tuple(statements))
-    if not name.isidentifier():
-        raise CellTypeError(f"a cell's name is a letter and then letters, digits or _; received {name!r}")
+    if not sound:
+        _check(tree)
     return _intern(Cell, tree, sound)
+
+
+def _check(tree: CellTree) -> None:
+    """Raise for what no text can say; the rest is checked when the graph is made."""
+    lets = (str(s.name).removesuffix("'") for s in tree.statements if isinstance(s, Let))
+    for name in (tree.name, *tree.children, *(s.name for s in tree.states), *lets):
+        if not _NAME.fullmatch(name):
+            raise CellTypeError(f"a name is a letter or _ and then letters, digits or _; received {name!r}")
+    for state in tree.states:
+        known = state.init in ("learned", "x", -math.inf)
+        if not known and (isinstance(state.init, str) or not math.isfinite(state.init)):
+            raise CellTypeError(f"an initial value is a number, -inf, learned, or x; received {state.init}")
+    for expr in expressions(tree.statements):
+        for node in expr.walk():
+            if node.op not in LEAVES:
+                attrs = dict(node.attrs)
+                kind, size = attrs.pop("type", None), attrs.pop("size", 0)
+                type_ = None if kind is None else Type(str(kind), int(size))  # type: ignore[arg-type]
+                call_attrs(node.op, len(node.args), type_, [(k, v, None) for k, v in attrs.items()])
 
 
 def _intern(kind: type[_T], tree: CellTree, sound: bool = False) -> _T:

@@ -17,7 +17,6 @@ from grammar.ops import OPS
 from grammar.types import Type
 
 MIXINGS = ("none", "elementwise", "block", "dense")
-DEGREES = ("const", "affine", "max-plus", "nonlinear")
 _ROWS = frozenset(("row",))
 _COLUMNS = frozenset(("column",))
 _FLAT = ("in", "vec", "cvec")  # types whose numbered blocks are consecutive parts of H

@@ -41,6 +41,7 @@ _LARGE_STEPS = 3  # more would let states grow out of reach
 _LARGE_DECIMALS = 1e5  # rounding errors grow with the values
 _FAINT = 1e-3  # an output smaller than this tells cells apart too badly
 _MOST_RUNS = 1_000  # of the instance with one set of weights; known cells take up to 200
+_MOST_NUMBERS = 30_000_000  # of all arrays that are run together; blocks of 4093 and 4091 would need 10^15
 _STOP = 0.8123  # stands for stopgrad, which has a value but no gradient: a cell with it is another cell
 
 
@@ -55,7 +56,7 @@ def fingerprint(cell: Cell) -> str:
     or buffers beyond what 6 steps show, and what differs in `stopgrad`. Besides small values the instance is run with
     inputs and matrices so large that what goes into a function reaches about +-20, so that `min(u, 3)` is not `u`;
     outputs that are not finite there are left out. Cells whose outputs on small values are
-    not finite, or nearly 0, and those with so many arrays of like effect that matching them takes long, share a
+    not finite, or nearly 0, and those so large or with so many arrays of like effect that it takes long, share a
     fingerprint only with cells of the same digest. Different functions could
     share one where they differ by less than 1e-6 in all of the few steps (1e-5 far out), as
     `lerp(0.999999999, a, b)` and `b` do; none of the zoo does.
@@ -65,7 +66,7 @@ def fingerprint(cell: Cell) -> str:
     if found is None:
         try:
             text = _Probe(_marked(canonical)).text()
-        except CellBuildError:  # no sizes of ours fit the cell, or it cannot be run
+        except CellBuildError:  # no sizes of ours fit the cell, or it cannot be run, or is too large
             text = ""
         found = hashlib.sha256(f"{FINGERPRINT_VERSION}:{text or cell.digest}".encode()).hexdigest()
         _KNOWN[canonical] = found
@@ -94,6 +95,9 @@ class _Probe:
         graph = cell.graph
         self.sizes = _sizes(graph)
         arrays = _arrays(graph, self.sizes)
+        self.numbers = sum(math.prod(a.shape) for a in arrays)
+        if self.numbers > _MOST_NUMBERS:
+            raise CellBuildError(f"{cell.name} has more than {_MOST_NUMBERS:,} numbers at {self.sizes}")
         self.fixed = {a.name: np.full(a.shape, a.constant) for a in arrays if a.constant is not None}
         self.arrays = [a for a in arrays if a.constant is None]
         self.tree = _tree(graph)
@@ -112,6 +116,8 @@ class _Probe:
         while True:
             counts = Counter(self.colours)
             tied = [i for i, c in enumerate(self.colours) if counts[c] > 1]
+            if (1 + len(tied)) * self.numbers > _MOST_NUMBERS:
+                return ""
             y = self._run(tied)
             runs += len(y)
             if runs > _MOST_RUNS or not np.isfinite(y[0]).all() or np.abs(y[0]).max() < _FAINT:

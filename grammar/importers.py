@@ -71,7 +71,7 @@ def from_nasbench_nlp(recipe: Recipe, name: str = "nasbench_nlp") -> Cell:
     except CycleError as error:
         circle = " <- ".join(map(_shown, error.args[1][:5]))
         raise ImportFormatError(f"node {_shown(error.args[1][0])} depends on itself: {circle}") from None
-    statements = [Let(_nlp_name(n), _nlp_expr(n, recipe[n]["op"], given)) for n, given in inputs.items()]
+    statements = [Let(_nlp_name(n), _nlp_expr(recipe[n]["op"], given)) for n, given in inputs.items()]
     states = sorted(int(m[1]) for m in map(_NEW.fullmatch, recipe) if m)
     declared = [State(f"h{i}", VEC) for i in states]
     return _checked(name, declared, [*statements, Out(ref("h0'"))])
@@ -139,7 +139,7 @@ def _nlp_name(node: str) -> str:
     return f"{node}_" if _RESERVED.fullmatch(node) else node
 
 
-def _nlp_expr(node: str, op: str, inputs: Sequence[str]) -> Expr:
+def _nlp_expr(op: str, inputs: Sequence[str]) -> Expr:
     target = _NLP[op][0]
     args = [_nlp_input(i) for i in inputs]
     if op == "blend":
@@ -165,21 +165,27 @@ def to_nasbench_nlp(cell: Cell) -> dict[str, dict[str, Any]]:
     An imported cell gives its recipe back, up to the spelling of nodes. Raises ImportFormatError.
     """
     order = _nlp_states(cell)
-    names: dict[str, str] = {s: f"h_prev_{i}" for s, i in order.items()}
-    names |= {f"{s}'": f"h_new_{i}" for s, i in order.items()}
     lets = [s for s in cell.statements if isinstance(s, Let)]
     if len(lets) + 1 != len(cell.statements):
         raise ImportFormatError("NAS-Bench-NLP has no repeat, depth or leaf blocks")
     recipe: dict[str, dict[str, Any]] = {}
     taken = {s.name for s in lets}
 
+    def free() -> str:
+        name = next(f"node_{i}" for i in range(len(taken) + 1) if f"node_{i}" not in taken)
+        taken.add(name)
+        return name
+
+    # A let may be called as the format calls a state.
+    names = {s.name: free() for s in lets if _NEW.fullmatch(s.name) or _OLD.fullmatch(s.name)}
+    names |= {s: f"h_prev_{i}" for s, i in order.items()} | {f"{s}'": f"h_new_{i}" for s, i in order.items()}
+
     def node(expr: Expr) -> str:
         if expr.op == "x":
             return "x"
         if expr.op == "ref":
             return names.get(str(expr.attr("name")), str(expr.attr("name")))
-        fresh = next(f"node_{i}" for i in range(len(taken) + 1) if f"node_{i}" not in taken)
-        taken.add(fresh)
+        fresh = free()
         write(fresh, expr)
         return fresh
 
@@ -204,7 +210,7 @@ def _nlp_states(cell: Cell) -> dict[str, int]:
     emitted = name.rstrip("'")
     if not name.endswith("'") or any(s.type != VEC or s.init != 0.0 for s in cell.states):
         raise ImportFormatError("NAS-Bench-NLP emits the new value of a state, and its states are vec from 0")
-    own = {s.name: re.fullmatch(r"h(\d+)", s.name) for s in cell.states}
+    own = {s.name: re.fullmatch(r"h(0|[1-9]\d{0,2})", s.name) for s in cell.states}
     if all(own.values()) and emitted == "h0":
         return {s: int(m[1]) for s, m in own.items() if m}
     rest = [s.name for s in cell.states if s.name != emitted]
@@ -318,6 +324,8 @@ class _DartsReader:
         # a simplified mean is a sum times a number
         parts = sorted(root.args, key=lambda a: graph.nodes[a].op == "num") if root.op == "mul" else []
         concat = self._addends(parts[0] if parts else graph.out)
+        if len(concat) > _MOST_INPUTS:
+            raise ImportFormatError(f"the output is the mean of at most {_MOST_INPUTS} nodes")
         if parts and graph.nodes[parts[1]].attr("value") != 1 / len(concat):
             raise ImportFormatError(f"the output is the mean of {len(concat)} nodes")
         for index in sorted(graph.reachable([graph.out])):
@@ -331,10 +339,16 @@ class _DartsReader:
         return Genotype(tuple(self.recurrent), tuple(sorted(self.number[i] for i in concat)))
 
     def _addends(self, index: int) -> list[int]:
-        node = self.graph.nodes[index]
-        if node.op != "add":
-            return [index]
-        return [i for arg in node.args for i in self._addends(arg)]
+        """The terms of a sum from the first on, at most one more than a genotype may have."""
+        found: list[int] = []
+        stack = [index]
+        while stack and len(found) <= _MOST_INPUTS:
+            at = stack.pop()
+            if self.graph.nodes[at].op == "add":
+                stack += self.graph.nodes[at].args[::-1]
+            else:
+                found.append(at)
+        return found
 
     def _node(self, index: int) -> None:
         graph = self.graph

@@ -244,7 +244,6 @@ def _sqrt(a: Interval) -> Interval:
 
 def _sqrt1m2(a: Interval) -> Interval:
     size = magnitude(a)
-
     low, high = (math.sqrt(1 - v * v) if v < 1 else 0.0 for v in (size.high, size.low))
     return Interval(low, high, size.open_high and size.high <= 1, size.open_low and size.low <= 1)
 

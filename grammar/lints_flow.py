@@ -56,7 +56,7 @@ def memory(facts: Facts) -> Iterator[Lint]:
 
 
 def _circles(facts: Facts) -> list[frozenset[str]]:
-    """Sets of states that depend on their own past, directly or through one another."""
+    """Sets of states that depend on their own past, directly or through one another; by the first state of each."""
     changing = facts.live_states - facts.unchanged
     flow: nx.DiGraph[str] = nx.DiGraph()
     flow.add_nodes_from(changing)
@@ -64,7 +64,8 @@ def _circles(facts: Facts) -> list[frozenset[str]]:
         sources = facts.reads[facts.graph.next[facts.position[name]]]
         flow.add_edges_from((source, name) for source in sources & changing)
     found = [frozenset(c) for c in nx.strongly_connected_components(flow)]
-    return [c for c in found if len(c) > 1 or any(flow.has_edge(n, n) for n in c)]
+    circles = [c for c in found if len(c) > 1 or any(flow.has_edge(n, n) for n in c)]
+    return sorted(circles, key=lambda c: min(facts.position[n] for n in c))
 
 
 def children(facts: Facts) -> Iterator[Lint]:

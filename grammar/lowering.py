@@ -13,10 +13,11 @@ from grammar.mentions import mentioned_states
 from grammar.ops import OPS, RuleError, WeightSpec, weight_specs
 from grammar.parser import KEYWORDS, CellTree
 from grammar.printer import show_expr, show_init
-from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights
+from grammar.syntax import Depth, Expr, Leaf, Let, Out, Repeat, State, Statement, choice_weights, spread
 from grammar.types import IN, NUM, SCAL, SEQ, VEC, Type
 
 MAX_NODES = 20_000  # after unrolling
+MAX_SUM = 5_000  # values in one `sum`, each written where it stands
 _Path = tuple[int, ...]  # a place in the text; paths sort in reading order
 
 
@@ -48,6 +49,7 @@ class _Lowering:
         self.links: dict[str, tuple[float, ...]] = {}  # of choices by name: the weights of their options
         self.nodes: list[Node] = []
         self.known: dict[Node, int] = {}
+        self.turning: set[int] = set()  # the nodes that change from round to round of `depth n until(...)`
         self.weights: dict[_Path | str, int] = {}  # by place, or by the label of `share=`
         self.sites: list[tuple[_Path, Weight]] = []
         self.names: set[str] = set()
@@ -201,30 +203,25 @@ class _Lowering:
         needs = {i: list(dict.fromkeys(owner[n] for n in reads(s) if n in owner)) for i, s in units}
         done: set[int] = set()
         for first, _ in units:
-            stack: list[tuple[int, Iterator[int]]] = []
-            active: list[int] = []
-            if first not in done:
-                stack.append((first, iter(needs[first])))
-                active.append(first)
-            while stack:
-                index, rest = stack[-1]
+            active: dict[int, Iterator[int]] = {} if first in done else {first: iter(needs[first])}
+            while active:
+                index, rest = active.popitem()
                 following = next((n for n in rest if n not in done), None)
                 if following is None:
-                    stack.pop()
-                    active.pop()
                     done.add(index)
                     self._define(scope, index, by_index[index])
-                elif following in active:
-                    cycle = [*active[active.index(following) :], following]
+                    continue
+                active[index] = rest
+                if following in active:
+                    way = list(active)
+                    cycle = [*way[way.index(following) :], following]
                     names = " -> ".join(title(by_index[i]) for i in cycle)
                     raise CellTypeError(
                         f"equations of one step may not depend on each other in a circle: {names}"
                         " (a plain state name is its previous value)",
                         by_index[following].span,
                     )
-                else:
-                    stack.append((following, iter(needs[following])))
-                    active.append(following)
+                active[following] = iter(needs[following])
 
     def _define(self, scope: _Scope, index: int, statement: Let | Block) -> None:
         path = (*scope.path, index)
@@ -348,18 +345,13 @@ class _Lowering:
         """Refuse `shift` and `conv` of what has no value at the step before."""
         if self.tree.children:
             raise CellTypeError(f"`{expr.op}` looks back in time, and a tree cell has no steps", expr.span)
-        todo, seen = list(args), set(args)
         alone = expr.op == "conv" and expr.attr("k", 4) == 1  # it sees the present alone
-        while todo and not self.seq and not alone:
-            node = self.nodes[todo.pop()]
-            if node.op == "carry":
-                raise CellTypeError(
-                    f"`{expr.op}` looks back in time, but its operand changes within a step, inside"
-                    " `depth n until(...)`",
-                    expr.span,
-                )
-            todo += [a for a in node.args if a not in seen]
-            seen.update(node.args)
+        if not (self.seq or alone or self.turning.isdisjoint(args)):
+            raise CellTypeError(
+                f"`{expr.op}` looks back in time, but its operand changes within a step, inside"
+                " `depth n until(...)`",
+                expr.span,
+            )
 
     def _name(self, expr: Expr, scope: _Scope) -> int:
         name = str(expr.attr("name"))
@@ -403,12 +395,15 @@ class _Lowering:
         return self._leaf("child", self.states[state].type, child=child, state=state)
 
     def _sum(self, expr: Expr, scope: _Scope, path: _Path, site: str) -> int:
+        wrong = ""
         if not self.tree.variadic or self.in_sum or self.in_leaf:
-            raise CellTypeError(
-                "`sum` is over the children of a cell declared `cell t(*k)`, and is not nested", expr.span
-            )
-        if not any(e.op == "child" for e in expr.args[0].walk()):
-            raise CellTypeError("`sum` needs a child inside, as in sum(k.h)", expr.span)
+            wrong = "`sum` is over the children of a cell declared `cell t(*k)`, and is not nested"
+        elif not any(e.op == "child" for e in expr.args[0].walk()):
+            wrong = "`sum` needs a child inside, as in sum(k.h)"
+        elif spread(expr.args[0]) > MAX_SUM:
+            wrong = f"a `sum` holds at most {MAX_SUM:,} values, square(a) and silu(a) written as products"
+        if wrong:
+            raise CellTypeError(wrong, expr.span)
         self.in_sum = True
         arg = self._typed(expr.args[0], scope, (*path, 0), site)
         self.in_sum = False
@@ -441,6 +436,8 @@ class _Lowering:
         if index is None:
             index = self.known[node] = len(self.nodes)
             self.nodes.append(node)
+            if node.op == "carry" or not self.turning.isdisjoint(node.args):
+                self.turning.add(index)
         return index
 
     # -- weights ----------------------------------------------------------------------------
@@ -449,6 +446,7 @@ class _Lowering:
         attrs = dict(expr.attrs)
         rule = OPS[expr.op].weights
         assert rule is not None
+        init, fixed = attrs.get("init"), bool(attrs.get("fixed", False))
         specs = weight_specs(rule, types, expr.attrs, result)
         label = attrs.get("share")
         if attrs.get("transpose"):
@@ -469,6 +467,8 @@ class _Lowering:
                     f" and {_shapes(specs)}",
                     expr.span,
                 )
+            if (have.init, have.fixed) != (init, fixed):
+                raise CellTypeError(f"share={label} names weights of one `init` and one `fixed`", expr.span)
             if len(specs) > len(have.specs):
                 self.sites[index] = (self.sites[index][0], replace(have, specs=specs))
             return index
@@ -478,7 +478,6 @@ class _Lowering:
             count += 1
             unique = f"{name}_{count}"
         self.names.add(unique)
-        init, fixed = attrs.get("init"), bool(attrs.get("fixed", False))
         made = Weight(unique, expr.op, specs, init, fixed, None if label is None else str(label))
         self.weights[key] = len(self.sites)
         self.sites.append((path, made))

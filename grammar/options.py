@@ -23,7 +23,7 @@ _INITS = {
 }  # fmt: skip
 
 
-def option_problem(key: str, value: Value, attrs: Attrs) -> str | None:
+def option_problem(key: str, value: Value) -> str | None:
     """The rule that an option breaks, or None."""
     if key in ("bias", "transpose", "fixed", "causal"):
         return None if isinstance(value, bool) else f"`{key}` is yes or no"
@@ -62,12 +62,3 @@ def _draw_problem(name: str, numbers: Sequence[Value]) -> str | None:
         case "normal" if values[0] < 0:
             return "normal(sd) has sd >= 0"
     return None
-
-
-def show_value(value: Value) -> str:
-    """The value of an option as it is written."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return f"{value[0]}({', '.join(str(v) for v in value[1:])})"
-    return str(value)

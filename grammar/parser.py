@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -23,7 +23,8 @@ from grammar.errors import (
     suggest,
 )
 from grammar.ops import OPS, Value
-from grammar.options import DEFAULTS, option_problem, show_value
+from grammar.options import DEFAULTS, option_problem
+from grammar.printer import show_value
 from grammar.syntax import (
     MAX_DEPTH,
     Depth,
@@ -238,8 +239,9 @@ class _Builder(Transformer[Token, CellTree]):
         arguments = rest[1:] if type_ else rest
         args = tuple(a for a in arguments if isinstance(a, Expr))
         options = [o for o in arguments if isinstance(o, tuple)]
-        if options and isinstance(arguments[-1], Expr):
-            raise CellSyntaxError("options come after the operands", args[-1].span)
+        late = next((a for a in arguments[len(args) :] if isinstance(a, Expr)), None)
+        if late is not None:
+            raise CellSyntaxError("options come after the operands", late.span)
         return call(str(name), args, type_, [(str(k), v, _span(k)) for k, v in options], _span(name))
 
     def option(self, name: Token, value: Value) -> tuple[Token, Value]:
@@ -295,17 +297,28 @@ def call(
     span: Span | None = None,
 ) -> Expr:
     """An operation of the table applied to `args`, with its arity and options checked."""
+    return _make(name, args, call_attrs(name, len(args), type_, options or (), span), span)
+
+
+def call_attrs(
+    name: str,
+    count: int,
+    type_: Type | None,
+    options: Iterable[tuple[str, Value, Span | None]],
+    span: Span | None = None,
+) -> tuple[tuple[str, Value], ...]:
+    """The options of an operation of `count` operands as a tree has them, checked with its arity."""
     op = OPS.get(name)
     if op is None:
         raise UnknownNameError(f"unknown operation {name!r}{suggest(name, OPS)}", span)
     least, most = op.arity
-    if len(args) < least or (most is not None and len(args) > most):
+    if count < least or (most is not None and count > most):
         wanted = (
             str(least) if most == least else f"at least {least}" if most is None else f"{least} to {most}"
         )
-        raise CellTypeError(f"`{name}` takes {wanted} operand(s); received {len(args)}", span)
+        raise CellTypeError(f"`{name}` takes {wanted} operand(s); received {count}", span)
     attrs: dict[str, Value] = {}
-    for key, value, place in options or ():
+    for key, value, place in options:
         if key not in op.options:
             known = f"its options are {', '.join(op.options)}" if op.options else "it has none"
             raise UnknownNameError(
@@ -313,7 +326,7 @@ def call(
             )
         if key in attrs:
             raise CellSyntaxError(f"the option {key!r} is given twice", place)
-        problem = option_problem(key, value, attrs)
+        problem = option_problem(key, value)
         if problem:
             raise CellTypeError(f"{problem}; received {show_value(value)}", place)
         attrs[key] = value
@@ -325,8 +338,7 @@ def call(
             attrs["size"] = type_.size
         elif type_.kind == "vec":
             del attrs["type"]
-    kept = tuple(sorted((k, v) for k, v in attrs.items() if DEFAULTS.get(k) != v))
-    return _make(name, args, kept, span)
+    return tuple(sorted((k, v) for k, v in attrs.items() if DEFAULTS.get(k) != v))
 
 
 def _number(token: Token) -> float:

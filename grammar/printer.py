@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
 _NEG = 3
-_ATOM = 4
 
 
 def show_expr(expr: Expr) -> str:

@@ -20,10 +20,7 @@ class RuleError(GrammarError):
 
 @dataclass(frozen=True, slots=True)
 class WeightSpec:
-    """One array that an operation owns: its role, its shape, and how it is initialised.
-
-    `init` is `uniform(a)` for U(-a, a) with `a` = 1/sqrt(fan_in), or what the text says.
-    """
+    """One array that an operation owns: its role, its shape, and the number of inputs that sets its scale at first."""
 
     role: str
     shape: tuple[Poly, ...]

@@ -319,7 +319,8 @@ _MAKERS: Mapping[str, Maker] = {
 
 @dataclass
 class SharedMaps:
-    """Plain `lin` nodes: for each operand one product with the matrices of all of them, of which each takes its rows.
+    """Plain `lin` nodes: for each operand one product with the matrices of all of them, of which each takes its rows;
+    complex maps of an operand are another one.
 
     `before[node]` are the products to make before that node, with the places of their results in the values;
     `steps[node]` adds up the rows of the node.
@@ -334,13 +335,14 @@ class SharedMaps:
 def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMaps:
     """The products of the plain `lin` nodes of `order`, which come after their operands."""
     plain = [i for i in order if graph.nodes[i].op == "lin" and set(dict(graph.nodes[i].attrs)) <= {"bias"}]
-    readers: dict[int, list[tuple[int, int]]] = {}  # by operand: nodes, and which of their operands it is
+    # By operand and whether the map is complex: nodes, and which of their operands it is.
+    readers: dict[tuple[int, bool], list[tuple[int, int]]] = {}
     for i in plain:
         for j, arg in enumerate(graph.nodes[i].args):
-            readers.setdefault(arg, []).append((i, j))
+            readers.setdefault((arg, graph.nodes[i].type.is_complex), []).append((i, j))
     found = SharedMaps({}, {}, {}, len(readers))
     parts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in plain}
-    for slot, (arg, uses) in enumerate(readers.items(), start=len(graph.nodes)):
+    for slot, ((arg, _), uses) in enumerate(readers.items(), start=len(graph.nodes)):
         begin, matrices, biases = 0, [], []
         for i, j in uses:
             node = graph.nodes[i]

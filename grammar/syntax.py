@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from grammar.errors import CellTypeError, Span
@@ -110,6 +110,17 @@ class Depth:
 Statement = Let | Out | Leaf | Repeat | Depth
 
 
+def expressions(statements: Iterable[Statement]) -> Iterator[Expr]:
+    """Every expression of a text in reading order, a block's gate first."""
+    for statement in statements:
+        if isinstance(statement, Let | Out):
+            yield statement.expr
+        else:
+            if isinstance(statement, Depth) and statement.until is not None:
+                yield statement.until
+            yield from expressions(statement.body)
+
+
 def num(value: float) -> Expr:
     """A literal number. Raises CellTypeError unless it is finite."""
     if not math.isfinite(value):
@@ -138,6 +149,11 @@ def choice_weights(expr: Expr) -> tuple[float, ...]:
 def ref(name: str) -> Expr:
     """A name: a let, a state, or with a prime a state's new value."""
     return Expr("ref", (), (("name", name),))
+
+
+def spread(expr: Expr) -> int:
+    """Values in an expression none of whose parts gets a name, once `square` and `silu` are products: these repeat."""
+    return 1 + sum(map(spread, expr.args)) * (2 if expr.op in ("square", "silu") else 1)
 
 
 X = Expr("x")

@@ -119,8 +119,3 @@ def join(a: Type, b: Type) -> Type | None:
     if b == NUM:
         return a
     return _JOINS.get(frozenset((a.kind, b.kind)))
-
-
-def needs_equal_width(a: Type, result: Type) -> bool:
-    """Whether a value of type `a` can only become `result` where input_size == hidden_size."""
-    return a == IN and result != IN

@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
+from math import prod
 
-from grammar import IN, NAMED, OPS, Expr, GrammarError, Type, ref, show_expr, suggest, zoo_names
+from grammar import (
+    IN,
+    NAMED,
+    OPS,
+    Expr,
+    GrammarError,
+    Span,
+    Type,
+    one_newline,
+    ref,
+    show_expr,
+    suggest,
+    zoo_names,
+)
 from search_spaces import reader
 from search_spaces.children import sums
 from search_spaces.errors import SpaceFileError
@@ -32,6 +46,7 @@ from search_spaces.rules import (
 
 MAX = {"size": 100, "least_size": 100, "depth": 60, "states": 16, "least_states": 16}  # of each limit
 MAX_OPERANDS = 6  # in one production of a list
+MAX_WAYS = 10_000  # to choose the types of operands
 
 
 def parse_space(text: str, source: str) -> Rules:
@@ -47,7 +62,7 @@ def parse_space(text: str, source: str) -> Rules:
 def doc(text: str) -> str:
     """The comment at the head of a space file."""
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in one_newline(text).split("\n"):
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("#").strip())
@@ -225,6 +240,10 @@ class _Check:
                     f"a limit is a whole number from 0 to {MAX[key]} here; received {named.number:g}",
                     named.span,
                 )
+            if key in given:
+                raise SpaceFileError(
+                    f"a limit is given once; {named.name} {relation} is given twice", named.span
+                )
             given[key] = int(named.number)
             if named.name == "states":
                 at = named.span
@@ -233,6 +252,10 @@ class _Check:
                 "a space bounds its cells: `limits size <= n` is missing", self.file.name.span
             )
         limits = Limits(**given)
+        if limits.least_size > limits.size:
+            raise SpaceFileError(
+                f"a size is at least {limits.least_size} and at most {limits.size}: no cell has both", at
+            )
         if not any(map(limits.holds, range(sum(s.least for s in states), sum(s.most for s in states) + 1))):
             bounds = [f"at least {limits.least_states}"] * ("least_states" in given)
             bounds += [f"at most {limits.states}"] * ("states" in given)
@@ -345,7 +368,7 @@ class _Check:
             if lists and op.arity[1] is not None:
                 raise SpaceFileError(f"`{op.name}` takes single operands, not a list of operands", place.span)
             options.append(lists or [(t,) for t in self._types(arg, place, made, rules)])
-        for chosen in product(*options):
+        for chosen in _ways(options, source.span):
             types = [t for part in chosen for t in part]
             try:
                 yield op.rule(types, dict(item.attrs))
@@ -362,8 +385,20 @@ class _Check:
         found: list[tuple[Type, ...]] = []
         for p in rules[rule].productions:
             parts = [self._lists(i, p, rules) or [(t,) for t in self._types(i, i, p, rules)] for i in p.items]
-            found += [tuple(t for part in chosen for t in part) for chosen in product(*parts)]
+            found += [tuple(t for part in chosen for t in part) for chosen in _ways(parts, rules[rule].span)]
         return list(dict.fromkeys(found))
+
+
+def _ways(
+    options: Sequence[Sequence[tuple[Type, ...]]], place: Span | None
+) -> Iterator[tuple[tuple[Type, ...], ...]]:
+    """Each choice of the types of operands: lists of lists have as many as the product of theirs."""
+    count = prod(map(len, options))
+    if count > MAX_WAYS:
+        raise SpaceFileError(
+            f"operands may be of at most {MAX_WAYS:,} combinations of types; received {count:,}", place
+        )
+    return product(*options)
 
 
 def _written(expr: Expr) -> Expr:

@@ -47,7 +47,7 @@ class Counter:
             for name, rule in rules.rules.items()
         }
         self._sees = {name: self._seen_from(name) for name in rules.rules}
-        self._height = {name: self._highest(name, ()) for name in rules.rules}
+        self._height = self._highest()
         self._own: dict[str, dict[Signature, Signature]] = {name: {} for name in rules.rules}
         self._value: dict[tuple[Any, ...], Series] = {}
         self._holes: dict[tuple[Any, ...], Series] = {}
@@ -65,16 +65,22 @@ class Counter:
                 stack += new
         return tuple(bool(tags & group) for group in self.rules.groups)
 
-    def _highest(self, rule: str, above: tuple[str, ...]) -> int:
-        """How deep the deepest derivation from `rule` is, at most the limit: more depth changes nothing."""
-        most = self.rules.limits.nesting
-        if rule in above:
-            return most
-        found = 0
-        for p in self.rules.rules[rule].productions:
-            inner = [h.depth + self._highest(h.rule, (*above, rule)) for h in p.holes if h.rule is not None]
-            found = max(found, p.depth, *inner)
-        return min(found, most)
+    def _highest(self) -> dict[str, int]:
+        """How deep the deepest derivation from each rule is, at most the limit: more depth changes nothing."""
+        most, found = self.rules.limits.nesting, dict[str, int]()
+
+        def visit(name: str) -> int:
+            if name not in found:
+                found[name] = most  # so it stays where it derives itself
+                inner = [0]
+                for p in self.rules.rules[name].productions:
+                    inner += [p.depth, *(h.depth + visit(h.rule) for h in p.holes if h.rule is not None)]
+                found[name] = min(max(inner), most)
+            return found[name]
+
+        for name in self.rules.rules:
+            visit(name)
+        return found
 
     def own(self, rule: str, names: Signature) -> Signature:
         """The names that can occur in what `rule` derives."""

@@ -113,6 +113,10 @@ class Derivation:
         """The equations of helper names."""
         return tuple(e for e in self.equations if e.kind == "let")
 
+    def taken(self, rules: Rules) -> list[str]:
+        """The names that no further state or let can have."""
+        return [INPUT, *rules.children, *(s.name for s in self.states), *(e.name for e in self.equations)]
+
     def reached(self) -> frozenset[str]:
         """What the output depends on, over any number of steps: names, primed names and `x`."""
         return reached({e.name: frozenset(e.tree.names()) for e in self.equations})

@@ -34,7 +34,7 @@ def space_text(name: str) -> str:
     return resources.files("search_spaces").joinpath("spaces", name + SUFFIX).read_text(encoding="utf-8")
 
 
-def load_space(source: str | Sketch) -> Space:
+def load_space(source: str | Path | Sketch) -> Space:
     """A shipped space by name, the space in a file, or the one that a text or a sketch describes.
 
     A text, or what is in a file, is a space file or a sketch: a cell with `choice{...}` holes. Raises
@@ -42,11 +42,12 @@ def load_space(source: str | Sketch) -> Space:
     """
     if isinstance(source, Sketch):
         return sketch_space(source)
-    if source in space_names():
-        return _shipped(source)
-    if "{" in source:
-        return read_space(source)
-    path = Path(source)
+    if isinstance(source, str):
+        if source in space_names():
+            return _shipped(source)
+        if "{" in source:
+            return read_space(source)
+    path, source = Path(source), str(source)
     try:
         there = path.is_file()
     except (OSError, ValueError):  # no system takes that for a name

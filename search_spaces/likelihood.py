@@ -96,7 +96,7 @@ class Likelihood:
             for groups in product(*(permutations(g) for g in by_line)):
                 states = [name for group in groups for name in group]
                 if _readable(states, uses):
-                    names = dict(zip(states, state_names(len(states)), strict=True))
+                    names = dict(zip(states, state_names(len(states), self.rules), strict=True))
                     for old, new in [*names.items()]:
                         names |= {f"{old}'": f"{new}'", f"{LEAF}{old}'": f"{LEAF}{new}'"}
                         names |= {f"{c}.{old}": f"{c}.{new}" for c in made.form.children}
@@ -115,7 +115,7 @@ class _Sum:
         self.depth = likelihood.sampler.depth
         self.written = written
         self.lines = [r for r, n in zip(self.rules.states, plan.states, strict=True) for _ in range(n)]
-        self.states = state_names(len(self.lines))
+        self.states = state_names(len(self.lines), self.rules)
         self.lets = plan.lets
         self.form = self.rules.forms[plan.form]
         self.shapes = Shapes(self.rules, lambda expr: expr)

@@ -16,6 +16,7 @@ from search_spaces.shapes import symmetric
 from search_spaces.templates import Template, site_of
 
 STEPS = 200_000  # comparisons of one cell with one template, until it is given up
+_NAMES = ("x", "ref", "child", "num")  # leaves without weights
 FOUND = 2_000  # readings of one cell as a template that are looked at
 
 # What has been settled: the option of a hole, the value of a let, which template part a weighted value is, labels.
@@ -108,6 +109,9 @@ class _Match:
         self.states = dict(states) | {f"{a}'": f"{b}'" for a, b in states.items()}
         self.children = dict(zip(self.sketch.tree.children, cell.tree.children, strict=True))
         self.steps = 0
+        self._known: dict[
+            tuple[object, object], bool
+        ] = {}  # whether parts of the cell at two places are equal
 
     def whole(self) -> Iterator[Bound]:
         """Each way to read the cell as the template."""
@@ -181,6 +185,12 @@ class _Match:
         a, b = self._meant(a), self._meant(b)
         if a.place == b.place:
             return True
+        key = (a.place, b.place)
+        if key not in self._known:
+            self._known[key] = self._are_equal(a, b)
+        return self._known[key]
+
+    def _are_equal(self, a: _At, b: _At) -> bool:
         if a.expr.op != b.expr.op or a.expr.attrs != b.expr.attrs or len(a.expr.args) != len(b.expr.args):
             return False
         if _weighted(a.expr) and not a.expr.attr("share"):
@@ -211,8 +221,14 @@ class _Match:
         return {**bound, **new} if new else bound
 
     def _operands(self, ours: _At, theirs: _At, bound: Bound) -> Iterator[Bound]:
+        seen: set[tuple[object, ...]] = set()
         for order in _orders(ours.expr):
-            yield from self._all([(ours.operand(i), theirs.operand(j)) for i, j in enumerate(order)], bound)
+            parts = [self._meant(theirs.operand(j)) for j in order]
+            # One value, or one name, that changes places with itself gives the same readings once more.
+            key = tuple(p.expr if p.expr.op in _NAMES else p.place for p in parts)
+            if key not in seen:
+                seen.add(key)
+                yield from self._all([(ours.operand(i), p) for i, p in enumerate(parts)], bound)
 
 
 def _orders(expr: Expr) -> Iterator[tuple[int, ...]]:

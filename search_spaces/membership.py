@@ -8,20 +8,20 @@ occurrence of an operation has its own weights; one without weights may also be 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, product
 
-from grammar import OPS, Cell, Expr, Leaf, Let, Out, State, ref
+from grammar import OPS, Cell, Expr, State
 from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead, state_lines
-from search_spaces.rules import INPUT, Form, Production, Rules, StateRule, count, operations
+from search_spaces.rules import INPUT, Production, Rules, StateRule, count, operations
 from search_spaces.sampling import let_name
 from search_spaces.shapes import Shapes
+from search_spaces.texts import Text, ordered, read_cell, size_of
 
 _PLAIN, _INSIDE, _ROOT = range(
     3
 )  # outside of a new let, inside of it, and at its root, which gets no second name
 MAX_NAMINGS = 4_096  # ways to name the repeated values of a cell that are tried
-MAX_LETS = 200  # in a text; only renamings can be more than the limits of size allow
 MAX_INLINE = 10  # repeated values without weights for which both writings are tried
 
 
@@ -42,145 +42,66 @@ class _Found:
     lets: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """The equations of a cell by name, and how often each let is used."""
-
-    states: tuple[State, ...]
-    lets: Mapping[str, Expr]
-    new: Mapping[str, Expr]
-    out: Expr
-    uses: Mapping[str, int]
-    form: Form
-    leaf: Mapping[str, Expr]
-
-
 def derive(rules: Rules, cell: Cell) -> Derivation | str:
     """A derivation of `cell`, or the reason why there is none. States and lets keep their names."""
-    text = _read(rules, cell)
+    text = read_cell(rules, cell)
     if isinstance(text, str):
         return text
     wrong = _too_large(rules, text) or _wrong_states(rules, text)
     if wrong:
         return wrong
-    problem = "no derivation"
+    problem = ""
     for kept in islice(_namings(rules, text), MAX_NAMINGS):
+        wrong = _wrong_size(rules, _size(text, kept))
+        if wrong:  # before anything is written out: values used twice may double it again and again
+            problem = wrong
+            continue
         found = _Attempt(rules, text, kept).run(cell.name)
         if isinstance(found, Derivation):
             wrong = exceeded(rules, found) or dead(rules, found)
             if wrong is None:
                 return found
             problem = wrong
-        elif problem == "no derivation":
-            problem = found
-    return problem
+        else:
+            problem = problem or found
+    return problem or f"at most {rules.let.most} values may be lets; more have to be"
 
 
 def exceeded(rules: Rules, derivation: Derivation) -> str | None:
     """The limit that a derivation breaks, or None."""
-    limits, size = rules.limits, derivation.size(rules)
-    if not limits.least_size <= size <= limits.size:
-        return f"the size is from {limits.least_size} to {limits.size} operations; received {size}"
+    wrong = _wrong_size(rules, derivation.size(rules))
+    if wrong:
+        return wrong
     lets = len(derivation.lets())
     if lets > rules.let.most:
         return f"at most {rules.let.most} values may be lets; {lets} have to be"
     deepest = max(e.tree.depth(rules) for e in derivation.equations)
-    if deepest > limits.nesting:
-        return f"operations are nested at most {limits.nesting} deep; received {deepest}"
+    if deepest > rules.limits.nesting:
+        return f"operations are nested at most {rules.limits.nesting} deep; received {deepest}"
     return None
 
 
-def _read(rules: Rules, cell: Cell) -> _Text | str:
-    given = len(cell.tree.children), cell.tree.variadic
-    form = next((f for f in rules.forms if (len(f.children), f.variadic) == given), None)
-    if form is None:
-        return _wrong_children(rules, cell)
-    lets: dict[str, Expr] = {}
-    new: dict[str, Expr] = {}
-    leaf: dict[str, Expr] | str = {}
-    out = None
-    for s in cell.statements:
-        if isinstance(s, Leaf):
-            leaf = _leaf(s)
-        elif isinstance(s, Let):
-            (new if s.primed else lets)[s.name] = s.expr
-        elif isinstance(s, Out):
-            out = s.expr
+def _wrong_size(rules: Rules, size: int) -> str | None:
+    least, most = rules.limits.least_size, rules.limits.size
+    if least <= size <= most:
+        return None
+    return f"the size is from {least} to {most} operations; received {size}"
+
+
+def _size(text: Text, kept: Mapping[str, str]) -> int:
+    """The operations of all equations, with the lets written out that are not kept."""
+    written: dict[str, int] = {}
+    total = 0
+    for name in ordered(text.lets):
+        size = size_of(text.lets[name], written)
+        if name in kept:
+            total += size
         else:
-            return "it has a block"
-    assert out is not None
-    if isinstance(leaf, str):
-        return leaf
-    if form.children:
-        names = dict(zip(cell.tree.children, form.children, strict=True))
-        lets, new = ({n: _children(e, names) for n, e in some.items()} for some in (lets, new))
-        out = _children(out, names)
-    if len(lets) > MAX_LETS:
-        return f"a cell has at most {MAX_LETS} equations of helper names; received {len(lets)}"
-    lets, new, out = _without_aliases(lets, new, out)
-    uses = dict.fromkeys(lets, 0)
-    for expr in (*lets.values(), *new.values(), out):
-        for node in expr.walk():
-            name = str(node.attr("name"))
-            if node.op == "ref" and name in uses:
-                uses[name] += 1
-    for name, n in uses.items():
-        if not n:
-            return f"{name!r} is not used"
-    return _Text(cell.states, lets, new, out, uses, form, leaf)
+            written[name] = size
+    return total + sum(size_of(e, written) for e in (*text.new.values(), text.out, *text.leaf.values()))
 
 
-def _wrong_children(rules: Rules, cell: Cell) -> str:
-    if not cell.tree.children:
-        return "it is no cell over trees"
-    if not rules.trees:
-        return "it is a cell over trees"
-    return f"its children are {' or '.join(map(str, rules.forms))}; received {', '.join(cell.tree.children)}"
-
-
-def _children(expr: Expr, names: Mapping[str, str]) -> Expr:
-    """The expression with values of children as names, as in `Derivation.scope`."""
-    if expr.op == "child":
-        return ref(f"{names[str(expr.attr('child'))]}.{expr.attr('state')}")
-    return replace(expr, args=tuple(_children(a, names) for a in expr.args)) if expr.args else expr
-
-
-def _leaf(block: Leaf) -> dict[str, Expr] | str:
-    """The equations of a leaf, helper names written out, or why they cannot be."""
-    given = {s.name: s.expr for s in block.body if isinstance(s, Let)}
-    if len(given) < len(block.body):
-        return "it has a block"
-    lets = {n: e for n, e in given.items() if not n.endswith("'")}
-    order = _ordered(lets)
-    for name in order:
-        for later in given:
-            given[later] = _in_place(given[later], name, given[name])
-    for name in order:
-        uses = sum(_uses(e, name) for e in (s.expr for s in block.body if isinstance(s, Let)))
-        if not uses:
-            return f"{name!r} is not used"
-        if uses > 1 and any(n.op in OPS and OPS[n.op].weights is not None for n in given[name].walk()):
-            return f"a leaf has no shared values with weights; {name!r} is one"
-    return {n: _of_leaf(e) for n, e in given.items() if n.endswith("'")}
-
-
-def _uses(expr: Expr, name: str) -> int:
-    return sum(n.op == "ref" and n.attr("name") == name for n in expr.walk())
-
-
-def _in_place(expr: Expr, name: str, value: Expr) -> Expr:
-    if expr.op == "ref" and expr.attr("name") == name:
-        return value
-    return replace(expr, args=tuple(_in_place(a, name, value) for a in expr.args)) if expr.args else expr
-
-
-def _of_leaf(expr: Expr) -> Expr:
-    if expr.op == "ref":
-        return ref(f"{LEAF}{expr.attr('name')}")
-    return replace(expr, args=tuple(map(_of_leaf, expr.args))) if expr.args else expr
-
-
-def _too_large(rules: Rules, text: _Text) -> str | None:
+def _too_large(rules: Rules, text: Text) -> str | None:
     """Whether the text alone is too much: a derivation has at least its operations."""
     size = sum(map(operations, (*text.lets.values(), *text.new.values(), text.out, *text.leaf.values())))
     if size > rules.limits.size:
@@ -188,22 +109,7 @@ def _too_large(rules: Rules, text: _Text) -> str | None:
     return None
 
 
-def _without_aliases(
-    lets: dict[str, Expr], new: dict[str, Expr], out: Expr
-) -> tuple[dict[str, Expr], dict[str, Expr], Expr]:
-    """The equations without lets that only rename something."""
-    aliases = {name: expr for name, expr in lets.items() if expr.op not in OPS}
-
-    def plain(expr: Expr) -> Expr:
-        while expr.op == "ref" and str(expr.attr("name")) in aliases:
-            expr = aliases[str(expr.attr("name"))]
-        return replace(expr, args=tuple(map(plain, expr.args))) if expr.args else expr
-
-    kept = {name: plain(expr) for name, expr in lets.items() if name not in aliases}
-    return kept, {name: plain(expr) for name, expr in new.items()}, plain(out)
-
-
-def _wrong_states(rules: Rules, text: _Text) -> str | None:
+def _wrong_states(rules: Rules, text: Text) -> str | None:
     numbers = [0] * len(rules.states)
     for state in text.states:
         fitting = [i for i, r in enumerate(rules.states) if r.fits(state)]
@@ -221,13 +127,13 @@ def _wrong_states(rules: Rules, text: _Text) -> str | None:
     return None
 
 
-def _namings(rules: Rules, text: _Text) -> Iterator[dict[str, str]]:
+def _namings(rules: Rules, text: Text) -> Iterator[dict[str, str]]:
     """Which of the written lets stay lets, and derived from which nonterminal; the likeliest first.
 
     First each stays, as written; then those used once are free (the matching names
     again what must have a name), and those without weights may be written out.
     """
-    order = _ordered(text.lets)
+    order = ordered(text.lets)
     fitting = {n: tuple(r for r in rules.let.rules if text.lets[n].op in rules.heads[r]) for n in order}
     if len(order) <= rules.let.most:
         for chosen in product(*(fitting[n] for n in order)):
@@ -237,27 +143,24 @@ def _namings(rules: Rules, text: _Text) -> Iterator[dict[str, str]]:
     options: list[tuple[str | None, ...]] = [
         (*fitting[n], *((None,) if n in bare and len(bare) <= MAX_INLINE else ())) for n in repeated
     ]
-    for choice in product(*options):
+    for choice in _at_most(rules.let.most, options):
         yield {n: c for n, c in zip(repeated, choice, strict=True) if c is not None}
 
 
-def _ordered(lets: Mapping[str, Expr]) -> list[str]:
-    """The lets in an order in which each comes after those it uses, otherwise as written."""
-    done: dict[str, None] = {}
-
-    def visit(name: str) -> None:
-        if name not in done:
-            for node in lets[name].walk():
-                if node.op == "ref" and str(node.attr("name")) in lets:
-                    visit(str(node.attr("name")))
-            done[name] = None
-
-    for name in lets:
-        visit(name)
-    return list(done)
+def _at_most(most: int, options: Sequence[tuple[str | None, ...]]) -> Iterator[tuple[str | None, ...]]:
+    """Each choice of an option for each, in order, of which at most so many are not None."""
+    needed = sum(None not in given for given in options)
+    if needed > most:
+        return
+    if not options:
+        yield ()
+        return
+    for first in options[0]:
+        for rest in _at_most(most - (first is not None), options[1:]):
+            yield (first, *rest)
 
 
-def _weighted(text: _Text, expr: Expr) -> bool:
+def _weighted(text: Text, expr: Expr) -> bool:
     for node in expr.walk():
         if node.op in OPS and OPS[node.op].weights is not None:
             return True
@@ -275,7 +178,7 @@ def _weighted(text: _Text, expr: Expr) -> bool:
 class _Attempt:
     """Matches one cell against the rules, with certain lets kept and all others written out."""
 
-    def __init__(self, rules: Rules, text: _Text, kept: Mapping[str, str]) -> None:
+    def __init__(self, rules: Rules, text: Text, kept: Mapping[str, str]) -> None:
         self.rules = rules
         self.text = text
         self.kept = kept
@@ -294,7 +197,7 @@ class _Attempt:
         self.scope = {} if form.children else {INPUT: (INPUT,)}
         for names in plain.values():
             self.scope |= names
-        for let in (n for n in _ordered(self.text.lets) if n in self.kept):
+        for let in (n for n in ordered(self.text.lets) if n in self.kept):
             self.let_scope = dict(self.scope)
             if not self._equation(let, self.text.lets[let], self.kept[let]):
                 return f"`{let} = ...` does not derive from {' or '.join(self.rules.let.rules)}"
@@ -363,7 +266,8 @@ class _Attempt:
         for part in found.parts:
             if isinstance(part, _Named):
                 tree = self._settle(part.tree)
-                taken = [*self.scope, *self.text.lets, *self.text.new, *(e.name for e in self.equations)]
+                taken = [*self.scope, *self.text.lets, *(e.name for e in self.equations)]
+                taken += [*self.rules.children, *(s.name for s in self.text.states)]
                 name = let_name(tree.rule, taken)
                 at = sum(e.kind == "let" for e in self.equations)
                 self.equations.insert(at, Equation(name, tree))

@@ -81,7 +81,7 @@ def graft(rules: Rules, made: Derivation, motif: Motif, rng: np.random.Generator
     number = reference(rules, tree.rule)
     if number is None or tree.rule not in rules.let.rules or len(made.lets()) >= rules.let.most:
         return put(made, at, tree)
-    name = let_name(tree.rule, [INPUT, *(s.name for s in made.states), *(e.name for e in made.equations)])
+    name = let_name(tree.rule, made.taken(rules))
     before = min(at.equation, len(made.lets()))
     named = Tree(tree.rule, number, (name,))
     grown = put(made, at, named)

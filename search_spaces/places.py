@@ -75,21 +75,20 @@ class Places:
 
     def users_first(self) -> list[Equation]:
         """The roots, then the lets in an order in which each comes after all that may use it."""
+        uses = {
+            e.path: [p for n in e.expr.walk() if (p := self.let(n, e.scope)) is not None]
+            for e in self.equations.values()
+            if e.let
+        }
         done: dict[Path, None] = {}
-
-        def visit(path: Path) -> None:
-            if path in done:
-                return
-            e = self.equations[path]
-            for node in e.expr.walk():
-                used = self.let(node, e.scope)
-                if used is not None:
-                    visit(used)
-            done[path] = None
-
-        lets = [e.path for e in self.equations.values() if e.let]
-        for path in lets:
-            visit(path)
+        for path in uses:
+            todo = [path]
+            while todo:
+                waiting = [p for p in uses[todo[-1]] if p not in done]
+                if waiting:
+                    todo.append(waiting[0])
+                else:
+                    done.setdefault(todo.pop())
         return [*self.roots(), *(self.equations[p] for p in reversed(done))]
 
 

@@ -47,12 +47,11 @@ class Reach:
         """
         if NEW in self.rules.require or self.rules.trees:
             return None
-        names = plan.lets + 2 * sum(plan.states)
         if len(self.rules.let.rules) ** plan.lets * 3**plan.lets * 6 ** sum(plan.states) * 3 > WORK:
             return None
         total = self.counter.zeros()
         for choice in product(range(len(self.rules.let.rules)), repeat=plan.lets):
-            total = total + _Graph(self, plan, choice, names).alive()
+            total = total + _Graph(self, plan, choice).alive()
         total[: self.rules.limits.least_size] = 0
         return total
 
@@ -60,7 +59,7 @@ class Reach:
 class _Graph:
     """The names of one plan with the rule of each let chosen, as bits of a mask: x, lets, then old and new values."""
 
-    def __init__(self, reach: Reach, plan: Plan, choice: tuple[int, ...], names: int) -> None:
+    def __init__(self, reach: Reach, plan: Plan, choice: tuple[int, ...]) -> None:
         self.counter, self.rules = reach.counter, reach.rules
         self.depth = reach.sampler.depth
         self.weight: float | int = 1

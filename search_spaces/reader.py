@@ -26,6 +26,7 @@ from grammar import (
     call,
     mem_size,
     num,
+    one_newline,
     suggest,
 )
 from search_spaces.errors import SpaceFileError
@@ -116,7 +117,7 @@ def read(text: str, source: str) -> SpaceFile:
         raise SpaceFileError(problem, Span.at(text, MAX_TEXT)).locate(text, source)
     try:
         # The line ends of all systems count as one, as they do where an error shows its line.
-        return _lark().parse(text.replace("\r\n", "\n").replace("\r", "\n"))  # type: ignore[return-value]
+        return _lark().parse(one_newline(text))  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise _syntax_error(error, text).locate(text, source) from None
     except LocatedError as error:
@@ -372,7 +373,7 @@ def _syntax_error(error: UnexpectedInput, text: str) -> SpaceFileError:
     token = error.token
     expected = frozenset(error.expected)
     if token.type == "$END":
-        lines = text.splitlines() or [""]
+        lines = one_newline(text).split("\n")
         last = max((i for i, line in enumerate(lines) if line.strip()), default=0)
         span = Span(last + 1, len(lines[last].rstrip()) + 1)
         if "SPACE" in expected:

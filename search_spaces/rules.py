@@ -182,6 +182,11 @@ class Rules:
         )
 
     @cached_property
+    def children(self) -> frozenset[str]:
+        """The names of children in any form: no state and no let is called so."""
+        return frozenset(child for form in self.forms for child in form.children)
+
+    @cached_property
     def groups(self) -> tuple[frozenset[str], ...]:
         """Names are told apart only by which classes they are in: every set of classes that a name may have."""
         found = [self.relevant((INPUT,))]

@@ -174,6 +174,8 @@ class Sampler:
         sizes = [size]
         if size is None and not self.weighted:
             sizes = list(self.sizes)
+        if not sizes:
+            raise NoCellError(f"space {self.rules.name} has no cell within its limits")
         while sizes:
             n = sizes.pop(below(rng, len(sizes)))
             made = self._draw(rng, n)
@@ -182,7 +184,7 @@ class Sampler:
         raise NoCellError(
             f"space {self.rules.name}: in {ATTEMPTS} cells"
             + (f" of size {size}" if size is not None else "")
-            + f" none depends on {' and '.join(self.rules.require)}"
+            + f" none depends on {' and '.join(self.rules.require) or 'all helper names'}"
         )
 
     def _draw(self, rng: np.random.Generator, size: int | None) -> Derivation | None:
@@ -200,6 +202,8 @@ class Sampler:
         series = {plan: self.whole(plan) for plan in self.plans}
         if size is None:
             plans = [p for p in self.plans if series[p].any()]
+            if not plans:
+                raise NoCellError(f"space {self.rules.name} has no cell within its limits")
             return plans, [1] * len(plans)
         plans = [p for p in self.plans if series[p][size]]
         if not plans:
@@ -231,11 +235,12 @@ class Sampler:
         lines = [i for i, n in enumerate(plan.states) for _ in range(n)]
         states = tuple(
             State(name, self.rules.states[i].type, self.rules.states[i].init)
-            for name, i in zip(state_names(len(lines)), lines, strict=True)
+            for name, i in zip(state_names(len(lines), self.rules), lines, strict=True)
         )
         none: tuple[tuple[str, ...], ...] = ((),) * len(self.used_groups)
         unmet, met = none, none
         equations: list[Equation] = []
+        others = (*(s.name for s in states), *self.rules.children)
         for index, element in enumerate(self.elements[plan]):
             counts = lengths(unmet), lengths(met)
             options, shares = self._equation(plan, index, size, *counts)
@@ -250,7 +255,9 @@ class Sampler:
             unmet = tuple(tuple(m for m in names if m not in u) for names, u in zip(unmet, used, strict=True))
             met = tuple(m + u for m, u in zip(met, used, strict=True))
             if element.kind == "let":
-                name = let_name(element.rules[choice], [n for names in (*unmet, *met) for n in names])
+                name = let_name(
+                    element.rules[choice], [*others, *(n for names in (*unmet, *met) for n in names)]
+                )
             else:
                 name = OUT if element.kind == OUT else f"{states[element.state].name}'"
                 name = LEAF + name if element.kind == "leaf" else name
@@ -402,10 +409,11 @@ def _plans(rules: Rules) -> list[Plan]:
     return [Plan(c, n, form) for form in range(len(rules.forms)) for c in kept for n in lets]
 
 
-def state_names(n: int) -> tuple[str, ...]:
-    """Names for `n` states in the order of their equations; the last is `h`, as in an LSTM."""
-    names = (*STATE_NAMES, *(f"s{i}" for i in range(len(STATE_NAMES), n)))[:n]
-    return names[::-1]
+def state_names(n: int, rules: Rules) -> tuple[str, ...]:
+    """Names for `n` states in the order of their equations; the last is `h`, as in an LSTM, where no child is."""
+    most = n + len(rules.children)
+    names = (*STATE_NAMES, *(f"s{i}" for i in range(len(STATE_NAMES), most)))
+    return tuple([name for name in names if name not in rules.children][:n])[::-1]
 
 
 def let_name(rule: str, taken: Sequence[str]) -> str:

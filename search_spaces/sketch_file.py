@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from grammar import LocatedError, Sketch, Span, parse_sketch, suggest, zoo_names
+from grammar import LocatedError, Sketch, Span, one_newline, parse_sketch, suggest, zoo_names
 from search_spaces import reader
 from search_spaces.check import doc
 from search_spaces.errors import SpaceFileError
@@ -53,7 +53,7 @@ def read_sketches(text: str, source: str) -> SketchSpace:
     parts = _split(text)
     sketches = [_sketch(cell, text, source) for cell in parts.cells]
     if not parts.closed:
-        lines = text.rstrip().splitlines()
+        lines = one_newline(text.rstrip()).split("\n")
         raise SpaceFileError(
             "the text ends inside a space: a closing '}' is missing", Span(len(lines), len(lines[-1]) + 1)
         ).locate(text, source)

@@ -29,6 +29,7 @@ from grammar import (
 from search_spaces.derivation import OUT
 from search_spaces.errors import SpaceError
 from search_spaces.grammar_space import GrammarSpace
+from search_spaces.printer import rounded
 from search_spaces.rules import INPUT, TIME, Hole, Production, Rule, Rules, StateRule, fill
 
 MOST_OPTIONS = 6_000
@@ -52,8 +53,7 @@ def unroll(space: GrammarSpace, depth: int = 3) -> tuple[Sketch, ...]:
     if rules.forms != (TIME,):
         raise SpaceError(f"space {space.name} is over trees: only spaces over time are unrolled")
     counts = product(*(range(line.least, line.most + 1) for line in rules.states))
-    most = rules.limits.states
-    wanted = [n for n in counts if sum(n) and (most is None or sum(n) <= most)]
+    wanted = [n for n in counts if sum(n) and rules.limits.holds(sum(n))]
     made = [
         _Unrolled(space.name, rules, n, depth).sketch() for n in sorted(wanted, key=lambda n: (-sum(n), n))
     ]
@@ -144,7 +144,7 @@ class _Unrolled:
             self._count(len(options))
             exprs = [expr for (expr,), _ in options]
             weights = [weight for _, weight in options]
-            value = exprs[0] if len(exprs) == 1 else choice(exprs, [round(w, 6) for w in weights])
+            value = exprs[0] if len(exprs) == 1 else choice(exprs, [rounded(w) for w in weights])
             self.known[key] = value if not value.args else self._named(name, value)
         return self.known[key]
 

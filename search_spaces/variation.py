@@ -18,7 +18,7 @@ from search_spaces.edits import Place, places, production, put, renamed, uses, w
 from search_spaces.errors import NoCellError
 from search_spaces.membership import exceeded
 from search_spaces.motifs import Motif, graft, reference
-from search_spaces.rules import INPUT, StateRule
+from search_spaces.rules import StateRule
 from search_spaces.sampling import STATE_NAMES, Sampler, below, let_name, pick
 from search_spaces.varied import ATTEMPTS, BY_NAME, OF_TWO, Operator, Variation, drawn, until_other
 
@@ -188,7 +188,7 @@ class Varier:
         if not parts:
             return None
         at = _any(rng, parts)
-        name = let_name(at.tree.rule, self._taken(made))
+        name = let_name(at.tree.rule, made.taken(self.rules))
         number = reference(self.rules, at.tree.rule)
         assert number is not None
         shared = put(made, at, Tree(at.tree.rule, number, (name,)))
@@ -242,7 +242,7 @@ class Varier:
             or made.equations[at.equation].kind == "leaf"
         ):
             return None
-        name = let_name(rule, self._taken(made))
+        name = let_name(rule, made.taken(self.rules))
         before = min(at.equation, len(made.lets()))
         blank = Equation(name, Tree(rule, 0))
         grown = replace(made, equations=(*made.equations[:before], blank, *made.equations[before:]))
@@ -259,7 +259,9 @@ class Varier:
         if not lines or not self.rules.limits.holds(len(made.states) + 1):
             return None
         line = _any(rng, lines)
-        name = next(n for n in (*STATE_NAMES, *(f"s{i}" for i in range(99))) if n not in self._taken(made))
+        name = next(
+            n for n in (*STATE_NAMES, *(f"s{i}" for i in range(99))) if n not in made.taken(self.rules)
+        )
         state = State(name, line.type, line.init)
         at = self._line_end(made, line) - below(rng, 1 + sum(map(line.fits, made.states)))
         states = self._ordered_states((*made.states, state), made, at, state)
@@ -316,7 +318,7 @@ class Varier:
         imported = self._lets_of(b, donor)
         equations = a.equations
         if imported and len(imported) + len(a.lets()) <= self.rules.let.most and rng.random() < 0.5:
-            taken = self._taken(a)
+            taken = a.taken(self.rules)
             for let in imported:
                 names[let.name] = let_name(let.tree.rule, taken)
                 taken.append(names[let.name])
@@ -421,9 +423,6 @@ class Varier:
                 return self.draw(rng, tree.rule, depth, scope, tree.size(self.rules) + 1)
             parts.append(inner)
         return replace(tree, parts=tuple(parts))
-
-    def _taken(self, made: Derivation) -> list[str]:
-        return [INPUT, *(s.name for s in made.states), *(e.name for e in made.equations)]
 
     def _line_end(self, made: Derivation, line: StateRule) -> int:
         """After which equations the new values of a `state` line end."""

@@ -15,7 +15,6 @@ from grammar import State
 from search_spaces.counting import Counter
 from search_spaces.derivation import LEAF, OUT, Derivation, Equation, Tree, dead, state_lines
 from search_spaces.membership import exceeded
-from search_spaces.rules import INPUT
 from search_spaces.sampling import Plan, Sampler, let_name, state_names
 from search_spaces.templates import Template
 
@@ -96,8 +95,7 @@ class Walker:
             let = self.rules.let
             index = None if made is None else let.rules.index(made.equations[number].tree.rule)
             rule = let.rules[choose(LET, let.weights, index)]
-            taken = [INPUT, *(s.name for s in grown.states), *(e.name for e in grown.equations)]
-            name = let_name(rule, taken) if made is None else made.equations[number].name
+            name = let_name(rule, grown.taken(self.rules)) if made is None else made.equations[number].name
             grown = _with(grown, number, Equation(name, Tree(rule, 0)))
         for number, equation in enumerate(grown.equations):
             left = self.rules.limits.size - sum(e.tree.size(self.rules) for e in grown.equations[:number])
@@ -123,7 +121,7 @@ class Walker:
             ]
             return replace(made, equations=tuple(blank))
         lines = [line for line, n in zip(rules.states, plan.states, strict=True) for _ in range(n)]
-        names = state_names(len(lines))
+        names = state_names(len(lines), rules)
         states = tuple(State(n, line.type, line.init) for n, line in zip(names, lines, strict=True))
         equations = [Equation(f"#{i}", Tree(rules.let.rules[0], 0)) for i in range(plan.lets)]
         equations += [Equation(f"{n}'", Tree(line.rule, 0)) for n, line in zip(names, lines, strict=True)]

@@ -80,7 +80,7 @@ SYNTAX: dict[str, tuple[str, ...]] = {
         f"depth ^{'9' * 5000} {{ h' = x }}",
         f"cell a {{ state h: vec = ^{'9' * 5000}; h' = x; out h }}",
     ),
-    "options come after the operands": ("h' = lin(bias=no, ^x)",),
+    "options come after the operands": ("h' = lin(bias=no, ^x)", "h' = lin(x, bias=no, ^h, rank=2)"),
     "the option 'bias' is given twice": ("h' = lin(x, bias=no, ^bias=yes)",),
     "`state` stands at the top of a cell, not inside a block": ("repeat 2 { state ^c: vec; h' = h }",),
     "expected a number": ("repeat ^{ h' = h }", "depth ^until(h) { h' = h }"),
@@ -96,12 +96,12 @@ TYPES: dict[str, tuple[str, ...]] = {
         f"cell a {{ state h: vec, m: ^mem({'9' * 5000}); h' = lin(x, m); m' = m; out h' }}",
         f"h' = lin(lin:^mem({'9' * 5000})(x))",
     ),
-    "uniform(a, b) has a <= b; received uniform(2.0, 1.0)": ("h' = lin(x, ^init=uniform(2, 1))",),
-    "log_uniform(a, b) has 0 < a <= b; received log_uniform(-1.0, 1.0)": (
+    "uniform(a, b) has a <= b; received uniform(2, 1)": ("h' = lin(x, ^init=uniform(2, 1))",),
+    "log_uniform(a, b) has 0 < a <= b; received log_uniform(-1, 1)": (
         "h' = lin(x, ^init=log_uniform(-1, 1))",
     ),
     "log_uniform(a, b) has 0 < a <= b; received": ("h' = lin(x, ^init=log_uniform(2, 1))",),
-    "normal(sd) has sd >= 0; received normal(-1.0)": ("h' = lin(x, ^init=normal(-1))",),
+    "normal(sd) has sd >= 0; received normal(-1)": ("h' = lin(x, ^init=normal(-1))",),
     "mem(n) has 1 <= n <= 4096; received mem(0)": ("cell a { state m: ^mem(0); m' = m; out x }",),
     "`bias` is yes or no; received maybe": ("h' = lin(x, ^bias=maybe)",),
     "`blocks` is a whole number from 1 to 4096, or heads; received 0": ("h' = lin(x, ^blocks=0)",),
@@ -120,6 +120,10 @@ TYPES: dict[str, tuple[str, ...]] = {
         "h' = ^lin(h, transpose=yes)",
         "h' = ^lin(h, share=w, transpose=yes)",
         "h' = ^lin(h, x, share=w, bias=no, transpose=yes)",
+    ),
+    "share=w names weights of one `init` and one `fixed`": (
+        "u = lin(x, share=w, init=zeros); h' = u * ^lin(x, share=w, init=ones)",
+        "u = lin(x, share=w); h' = u * ^lin(x, share=w, fixed=yes)",
     ),
     "share=w names weights of one shape; received w0 [H, D], b [H] and w0 [H, H], b [H]": (
         "h' = lin(x, share=w) + ^lin(h, share=w)",
@@ -213,6 +217,9 @@ TYPES: dict[str, tuple[str, ...]] = {
     ),
     "`k` stands for any number of children: use it inside sum(...)": (
         "cell a(*k) { state h: vec; leaf { h' = x }; h' = ^k.h; out h' }",
+    ),
+    "a `sum` holds at most 5,000 values, square(a) and silu(a) written as products": (
+        f"cell a(*k) {{ state h: vec; leaf {{ h' = x }}; h' = ^sum({'silu(' * 30}k.h{')' * 30}); out h' }}",
     ),
     "`sum` needs a child inside, as in sum(k.h)": (
         "cell a(*k) { state h: vec; leaf { h' = x }; h' = ^sum(x); out h' }",

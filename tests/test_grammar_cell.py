@@ -17,6 +17,7 @@ from grammar import (
     VEC,
     Cell,
     CellTypeError,
+    Expr,
     GrammarError,
     Let,
     Out,
@@ -124,8 +125,25 @@ H = State("h", VEC)
 def test_parts_are_checked_like_a_text() -> None:
     with pytest.raises(CellTypeError, match="the state 'h' needs an equation"):
         make_cell("a", [H], [Out(ref("h"))])
-    with pytest.raises(CellTypeError, match="a cell's name is a letter and then"):
-        make_cell("1a", [H], [Let("h'", ref("h")), Out(ref("h"))])
+    for name in ("1a", "é", "a b"):
+        with pytest.raises(
+            CellTypeError, match="a name is a letter or _ and then letters, digits or _; received"
+        ):
+            make_cell(name, [H], [Let("h'", ref("h")), Out(ref("h"))])
+        with pytest.raises(CellTypeError, match="a name is a letter or _ and then"):
+            make_cell("a", [State(name, VEC)], [Let(f"{name}'", ref(name)), Out(ref(name))])
+    with pytest.raises(
+        CellTypeError, match="an initial value is a number, -inf, learned, or x; received inf"
+    ):
+        make_cell("a", [State("h", VEC, float("inf"))], [Let("h'", ref("h")), Out(ref("h"))])
+    for wrong, message in (
+        (Expr("tank", (X,)), "unknown operation 'tank'; did you mean 'tanh'"),
+        (Expr("tanh", (X, X)), r"`tanh` takes 1 operand\(s\); received 2"),
+        (Expr("lin", (X,), (("blocks", 0),)), "`blocks` is a whole number from 1 to 4096"),
+        (Expr("tanh", (X,), (("type", "key"),)), "`tanh` takes no type"),
+    ):
+        with pytest.raises(CellTypeError, match=message):
+            make_cell("a", [H], [Let("h'", wrong), Out(ref("h"))])
     with pytest.raises(GrammarError, match="unknown name 'g'"):
         make_cell("a", [H], [Let("h'", ref("g")), Out(ref("h"))])
     with pytest.raises(CellTypeError, match=r"`h'` is vec; received num"):

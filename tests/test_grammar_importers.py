@@ -138,6 +138,22 @@ def test_cells_of_the_zoo_that_the_space_holds(name: str) -> None:
     assert from_nasbench_nlp(to_nasbench_nlp(zoo(name))).digest == zoo(name).digest
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "state h: vec; h_prev_0 = tanh(x); h' = tanh(lin(x, h_prev_0, h)); out h'",
+        "state h: vec; h_new_0 = tanh(lin(x, h)); h' = tanh(lin(h_new_0, h)); out h'",
+        "state h: vec; h_new_1 = tanh(x); node_0 = tanh(h); h' = lin(x, h_new_1, node_0); out h'",
+        "state h0: vec, h1: vec, h01: vec; h1' = tanh(lin(x, h1)); h01' = sigmoid(lin(x, h01));"
+        " h0' = lin(h1', h01'); out h0'",
+        "state h0: vec, h1000: vec; h1000' = tanh(lin(x, h1000)); h0' = lin(h1000'); out h0'",
+    ],
+)
+def test_names_that_mean_something_in_the_format_do_not_get_into_it(body: str) -> None:
+    cell = parse(f"cell a {{ {body} }}")
+    assert from_nasbench_nlp(to_nasbench_nlp(cell)).digest == cell.digest
+
+
 @pytest.mark.parametrize("name", ["deltanet", "hgrn", "indrnn", "rglru"])
 def test_cells_outside_the_space_are_refused(name: str) -> None:
     with pytest.raises(ImportFormatError, match="NAS-Bench-NLP"):
@@ -232,6 +248,15 @@ def test_darts_accepts_keys_and_names_faults() -> None:
         from_darts(3)
     with pytest.raises(ImportFormatError, match="a DARTS cell has one state"):
         to_darts(zoo("lstm"))
+
+
+@pytest.mark.parametrize("term", ["a{}", "tanh(lin(x))"])
+def test_a_sum_of_any_length_is_no_genotype(term: str) -> None:
+    """Neither a chain of a thousand sums nor one of which each doubles the one before."""
+    sums = "; ".join(f"a{i + 1} = a{i} + {term.format(max(0, i - 1))}" for i in range(1_200))
+    cell = parse(f"cell a {{ state h: vec; a0 = tanh(lin(x, h)); {sums}; h' = a1200; out h' }}")
+    with pytest.raises(ImportFormatError, match="the mean of at most 100 nodes"):
+        to_darts(cell)
 
 
 def test_the_document_about_importers_says_what_is_so() -> None:

@@ -158,6 +158,14 @@ def test_states_multiply_themselves_through_others() -> None:
     assert "self-product" not in _names(outside)
 
 
+def test_lints_of_one_kind_come_in_the_order_of_the_states() -> None:
+    """And not in that of a set of names, which differs from process to process."""
+    names = [f"s{i}" for i in range(8)]
+    body = "; ".join(f"{n}' = {n} * {n} + lin(x)" for n in names)
+    cell = _cell(body, ", ".join(f"{n}: vec" for n in names), " + ".join(f"{n}'" for n in names))
+    assert [found.where for found in lint(cell)] == names
+
+
 def test_a_state_that_can_only_be_zero_is_found_through_others() -> None:
     found = lint(_cell("h' = c * lin(x); c' = relu(h) * sigmoid(lin(x)); ", "h: vec, c: vec", "h' + c'"))
     assert [(f.name, f.where) for f in found] == [

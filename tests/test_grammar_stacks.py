@@ -66,6 +66,7 @@ ODD = (
     " h' = tanh(lin(x, h, rank=2) + lin(h, blocks=2) + lin(u, share=w, bias=no)); out h' }",
     "cell b { state h: vec; a = conv(lin(x), k=3); h' = lerp(sigmoid(lin(a)), h, shift(a)); out silu(h') + a }",
     "cell c { state h: vec, s: scal; s' = sigmoid(hsum(h) + lin:scal(x)); h' = s' * h + (1 - s') * lin(x); out h' }",
+    "cell e { state h: vec, z: cvec; z' = 0.5 * z + lin:cvec(h, x); h' = relu(lin(h)) + re(z') + lin(x); out h' }",
     "cell d { state S: mat; k = softmax(lin:key(x)); S' = 0.5 * S + outer(k, lin(x)); out read(S', lin:key(x)) }",
 )
 

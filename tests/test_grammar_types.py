@@ -7,7 +7,6 @@ import itertools
 import pytest
 
 from grammar import CMAT, CVEC, IN, KEY, MAT, NAMED, NUM, SCAL, SEQ, SHAPES, VEC, Type, join, parse
-from grammar.types import needs_equal_width
 
 MEM = Type("mem", 3)
 ALL = (NUM, IN, VEC, KEY, SCAL, MAT, CVEC, CMAT, SEQ, MEM, Type("mem", 4))
@@ -84,8 +83,6 @@ def test_shapes_for_readers() -> None:
 
 
 def test_where_x_needs_the_width_of_the_state() -> None:
-    assert needs_equal_width(IN, VEC)
-    assert not needs_equal_width(IN, IN)
     assert parse("cell a { state h: vec; h' = h + x; out h }").graph.equal_width
     assert parse("cell a { out x }").graph.equal_width
     assert not parse("cell a { out lin(tanh(x + 1)) }").graph.equal_width

@@ -12,7 +12,7 @@ from normal_runner import run_backward
 from strategies import cells
 from torch import Tensor
 
-from grammar import Cell, zoo
+from grammar import Cell, parse, zoo
 from nas.ir import DERIVATIVES, NO_DERIVATIVE, PRIMITIVES, adjoint, adjoint_cell, normal_cell
 from nas.ir.derivatives import BACKWARD_ONLY
 
@@ -160,3 +160,20 @@ def test_fixed_weights_have_no_gradient() -> None:
     made = adjoint_cell(zoo("esn"))
     trained = {k for k, a in enumerate(made.forward.arrays) if not made.forward.weights[a.weight].fixed}
     assert {w.array for w in made.weights} == trained
+
+
+@pytest.mark.parametrize(
+    ("first", "further", "count"),
+    [
+        ("param()", "p{0} * p{0}", 60),
+        ("relu(lin(x, h))", "p{0} * p{0}", 60),
+        ("param()", "tanh(p{0})", 1_000),
+    ],
+)
+def test_what_is_used_twice_again_and_again_is_gone_through_once(
+    first: str, further: str, count: int
+) -> None:
+    """Values of weights alone, and the factors of a product, in a chain of any length."""
+    lets = "; ".join(f"p{i + 1} = {further.format(i)}" for i in range(count))
+    cell = parse(f"cell a {{ state h: vec; p0 = {first}; {lets}; h' = tanh(lin(x, h)) * p{count}; out h' }}")
+    assert len(adjoint_cell(cell).backward.instrs) < 10 * count

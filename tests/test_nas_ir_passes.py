@@ -62,11 +62,17 @@ def test_lstm_has_one_product_before_the_loop_and_one_in_it() -> None:
     assert "after" not in found
 
 
+def test_a_buffer_is_not_called_as_a_state() -> None:
+    text = "state shift1: vec, shift2: vec; shift1' = lin(x, shift(shift2)); shift2' = shift1; out shift1'"
+    program = compiled(text, "lower")
+    assert [slot.name for slot in program.slots] == ["shift1", "shift2", "shift3"]
+
+
 def test_dead_lets_go_and_declared_states_stay() -> None:
     text = "state h: vec, c: vec; u = conv(x); v = lin(h); h' = tanh(lin(x, h)); c' = lin(x) + c; out h'"
     program = compiled(text, "drop_dead")
     assert [slot.name for slot in program.slots] == ["h", "c"]
-    assert {program.weights[k].site for k in program.used_weights()} == {"h", "c"}
+    assert {program.weights[m.weight].site for i in program.instrs for m in i.maps} == {"h", "c"}
     assert len(compiled(text, "lower").slots) == 3
 
 

@@ -31,6 +31,14 @@ SMALL = {
 SLOW = dict.fromkeys(("matrix", "mixed", "tree"), pytest.mark.slow)
 
 
+def test_many_nonterminals_that_derive_each_other_are_counted_soon() -> None:
+    """How deep each may be is looked for once for each, not once for each order of them."""
+    names = [f"n{i}" for i in range(12)]
+    rules = " ".join(f"{n}: vec -> {' | '.join(f'tanh({m})' for m in names)} | lin(x)" for n in names)
+    space = GrammarSpace(f"space s {{ limits size <= 3 state vec -> n0 out -> $new {rules} }}")
+    assert space.count() == (0, 1, 12, 144)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_counts_are_those_of_all_derivations_written_down(name: str) -> None:
     space = SMALL[name]

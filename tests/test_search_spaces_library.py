@@ -61,6 +61,14 @@ def test_a_space_is_loaded_from_a_file(tmp_path: Path) -> None:
     assert space.doc == "A small space."
 
 
+def test_a_path_is_a_file_and_never_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "own.space"
+    path.write_text(TINY, encoding="utf-8")
+    assert load_space(path).text == load_space(str(path)).text == TINY
+    with pytest.raises(SpaceError, match="the space file 'gated' cannot be read"):
+        load_space(Path("gated"))
+
+
 def test_the_example_in_the_grammar_file_is_a_space() -> None:
     lines = (ROOT / "search_spaces" / "space.lark").read_text(encoding="utf-8").splitlines()
     space = GrammarSpace("\n".join(line[5:] for line in lines if line.startswith("//   ")))

@@ -160,6 +160,34 @@ def test_what_is_too_deep_may_be_named_in_parts() -> None:
     assert plain.why_not(cell) == "`h' = ...` does not derive from vec"
 
 
+def test_values_that_double_again_and_again_are_not_written_out() -> None:
+    """In a leaf all helper names are written out, in a body those that are used twice may be."""
+    doubled = "; ".join(f"a{i + 1} = a{i} * a{i}" for i in range(60))
+    leaf = f"leaf {{ a0 = tanh(lin(x)); {doubled}; h' = a60 }}; h' = tanh(lin(l.h, r.h))"
+    why = SPACES["tree"].why_not(parse(f"cell a(l, r) {{ state h: vec; {leaf}; out h' }}"))
+    assert why == "the size is at most 32 operations; at a leaf it is more"
+    body = "; ".join(f"a{i + 1} = a{i} * a{i}" for i in range(14))
+    cell = parse(f"cell a {{ state h: vec; a0 = sigmoid(lin(x, h)); {body}; h' = a14; out h' }}")
+    assert SPACES["gated"].why_not(cell) == "at most 4 values may be lets; more have to be"
+
+
+def test_what_is_called_as_a_child_gets_another_name() -> None:
+    """Children of the space are `l` and `r`, whatever those of a cell are called."""
+    text = (
+        str(zoo("treegru"))
+        .replace("h", "l")
+        .replace("tanl", "tanh")
+        .replace("s =", "r =")
+        .replace("s)", "r)")
+    )
+    cell = parse(text.replace("(s,", "(r,").replace("z, s, n", "z, r, n"))
+    assert {"l", "r"} <= {s.name for s in cell.states} | {getattr(s, "name", "") for s in cell.statements}
+    space, rng = SPACES["tree"], np.random.default_rng(0)
+    for _ in range(10):
+        child = space.mutate(cell, rng)
+        assert child in space
+
+
 def test_long_chains_of_names_end() -> None:
     lets = "; ".join(f"a{i} = a{i + 1}" for i in range(1500))
     cell = parse(f"cell c {{ state h: vec; {lets}; a1500 = h; h' = lin(x, a0); out h' }}")

@@ -27,6 +27,41 @@ def drawn(space: Space, seed: int, n: int, by: str) -> list[str]:
     return [str(space.sample(rng, by=by)) for _ in range(n)]
 
 
+CROWDED = """space s {
+  limits size <= 30
+  {children}
+  {states}
+  let{4} -> step
+  out -> $new
+  vec -> {leaves} | vec * vec | step
+  step: vec -> sigmoid(vec) | $step
+  start: vec -> tanh(lin(x))
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("children", "states", "leaves"),
+    [("", "state{6} vec", "tanh(lin(x, $vec))"), ("children -> h, s1 | *c", "state{2} vec -> vec leaf start",
+      "tanh(lin($vec_h, $vec_s1)) | tanh(lin(sum($vec_c)))")],
+)  # fmt: skip
+def test_states_lets_and_children_have_names_of_their_own(children: str, states: str, leaves: str) -> None:
+    """The lets of `step` are s1, s2, ..., as are states beyond four; children may have any name."""
+    text = CROWDED.replace("{children}", children).replace("{states}", states).replace("{leaves}", leaves)
+    space, rng = GrammarSpace(text), np.random.default_rng(0)
+    for _ in range(5):
+        cell = space.sample(rng)
+        check_member(space, cell)
+        check_member(space, space.mutate(cell, rng))
+
+
+def test_a_space_without_cells_says_so() -> None:
+    space = GrammarSpace("space s { limits size <= 3, size >= 3 state vec out -> $new vec -> tanh(lin(x)) }")
+    for by in WAYS:
+        with pytest.raises(NoCellError, match="space s has no cell within its limits"):
+            space.sample(np.random.default_rng(0), by=by)
+
+
 @pytest.mark.parametrize("by", WAYS)
 @pytest.mark.parametrize("name", SPACES)
 def test_samples_are_members(name: str, by: str) -> None:

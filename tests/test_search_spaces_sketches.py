@@ -412,3 +412,19 @@ def test_the_network_of_a_tiny_recursive_model_is_one() -> None:
 def test_faults_of_linked_holes_are_answered(text: str, message: str) -> None:
     with pytest.raises(SpaceFileError, match=message):
         read_space(f"cell s {{ state h: vec; {text} }}")
+
+
+def test_values_that_double_again_and_again_are_compared_once() -> None:
+    """Whether one value is used twice, or two that are equal: each pair is compared once, in one order of operands."""
+
+    def doubled(name: str) -> str:
+        return "; ".join(f"{name}{i + 1} = {name}{i} * {name}{i}" for i in range(40))
+
+    body = "h' = tanh(lin({}40, h)) * {}40; out h'"
+    space = load_space(
+        f"cell s {{ state h: vec; u0 = choice{{ tanh(x) | max(x, 1) }}; {doubled('u')}; {body.format('u', 'u')} }}"
+    )
+    cell = "cell c {{ state h: vec; a0 = max(x, 1); b0 = max(x, {}); {}; {}; {} }}"
+    same, other = (parse(cell.format(n, doubled("a"), doubled("b"), body.format("a", "b"))) for n in (1, 2))
+    assert same in space
+    assert space.why_not(other) == "as the sketch s: its equations are others"

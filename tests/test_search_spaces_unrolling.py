@@ -38,6 +38,14 @@ def test_cells_of_the_sketches_are_members(depth: int) -> None:
             assert why is None or "does not depend" in why or "the size is at most" in why
 
 
+def test_weights_of_any_size_are_kept() -> None:
+    rules = "out -> $new vec -> tanh(lin(x, $vec)) | relu(lin(x)) [0.0000001]"
+    space = GrammarSpace(f"space s {{ limits size <= 9, states >= 2 state{{1..2}} vec {rules} }}")
+    sketches = unroll(space, depth=2)
+    assert [len(s.states) for s in sketches] == [2], "the limits leave one number of states"
+    assert "[1e-07]" in str(sketches[0])
+
+
 def test_deeper_sketches_hold_more() -> None:
     counts = [sum(len(site.options) for site in Relaxed(unroll(small(), d)[-1]).holes) for d in (2, 3, 4)]
     assert counts == sorted(set(counts))

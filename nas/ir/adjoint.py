@@ -118,15 +118,25 @@ class _Reverse:
         self.at_end: list[list[int]] = [[] for _ in program.instrs]  # only of values without rows
         self.arrays = {(a.weight, a.spec.role): k for k, a in enumerate(program.arrays)}
         self.weights: list[WeightGradient] = []
+        self.known: dict[int, int] = {}  # values without rows, computed anew from the weights
 
     # ---- what rules ask for ---------------------------------------------------------------
 
     def value(self, k: int) -> int:
         """See `derivatives.Reverse`."""
-        instr = self.program.instrs[k]
         if self.rows[k]:
-            return self.b.emit("saved", (), instr.type, (("of", k),))
-        return cloned(self.b, instr, [self.value(a) for a in instr.args])
+            return self.b.emit("saved", (), self.program.instrs[k].type, (("of", k),))
+        todo = [k]
+        while todo:
+            instr = self.program.instrs[todo[-1]]
+            missing = [a for a in instr.args if a not in self.known]
+            if missing:
+                todo += missing[::-1]
+            else:
+                last = todo.pop()
+                if last not in self.known:
+                    self.known[last] = cloned(self.b, instr, [self.known[a] for a in instr.args])
+        return self.known[k]
 
     def made(self, op: str, a: int) -> int:
         """See `derivatives.Reverse`."""

@@ -373,10 +373,13 @@ class Builder:
 
     def _has_factor(self, product: int, factor: int) -> bool:
         """Whether a product of products has a factor."""
-        if product == factor:
-            return True
-        instr = self.instrs[product]
-        return instr.op == "mul" and any(self._has_factor(a, factor) for a in instr.args)
+        seen, todo = {product}, [product]
+        while todo and factor not in seen:
+            instr = self.instrs[todo.pop()]
+            if instr.op == "mul":
+                todo += [a for a in instr.args if a not in seen]
+                seen.update(instr.args)
+        return factor in seen
 
     def _quotient(self, a: int, b: int) -> int | None:
         number, instr = self.number(b), self.instrs[b]

@@ -22,7 +22,7 @@ def lower(cell: Cell) -> Program:
         elif cell.kind == "time" and (node.op == "shift" or (node.op == "conv" and taps(node) > 1)):
             slot = len(slots)
             steps = taps(node) - 1 if node.op == "conv" else 0
-            slots.append(Slot(f"{node.op}{_count(slots, node.op)}", node.type, node.args[0], 0.0, steps))
+            slots.append(Slot(_free(slots, node.op), node.type, node.args[0], 0.0, steps))
         instrs.append(_instr(graph, node, slot))
     region = (
         None
@@ -76,5 +76,7 @@ def _instr(graph: Graph, node: Node, slot: int) -> Instr:
     return Instr("lin", node.args, node.type, "loop", (), -1, (made,))
 
 
-def _count(slots: list[Slot], op: str) -> int:
-    return 1 + sum(slot.name.startswith(op) for slot in slots)
+def _free(slots: list[Slot], op: str) -> str:
+    """The name of a further buffer: `shift1`, or with the next number that no slot has."""
+    taken = {slot.name for slot in slots}
+    return next(name for i in range(1, len(slots) + 2) if (name := f"{op}{i}") not in taken)

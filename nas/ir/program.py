@@ -141,8 +141,3 @@ class Program:
         """The instructions that something outside reads: the output and the new value of every slot."""
         region = (self.region.until, *self.region.next) if self.region else ()
         return (self.out, *(s.next for s in self.slots), *self.leaf, *region)
-
-    def used_weights(self) -> set[int]:
-        """The weights that some instruction applies."""
-        used = {m.weight for i in self.instrs for m in i.maps}
-        return used | {i.weight for i in self.instrs if i.weight >= 0}

@@ -315,10 +315,10 @@ class _Scheduling:
             latest = min(phases, default=self.phase[k])
             if latest <= self.phase[k]:
                 continue
-            if k in self.given or self._costs(k, latest, users) <= self.width[k]:
+            if k in self.given or self._costs(k, users) <= self.width[k]:
                 self.phase[k] = latest
 
-    def _costs(self, k: int, latest: int, users: dict[int, list[int]]) -> int:
+    def _costs(self, k: int, users: dict[int, list[int]]) -> int:
         """Numbers per row that are stored because `k` is computed in a later phase."""
         total = 0
         for a in self.nodes[k].args:
