@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from grammar import parse, parse_sketch, zoo, zoo_names
 from nas.backends.c.compiler import problem
 from nas.errors import BuildError
-from nas.nn import CellModule, build
+from nas.nn import CellModule, Ensemble, build
 
 # Every kind of state, and both kinds of buffer; the shift is of x, whose width differs from layer to layer.
 MIXED = parse(
@@ -383,3 +383,28 @@ def test_transforms_of_torch_func_are_refused_by_compiled_cells(name: str, optio
         with torch.no_grad(), pytest.raises(NotImplementedError, match=refused):
             run()
     assert loss(weights, X).isfinite()
+
+
+TWINS = parse("cell twins { state h: vec; h' = tanh(lin(x) + lin(x) + 0.5 * h); out h' }")
+TWIN_TREE = parse(
+    "cell twin_tree(l, r) { state h: vec; leaf { h' = lin(x) + lin(x) }; h' = lin(l.h) + lin(r.h); out h' }"
+)
+
+
+@pytest.mark.parametrize("how", ["exact", "newton", "tree", "ensemble"])
+def test_gradients_add_up_over_calls(how: str) -> None:
+    """Two biases have one gradient, and each its own memory: torch adds to it in place."""
+    torch.manual_seed(0)
+    if how == "ensemble":
+        module: CellModule = Ensemble(TWINS, 1, 4, 4)
+    elif how == "tree":
+        module = build(TWIN_TREE, 4, 4, policy="left")
+    else:
+        module = build(TWINS, 4, 4, solver=how)
+    x = torch.randn(2, 5, 4)
+    once = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
+    for _ in range(3):
+        module(x)[0].sum().backward()
+    for parameter, gradient in zip(module.parameters(), once, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, 3 * gradient)
