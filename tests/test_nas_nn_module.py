@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import re
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from grammar import parse, parse_sketch, zoo, zoo_names
+from nas.backends import linear_cross_entropy
 from nas.backends.c.compiler import problem
 from nas.errors import BuildError
 from nas.nn import CellModule, Ensemble, build
@@ -408,3 +410,38 @@ def test_gradients_add_up_over_calls(how: str) -> None:
     for parameter, gradient in zip(module.parameters(), once, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, 3 * gradient)
+
+
+@pytest.mark.parametrize("how", ["sequences", "candidates", "left", "beam", "head"])
+@pytest.mark.parametrize("default", ["dtype", "device"])
+def test_torchs_defaults_do_not_matter_to_what_is_built(how: str, default: str) -> None:
+    """Its default dtype and device are those of new modules alone; compiled code writes memory of its own kind."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 4)
+    if how == "candidates":
+        module: torch.nn.Module = Ensemble(zoo("lstm"), 2, 4, 4)
+    elif how in ("left", "beam"):
+        module = build(zoo("treelstm"), 4, 4, policy=how).eval()
+    elif how == "head":
+        module = torch.nn.Linear(4, 3)
+    else:
+        module = build(zoo("lstm"), 4, 4)
+    targets = torch.tensor([0, 2, 1, 0, 1])
+
+    def found() -> list[Tensor]:
+        if how == "head":
+            y = linear_cross_entropy(x[0], module.weight, module.bias, targets)  # type: ignore[arg-type]
+        else:
+            y = module(x)[0].sum() + module(x, lengths=[5, 3])[0].sum()
+        return [y.detach(), *torch.autograd.grad(y, list(module.parameters()))]
+
+    before = found()
+    try:
+        if default == "dtype":
+            torch.set_default_dtype(torch.float64)
+        with torch.device("meta") if default == "device" else contextlib.nullcontext():
+            after = found()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ours, theirs in zip(after, before, strict=True):
+        torch.testing.assert_close(ours, theirs)

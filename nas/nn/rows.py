@@ -141,14 +141,14 @@ def looked_up(
 def checked_lengths(lengths: Tensor | Sequence[int], batch: int, total: int) -> Tensor:
     """Lengths as int64 on the CPU. Raises BuildError unless there is one from 1 to `total` for each sequence."""
     try:
-        given = torch.as_tensor(lengths)
+        given = torch.as_tensor(lengths, device="cpu")
         if given.is_floating_point() or given.is_complex():
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
         raise BuildError(
             f"lengths are {batch} whole numbers from 1 to {total}, one for each sequence; received {lengths!r}"
         ) from None
-    found = given.to("cpu", torch.int64)
+    found = given.to(torch.int64)
     if found.shape != (batch,) or bool((found < 1).any()) or bool((found > total).any()):
         raise BuildError(
             f"lengths are {batch} whole numbers from 1 to {total}, one for each sequence; received {found.tolist()}"

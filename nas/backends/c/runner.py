@@ -22,7 +22,8 @@ from nas.backends.fallback import fell_back
 from nas.backends.once import first_order, refuse_transforms
 from nas.backends.operators import key_of
 from nas.backends.reference import Reference
-from nas.backends.steps import Steps
+from nas.backends.steps import CPU, Steps
+from nas.errors import BuildError
 
 # Floats that candidates may keep in one piece of memory for the backward half. Larger pieces come fresh from the system
 # in every call, and its zeroing of them takes a third of the time.
@@ -88,7 +89,7 @@ class CompiledRunner(FlexibleRunner):
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The same as an operator that torch can trace."""
-        sizes = None if steps.even else torch.tensor(steps.sizes)
+        sizes = None if steps.even else torch.tensor(steps.sizes, device=CPU)
         layout = (sizes, steps.batch, steps.count, steps.by_sequence, reverse)
         given = [value is not None for value in state]
         values = [value for value in state if value is not None]
@@ -139,7 +140,7 @@ def geometry(steps: Steps, reverse: bool = False) -> Geometry:
     """Where the rows of steps lie."""
     if steps.even:
         return even(steps.batch, steps.count, steps.by_sequence, reverse)
-    sizes = torch.tensor(steps.sizes)
+    sizes = torch.tensor(steps.sizes, device=CPU)
     return Geometry(steps.batch, steps.count, 0, 1, steps.rows, False, sizes.cumsum(0) - sizes, sizes)
 
 
