@@ -445,3 +445,15 @@ def test_torchs_defaults_do_not_matter_to_what_is_built(how: str, default: str) 
         torch.set_default_dtype(torch.float32)
     for ours, theirs in zip(after, before, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_what_lies_elsewhere_is_refused() -> None:
+    """Compiled code would read memory that is not there."""
+    module = build(zoo("lstm"), 4, 4)
+    x, table = torch.randn(2, 5, 4), torch.randn(3, 4)
+    h, c = module.init_state(2)
+    with pytest.raises((BuildError, RuntimeError), match="meta"):
+        module(x, (h, c.to("meta")))
+    if problem() is None:
+        with pytest.raises(BuildError, match="x is on meta, and the weights are on cpu"):
+            module(torch.zeros(2, 5, dtype=torch.int64, device="meta"), table=table)

@@ -66,6 +66,7 @@ class CompiledRunner(FlexibleRunner):
         if layer is None:
             return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
         refuse_transforms()
+        _check_here("x", tokens)
         x = x if x.dtype is torch.float32 else x.float()
         if tokens is not None and _PAYS * len(x) > steps.rows:
             x, tokens = _looked_up(x, tokens), None
@@ -180,8 +181,15 @@ def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:
     return rows.view(outer, inner, -1).transpose(0, 1).reshape(rows.shape)
 
 
+def _check_here(what: str, value: Tensor | None) -> None:
+    """Raise BuildError for what is not in the memory that C reads."""
+    if value is not None and value.device.type != "cpu":
+        raise BuildError(f"{what} is on {value.device}, and the weights are on cpu")
+
+
 def _ready(value: Tensor) -> Tensor:
     """A state as C takes it."""
+    _check_here("a state", value)
     if value.dtype not in (torch.float32, torch.complex64):
         value = value.to(torch.complex64 if value.is_complex() else torch.float32)
     return value.contiguous()
