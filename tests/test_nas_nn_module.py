@@ -457,3 +457,10 @@ def test_what_lies_elsewhere_is_refused() -> None:
     if problem() is None:
         with pytest.raises(BuildError, match="x is on meta, and the weights are on cpu"):
             module(torch.zeros(2, 5, dtype=torch.int64, device="meta"), table=table)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_complex_values_have_no_bfloat16(backend: str) -> None:
+    module = build(zoo("s4d"), 4, 4, backend=backend).bfloat16()
+    with pytest.raises(BuildError, match="torch has no complex bfloat16"):
+        module(torch.randn(2, 5, 4).bfloat16())

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from nas.backends import Steps
 from nas.errors import BuildError
+from nas.ir import Program
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,18 @@ def check_tensor(x: object) -> None:
         raise BuildError(f"x is a tensor or a PackedSequence; received {type(x).__name__}")
 
 
-def check_dtype(rows: Tensor, weights: Sequence[Tensor]) -> None:
-    """Raise BuildError where the input is not of the weights' type, which torch.autocast alone may change."""
-    if not weights or rows.dtype is weights[0].dtype:
+def check_dtype(rows: Tensor, weights: Sequence[Tensor], program: Program) -> None:
+    """Raise BuildError where the input is not of the weights' type, which torch.autocast alone may change.
+
+    And where that type is bfloat16 and the cell has complex values.
+    """
+    kind = weights[0].dtype if weights else rows.dtype
+    if kind is torch.bfloat16 and any(part.type.is_complex for part in (*program.slots, *program.instrs)):
+        raise BuildError("torch has no complex bfloat16, and the cell has complex values; float32 holds them")
+    if rows.dtype is kind:
         return
     if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
-        raise BuildError(f"x must be {weights[0].dtype}, as the weights are; received {rows.dtype}")
+        raise BuildError(f"x must be {kind}, as the weights are; received {rows.dtype}")
 
 
 def whole_number(name: str, value: object) -> int:

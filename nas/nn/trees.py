@@ -170,7 +170,7 @@ class TreeModule(CellModule):
     def _grown(self, x: Tensor, leaves: int, own: Tensor, tree: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The outputs `[B, m, H]` and the states at the roots, `[B, *shape]`."""
         runner, weights = tree_runner(self.backend, self.cell, self.sizes[0]), self._arrays(0, 0)
-        check_dtype(x, weights)
+        check_dtype(x, weights, self.program)
         if self.policy == "easy-first":
             return easy_first(runner, weights, cast(Query, self.scorer), x, own)[:2]
         if self.policy == "beam":
