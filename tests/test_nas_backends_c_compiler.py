@@ -113,6 +113,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("script", "match"),
     [
         ("echo internal compiler error >&2; exit 4", "failed with code 4: internal compiler error"),
+        (r"printf 'not \377 text' >&2; exit 1", "failed with code 1: not \N{REPLACEMENT CHARACTER} text"),
         ("kill -SEGV $$", r"failed with code -11: no message"),
         ("while [ $1 != -o ]; do shift; done; echo garbage > $2", "a built library cannot be loaded: .*"),
     ],

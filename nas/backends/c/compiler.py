@@ -252,7 +252,9 @@ def _precompiled(folder: Path) -> Path:
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise CompilerError(f"the C compiler {command[0]} took more than {_SECONDS:.0f} s") from None
     except OSError as error:
