@@ -93,9 +93,10 @@ class Layer:
     def loaded(self) -> Layer:
         """This layer, with its library. Raises CompilerError where it cannot be built."""
         if not self.is_loaded:
-            if self._making is not None:
-                self._library = load(self._making.text)
-                remember(self.cell, self.sizes, self.lanes, self._making.outline, self._making.text)
+            making = self._making  # another thread may be at the same
+            if making is not None:
+                self._library = load(making.text)
+                remember(self.cell, self.sizes, self.lanes, making.outline, making.text)
                 self._making = None
             assert self._library is not None
             self.ahead.attach(self._library)
