@@ -149,3 +149,12 @@ def test_gradients_of_gradients_are_refused_even_where_the_incoming_one_is_const
         torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
     (gradient,) = torch.autograd.grad(module(x)[0].sum(), x)
     assert not gradient.requires_grad
+
+
+def test_gradients_of_gradients_of_the_operator_are_refused() -> None:
+    class Own(Tensor):
+        """A tensor that goes through the operator, as what torch traces does."""
+
+    x = drawn(BATCH, STEPS, WIDTH).as_subclass(Own).requires_grad_()
+    with pytest.raises(NotImplementedError, match='build the module with backend="reference"'):
+        torch.autograd.grad(module_of("indrnn")(x)[0].sum(), x, create_graph=True)
