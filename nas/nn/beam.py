@@ -211,7 +211,9 @@ class _Search:
     def beams(self) -> Beams:
         """What the k beams are at their ends, and only the nodes that they are made of, on the CPU."""
         steps = self.leaves - 1
-        nodes, places = (torch.zeros(self.batch, self.k, steps, dtype=torch.int64, device=CPU) for _ in range(2))
+        nodes, places = (
+            torch.zeros(self.batch, self.k, steps, dtype=torch.int64, device=CPU) for _ in range(2)
+        )
         among = torch.zeros(self.batch, self.k, steps, steps, dtype=torch.int64, device=CPU)
         goings = torch.zeros(self.batch, steps, dtype=torch.bool, device=CPU)
         beam = torch.arange(self.k, device=CPU).expand(self.batch, -1)
@@ -229,7 +231,8 @@ class _Search:
         )
         used = (used > 0).long()
         renumbered = torch.cat(
-            [torch.arange(self.leaves, device=CPU).expand(self.batch, -1), self.leaves - 1 + used.cumsum(1)], 1
+            [torch.arange(self.leaves, device=CPU).expand(self.batch, -1), self.leaves - 1 + used.cumsum(1)],
+            1,
         )
         counts = used.sum(1)
         rows = (1 - used).argsort(stable=True, dim=1)[:, : int(counts.max())]

@@ -98,7 +98,10 @@ def given(tree: Tensor, lengths: Sequence[int] | Tensor, leaves: int, children: 
             "row i of a tree names leaves, from 0, and earlier merges, n to n + i - 1 (n leaves in the longest)"
         )
     one_each = (
-        torch.where(meant, nodes, -1 - torch.arange(rows * width, device=CPU).view(rows, width)).flatten(1).sort(1).values
+        torch.where(meant, nodes, -1 - torch.arange(rows * width, device=CPU).view(rows, width))
+        .flatten(1)
+        .sort(1)
+        .values
     )
     if bool((one_each[:, 1:] == one_each[:, :-1]).any()):
         raise BuildError(
