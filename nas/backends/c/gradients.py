@@ -32,8 +32,8 @@ class Gradients:
     """Called with all sums over rows of a backward half, gives the gradient of each array; None where it has none.
 
     `sums` has the floats of each, `summands` of each array which of them its gradient is made of, each for one place of
-    its last axis, or for all of it (-1). No gradient is in the memory of another: torch keeps what it is given, and adds
-    to it in place.
+    its last axis, or for all of it (-1). No gradient is in the memory of another: torch keeps what it is given, and
+    adds to it in place.
     """
 
     def __init__(self, sums: Sequence[int], summands: Summands, shapes: Sequence[tuple[int, ...]]) -> None:
