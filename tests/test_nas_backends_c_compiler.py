@@ -197,3 +197,11 @@ def test_two_processes_build_the_same_at_once(tmp_path: Path, monkeypatch: pytes
     assert [process.communicate(timeout=100)[0] for process in every] == ["7 True\n"] * 3
     files = {path.name.split(".", 1)[1] for path in (tmp_path / "cache" / "c").iterdir()}
     assert files == {"so", "h", "h.gch"}, "nothing half made is left"
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RECELL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.warns(RuntimeWarning, match=r"built anew by each process: .*cannot be written \(.*home"):
+        assert compiler.load(SMALL).recell_small() == 7
