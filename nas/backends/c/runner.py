@@ -58,11 +58,12 @@ class CompiledRunner(FlexibleRunner):
         tokens: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `FlexibleRunner`."""
-        if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
-            return self._traced(_looked_up(x, tokens), weights, state, steps, reverse)
         like = weights[0] if weights else x
-        here = like.dtype is torch.float32 and x.dtype is not torch.float64 and like.device.type == "cpu"
-        layer = self._built() if here and x.device.type == "cpu" else None
+        here = like.dtype is torch.float32 and x.dtype is not torch.float64
+        here = here and like.device.type == "cpu" and x.device.type == "cpu"
+        if here and (torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)):
+            return self._traced(_looked_up(x, tokens), weights, state, steps, reverse)
+        layer = self._built() if here else None
         if layer is None:
             return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
         refuse_transforms()
@@ -93,7 +94,8 @@ class CompiledRunner(FlexibleRunner):
         sizes = None if steps.even else torch.tensor(steps.sizes, device=CPU)
         layout = (sizes, steps.batch, steps.count, steps.by_sequence, reverse)
         given = [value is not None for value in state]
-        values = [value for value in state if value is not None]
+        values = [_ready(value) for value in state if value is not None]
+        x = x if x.dtype is torch.float32 else x.float()
         found = torch.ops.recell.cell(self.key, x, weights, values, given, *layout, torch.is_grad_enabled())
         return found[0], tuple(found[1 : 1 + len(self.slots)])
 
