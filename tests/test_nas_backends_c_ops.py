@@ -155,7 +155,9 @@ class Own(Tensor):
     """A tensor that goes through the operator, as what torch traces does."""
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, tracing
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's own, tracing
 def test_what_is_traced_in_another_type_is_the_references() -> None:
     module, x = module_of("mingru"), drawn(BATCH, STEPS, WIDTH)
     y, state = module(x)
