@@ -161,6 +161,7 @@ class Own(Tensor):
 def test_what_is_traced_in_another_type_is_the_references() -> None:
     module, x = module_of("mingru"), drawn(BATCH, STEPS, WIDTH)
     y, state = module(x)
+    assert isinstance(state, Tensor)
     torch.testing.assert_close(module(x.as_subclass(Own), state.double())[0], module(x, state)[0])
     with torch.autocast("cpu", torch.bfloat16):
         short = x.bfloat16()

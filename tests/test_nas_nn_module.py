@@ -439,7 +439,8 @@ def test_torchs_defaults_do_not_matter_to_what_is_built(how: str, default: str) 
     try:
         if default == "dtype":
             torch.set_default_dtype(torch.float64)
-        with torch.device("meta") if default == "device" else contextlib.nullcontext():
+        within: Any = torch.device("meta") if default == "device" else contextlib.nullcontext()
+        with within:
             after = found()
     finally:
         torch.set_default_dtype(torch.float32)
