@@ -103,12 +103,17 @@ def check_dtype(rows: Tensor, weights: Sequence[Tensor], program: Program) -> No
     And where that type is bfloat16 and the cell has complex values.
     """
     kind = weights[0].dtype if weights else rows.dtype
-    if kind is torch.bfloat16 and any(part.type.is_complex for part in (*program.slots, *program.instrs)):
+    if kind is torch.bfloat16 and _has_complex(program):
         raise BuildError("torch has no complex bfloat16, and the cell has complex values; float32 holds them")
     if rows.dtype is kind:
         return
     if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
         raise BuildError(f"x must be {kind}, as the weights are; received {rows.dtype}")
+
+
+def _has_complex(program: Program) -> bool:
+    types = [*(slot.type for slot in program.slots), *(instr.type for instr in program.instrs)]
+    return any(type_.is_complex for type_ in types)
 
 
 def whole_number(name: str, value: object) -> int:
