@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from _output import output_folder
-from conformance import TOLERANCES, Outcome, cases, check, known_cells, poisoned, random_cells
+from conformance import TOLERANCES, Outcome, cases, check, known_cells, poisoned, random_cells, told
 
 from grammar import Cell
 from nas.bench import machine_facts
@@ -122,13 +122,13 @@ def _facts(
         "beyond_the_tolerance_like_the_reference": sum(o.status == "ok" and o.own is not None for o in every),
         "made_calmer": sum(o.case.shape.calm < 1 for o in every),
         "largest_errors": {
-            f"{100 * part:g} %": compared[min(len(compared) - 1, int(part * len(compared)))]
+            f"{100 * part:g} %": told(compared[min(len(compared) - 1, int(part * len(compared)))])
             for part in ((0.5, 0.9, 0.99, 1.0) if compared else ())
         },
         "groups": _groups(done),
         "bad": [o.to_dict() | {"text": o.case.cell.one_line} for o in every if o.status in BAD],
         "cells": {
-            name: {"digest": cells[name].digest[:16], "worst": max(o.worst for o in outcomes)}
+            name: {"digest": cells[name].digest[:16], "worst": told(max(o.worst for o in outcomes))}
             for name, outcomes in done.items()
         },
     }
@@ -189,7 +189,10 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         for group, counts in facts["groups"].items():
             shown = [counts.get(s, 0) for s in ("cells", "ok", "failed", "crashed", "refused", "wild")]
             lines.append(f"| {group} | {' | '.join(map(str, shown))} |")
-        errors = ", ".join(f"{part} within {error:.1e}" for part, error in facts["largest_errors"].items())
+        errors = ", ".join(
+            f"{part} {'not finite' if error is None else f'within {error:.1e}'}"
+            for part, error in facts["largest_errors"].items()
+        )
         beyond, calmer = facts["beyond_the_tolerance_like_the_reference"], facts["made_calmer"]
         lines += [
             "",

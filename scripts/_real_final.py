@@ -26,8 +26,7 @@ from nas.campaign import Run
 from nas.errors import NasError
 from nas.reports.judge import LEVEL, estimate
 from nas.reports.significance import holm, paired_p
-from nas.tasks import Recipe
-from nas.training import TrialSpec, train
+from nas.training import train
 
 KEPT = ("status", "score", "test_score", "params", "width", "steps", "seconds", "message", "fallback")
 
@@ -57,32 +56,16 @@ class Trainings:
     def __init__(self, path: Path, run: Run, data: str | None) -> None:
         self._path = path
         self._run = run
-        self._data = data or (run.sittings[-1]["data"] if run.sittings else run.config.data)
-        self._task = (run.sittings[-1].get("task") if run.sittings else None) or run.config.task
+        self._data = data
         self._known = dict(_lines(path))
         self.made = 0
-
-    def spec(self, cell: Cell, seed: int, changes: Mapping[str, Any]) -> TrialSpec:
-        """What the campaign would give a worker for this cell."""
-        config, task = self._run.config, self._run.task
-        return TrialSpec(
-            cell.canonical().one_line,
-            self._task,
-            Recipe.from_dict({**task["recipe"], **changes}),
-            data=self._data,
-            data_digest=task["data_digest"],
-            size=config.size,
-            params=None if config.width is not None else task["params"],
-            width=config.width,
-            heads=config.heads,
-            seed=seed,
-        )
 
     def get(
         self, cell: Cell, seed: int, *, test: bool, changes: Mapping[str, Any], label: str, make: bool = True
     ) -> Mapping[str, Any] | None:
         """What came of this training, made now if it is not known; None if it is not to be. Test data: `test`."""
-        spec = self.spec(cell, seed, changes)
+        spec = self._run.spec(cell.canonical().one_line, seed, changes)
+        spec = spec.replace(data=self._data or spec.data)
         what = {**spec.to_dict(), "data": None, "task": self._run.task["name"], "test": test}
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self._known and make:

@@ -22,7 +22,7 @@ from _output import output_folder
 from torch import nn
 
 from grammar import Cell, parse, zoo
-from nas.bench import machine_facts
+from nas.bench import BenchSize, machine_facts, read_sizes
 from nas.bench.run import one_thread
 from nas.bench.timing import interleaved
 from nas.nn import Ensemble, build
@@ -33,8 +33,9 @@ COUNTS = (4, 16)
 SECONDS = 4.0  # of one row
 
 
-def measured(cell: Cell, batch: int, steps: int, width: int, count: int, repeats: int) -> dict[str, Any]:
+def measured(cell: Cell, size: BenchSize, count: int, repeats: int) -> dict[str, Any]:
     """The times of a step of all models, side by side and one after the other."""
+    batch, steps, width = size.batch, size.steps, size.width
     apart = [build(cell, width, width) for _ in range(count)]
     together = Ensemble.of(apart)
     x, pull = torch.randn(batch, steps, width), torch.randn(count, batch, steps, width)
@@ -105,12 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_thread():
         facts = machine_facts("cpu")
         for name in given.cells:
-            cell = parse(name) if "{" in name else zoo(name)
-            for size in given.sizes.split(","):
-                batch, steps, width = map(int, size.split("x"))
+            cell = parse(name) if "{" in name else zoo(name.removeprefix("zoo:"))
+            for size in read_sizes(given.sizes):
                 for count in given.models:
-                    rows.append(measured(cell, batch, steps, width, count, given.repeats))
-                    print(f"{cell.name} {size} k={count}: {rows[-1]['ratio']:.2f}", flush=True)
+                    rows.append(measured(cell, size, count, given.repeats))
+                    print(f"{cell.name} {size.name} k={count}: {rows[-1]['ratio']:.2f}", flush=True)
     whole = json.dumps({"machine": facts, "rows": rows}, indent=1)
     (given.out / "ensemble.json").write_text(whole + "\n", encoding="utf-8")
     (given.out / "ensemble.md").write_text(page(rows, facts), encoding="utf-8")

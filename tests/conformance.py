@@ -152,12 +152,17 @@ class Outcome:
             "cell": self.case.name,
             "shape": str(self.case.shape),
             "status": self.status,
-            "worst": self.worst,
-            "error": self.error,
-            "own": self.own,
+            "worst": told(self.worst),
+            "error": told(self.error),
+            "own": told(self.own),
             "where": self.where,
             "message": self.message,
         }
+
+
+def told(value: float | None) -> float | None:
+    """A number as JSON can hold it; None for what is not finite."""
+    return value if value is not None and np.isfinite(value) else None
 
 
 # ---- cases ------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def _derivations(space: GrammarSpace) -> Iterator[tuple[Derivation, float]]:
         if sum(numbers) < rules.limits.least_states or (most is not None and sum(numbers) > most):
             continue
         lines = [line for line, n in zip(rules.states, numbers, strict=True) for _ in range(n)]
-        names = state_names(len(lines))
+        names = state_names(len(lines), rules)
         states = tuple(State(n, line.type, line.init) for n, line in zip(names, lines, strict=True))
         for lets in range(rules.let.least, rules.let.most + 1):
             for choice in product(zip(rules.let.rules, rules.let.weights, strict=True), repeat=lets):

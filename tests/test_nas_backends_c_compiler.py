@@ -113,6 +113,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("script", "match"),
     [
         ("echo internal compiler error >&2; exit 4", "failed with code 4: internal compiler error"),
+        (r"printf 'not \377 text' >&2; exit 1", "failed with code 1: not \N{REPLACEMENT CHARACTER} text"),
         ("kill -SEGV $$", r"failed with code -11: no message"),
         ("while [ $1 != -o ]; do shift; done; echo garbage > $2", "a built library cannot be loaded: .*"),
     ],
@@ -196,3 +197,11 @@ def test_two_processes_build_the_same_at_once(tmp_path: Path, monkeypatch: pytes
     assert [process.communicate(timeout=100)[0] for process in every] == ["7 True\n"] * 3
     files = {path.name.split(".", 1)[1] for path in (tmp_path / "cache" / "c").iterdir()}
     assert files == {"so", "h", "h.gch"}, "nothing half made is left"
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RECELL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.warns(RuntimeWarning, match=r"built anew by each process: .*cannot be written \(.*home"):
+        assert compiler.load(SMALL).recell_small() == 7

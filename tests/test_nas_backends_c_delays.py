@@ -21,6 +21,8 @@ TEXTS = {
     " out h' * lin(shift(x))",
     "states of x before": "state p: vec = 0.5, q: vec = -1, r: vec = learned; p' = x; q' = p; r' = q;"
     " out q * lin(p) + sigmoid(r) * x",
+    "states of x that begin far apart": "state p: vec = 1e16, q: vec = 1e-16; p' = x; q' = x;"
+    " out tanh(p) + 2 * tanh(q)",
     "a window that matrices are made of": "state S: mat; S' = 0.9 * S + outer(lin:key(conv(x)), lin(conv(x)));"
     " out read(S', lin:key(conv(x)))",
     "complex states that have x": "state z: cvec = 0.5, w: cvec, p: vec; p' = x; z' = complex(x, p); w' = z;"

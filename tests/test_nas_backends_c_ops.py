@@ -149,3 +149,30 @@ def test_gradients_of_gradients_are_refused_even_where_the_incoming_one_is_const
         torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
     (gradient,) = torch.autograd.grad(module(x)[0].sum(), x)
     assert not gradient.requires_grad
+
+
+class Own(Tensor):
+    """A tensor that goes through the operator, as what torch traces does."""
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's own, tracing
+def test_what_is_traced_in_another_type_is_the_references() -> None:
+    module, x = module_of("mingru"), drawn(BATCH, STEPS, WIDTH)
+    y, state = module(x)
+    assert isinstance(state, Tensor)
+    torch.testing.assert_close(module(x.as_subclass(Own), state.double())[0], module(x, state)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        short = x.bfloat16()
+        torch.testing.assert_close(module(short.as_subclass(Own))[0], module(short)[0])
+    module.double()
+    torch.testing.assert_close(module(x.double().as_subclass(Own))[0], y.double(), rtol=1e-5, atol=1e-6)
+    traced = torch.compile(module, backend="aot_eager")
+    torch.testing.assert_close(traced(x.double())[0], y.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_gradients_of_the_operator_are_refused() -> None:
+    x = drawn(BATCH, STEPS, WIDTH).as_subclass(Own).requires_grad_()
+    with pytest.raises(NotImplementedError, match='build the module with backend="reference"'):
+        torch.autograd.grad(module_of("indrnn")(x)[0].sum(), x, create_graph=True)

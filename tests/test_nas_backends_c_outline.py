@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,23 @@ def test_cells_with_operations_of_a_user_are_not_kept(
     finally:
         del expansions._EXPANSIONS["twice"]
     assert makings == [cell] * 2
+
+
+def test_two_threads_load_a_layer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Layer(parse(OTHER.replace("0.8", "0.7")), SIZES, compiler.lanes())
+    both, first = threading.Barrier(2, timeout=60), threading.Event()
+
+    def load(text: str) -> object:
+        library = compiler.load(text)
+        if both.wait():  # the other one is done by the time that this one goes on
+            first.wait(60)
+        return library
+
+    monkeypatch.setattr("nas.backends.c.layer.load", load)
+    with ThreadPoolExecutor(2) as pool:
+        for done in as_completed([pool.submit(layer.loaded) for _ in range(2)]):
+            assert done.result() is layer
+            first.set()
 
 
 def test_no_room_for_it_is_no_error(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

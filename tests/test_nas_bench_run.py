@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +165,19 @@ def test_build_times() -> None:
     for times in (one.cold, one.cached):
         assert times["all"] == pytest.approx(times["parse"] + times["build"] + times["step"])
     assert (one.cell, one.backend, one.digest) == ("e", "reference", zoo("elman").digest)
+
+
+def test_build_times_are_of_caches_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        seen.append((options["env"]["RECELL_CACHE"], options["env"]["TRITON_CACHE_DIR"]))
+        return subprocess.CompletedProcess(command, 0, "[{}]", "")
+
+    monkeypatch.setattr("nas.bench.builds.subprocess.run", run)
+    assert builds_of({"e": zoo("elman")}, TINY[0], "triton") == []
+    assert seen[0] == seen[1]  # what the first process leaves, the second finds
+    assert Path(seen[0][1]).parent == Path(seen[0][0])
 
 
 def test_a_failed_build_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,9 @@ TEXTS = {
     "x as a value": "cell o { state h: vec; h' = x * h + x; out x + 2 * h' }",
     "awkward names": "cell p { state f: vec, lambda: vec, shift_: vec; torch = lin(x); heads = tanh(lin(torch, f)); "
     "f' = heads + shift_; lambda' = f * heads; shift_' = torch; self = lambda'; out self }",
+    "names of what the code calls": "cell s { state batch: vec, float: scal = -inf, like: cvec, h: vec; "
+    "batch' = tanh(lin(x, batch)); float' = max(float, lin:scal(x)); like' = 0.5 * like + lin:cvec(batch); "
+    "h' = re(like') + exp(float - float') * h; out h' }",
     "constants": "cell q { state h: vec; a = sigmoid(param()); h' = a; out a * lin(x) + h }",
     "constant output": "cell r { state h: vec; h' = lin(x, h); out param() }",
 }

@@ -75,6 +75,25 @@ def test_known_matrices_are_those_of_the_language(text: str) -> None:
     np.testing.assert_allclose(found, wanted[f"{cell.graph.weights[index].site}.w0"], atol=1e-6)
 
 
+def test_matrices_are_orthogonal_block_by_block_and_unitary_where_they_are_complex() -> None:
+    blocks = array(told("lin(x, init=orthogonal(2), blocks=2)"), "w0")
+    assert blocks.shape == (2, 12, 3)
+    torch.testing.assert_close(blocks.mT @ blocks, 4 * torch.eye(3).expand(2, 3, 3))
+    wide = array(told("lin(lin:mem(30)(x), init=orthogonal(1))"), "w0")
+    assert wide.shape == (24, 30)
+    torch.testing.assert_close(wide @ wide.mT, torch.eye(24))
+    unitary = array(told("re(lin:cvec(lin(x), init=orthogonal(1)))"), "w0")
+    matrix = torch.view_as_complex(unitary)
+    torch.testing.assert_close(matrix.mH @ matrix, torch.eye(24, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize(("init", "value"), [("ones", 1.0), ("zeros", 0.0), ("-0.5", -0.5)])
+def test_a_number_is_the_real_part_of_complex_ones(init: str, value: float) -> None:
+    made = array(told(f"re(param:cvec(init={init}) * lin(x))"), "w")
+    assert made.shape == (24, 2)
+    assert made.unique(dim=0).tolist() == [[value, 0.0]]
+
+
 @pytest.mark.parametrize("type_", ["vec", "cvec"])
 def test_permutations(type_: str) -> None:
     weight = parse(f"cell a {{ out abs(lin:{type_}(lin(x), bias=no, init=permutation)) }}").graph.weights[0]
@@ -103,6 +122,11 @@ def test_numbers_that_states_begin_with() -> None:
     assert axes(SCAL) == ("self.heads",)
 
 
+def told(text: str) -> Weight:
+    """The weight of an output whose initial values the text says."""
+    return next(w for w in parse(f"cell a {{ out {text} }}").graph.weights if w.init is not None)
+
+
 def array(weight: Weight, role: str) -> nn.Parameter:
     """The array that the source makes."""
     import math
@@ -119,7 +143,7 @@ def array(weight: Weight, role: str) -> nn.Parameter:
         "F": torch.nn.functional,
         "Tensor": torch.Tensor,
     }
-    for name in ("legt", "fourier", "permutation"):
+    for name in ("legt", "fourier", "permutation", "orthogonal"):
         exec(HELPERS[name], space)
     space["uniform"] = uniform
     made = eval(init_source(spec, weight), space)  # noqa: S307

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import re
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from grammar import parse, parse_sketch, zoo, zoo_names
+from nas.backends import linear_cross_entropy
 from nas.backends.c.compiler import problem
 from nas.errors import BuildError
-from nas.nn import CellModule, build
+from nas.nn import CellModule, Ensemble, build
 
 # Every kind of state, and both kinds of buffer; the shift is of x, whose width differs from layer to layer.
 MIXED = parse(
@@ -383,3 +385,83 @@ def test_transforms_of_torch_func_are_refused_by_compiled_cells(name: str, optio
         with torch.no_grad(), pytest.raises(NotImplementedError, match=refused):
             run()
     assert loss(weights, X).isfinite()
+
+
+TWINS = parse("cell twins { state h: vec; h' = tanh(lin(x) + lin(x) + 0.5 * h); out h' }")
+TWIN_TREE = parse(
+    "cell twin_tree(l, r) { state h: vec; leaf { h' = lin(x) + lin(x) }; h' = lin(l.h) + lin(r.h); out h' }"
+)
+
+
+@pytest.mark.parametrize("how", ["exact", "newton", "tree", "ensemble"])
+def test_gradients_add_up_over_calls(how: str) -> None:
+    """Two biases have one gradient, and each its own memory: torch adds to it in place."""
+    torch.manual_seed(0)
+    if how == "ensemble":
+        module: CellModule = Ensemble(TWINS, 1, 4, 4)
+    elif how == "tree":
+        module = build(TWIN_TREE, 4, 4, policy="left")
+    else:
+        module = build(TWINS, 4, 4, solver=how)
+    x = torch.randn(2, 5, 4)
+    once = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
+    for _ in range(3):
+        module(x)[0].sum().backward()
+    for parameter, gradient in zip(module.parameters(), once, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, 3 * gradient)
+
+
+@pytest.mark.parametrize("how", ["sequences", "candidates", "left", "beam", "head"])
+@pytest.mark.parametrize("default", ["dtype", "device"])
+def test_torchs_defaults_do_not_matter_to_what_is_built(how: str, default: str) -> None:
+    """Its default dtype and device are those of new modules alone; compiled code writes memory of its own kind."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 4)
+    if how == "candidates":
+        module: torch.nn.Module = Ensemble(zoo("lstm"), 2, 4, 4)
+    elif how in ("left", "beam"):
+        module = build(zoo("treelstm"), 4, 4, policy=how).eval()
+    elif how == "head":
+        module = torch.nn.Linear(4, 3)
+    else:
+        module = build(zoo("lstm"), 4, 4)
+    targets = torch.tensor([0, 2, 1, 0, 1])
+
+    def found() -> list[Tensor]:
+        if how == "head":
+            y = linear_cross_entropy(x[0], module.weight, module.bias, targets)  # type: ignore[arg-type]
+        else:
+            y = module(x)[0].sum() + module(x, lengths=[5, 3])[0].sum()
+        return [y.detach(), *torch.autograd.grad(y, list(module.parameters()))]
+
+    before = found()
+    try:
+        if default == "dtype":
+            torch.set_default_dtype(torch.float64)
+        within: Any = torch.device("meta") if default == "device" else contextlib.nullcontext()
+        with within:
+            after = found()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ours, theirs in zip(after, before, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_what_lies_elsewhere_is_refused() -> None:
+    """Compiled code would read memory that is not there."""
+    module = build(zoo("lstm"), 4, 4)
+    x, table = torch.randn(2, 5, 4), torch.randn(3, 4)
+    h, c = module.init_state(2)
+    with pytest.raises((BuildError, RuntimeError), match="meta"):
+        module(x, (h, c.to("meta")))
+    if problem() is None:
+        with pytest.raises(BuildError, match="x is on meta, and the weights are on cpu"):
+            module(torch.zeros(2, 5, dtype=torch.int64, device="meta"), table=table)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_complex_values_have_no_bfloat16(backend: str) -> None:
+    module = build(zoo("s4d"), 4, 4, backend=backend).bfloat16()
+    with pytest.raises(BuildError, match="torch has no complex bfloat16"):
+        module(torch.randn(2, 5, 4).bfloat16())

@@ -180,6 +180,8 @@ CHAIN = torch.tensor([[[0, 1], [3, 2]]])
         ),
         (X, {}, r"policy 'given' needs a tree \[1, m, children\] of int64; received None"),
         (X, {"tree": CHAIN.float()}, r"received torch.float32 \[1, 2, 2\]"),
+        (X, {"tree": CHAIN.tolist()}, r"needs a tree .* received \[\[\[0, 1\]"),
+        (X, {"tree": CHAIN[..., :0]}, r"received torch.int64 \[1, 2, 0\]"),
         (X, {"tree": CHAIN[..., :1]}, r"each merge has 2 children; received a tree of shape \[1, 2, 1\]"),
         (X, {"tree": CHAIN[:, :1]}, r"received 1 merges and \[3\] leaves"),
         (X, {"tree": torch.tensor([[[0, 1], [4, 2]]])}, "names leaves, from 0, and earlier merges"),

@@ -7,10 +7,12 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance import Outcome, cases_of
 from source_tree import ROOT
 
 import nas.bench
@@ -50,6 +52,23 @@ def test_conformance_fails_where_a_case_does(
         )
     assert "refused  elman at B" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_conformance_tells_of_what_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm = {"lstm": zoo("lstm")}
+    case = next(cases_of(lstm))
+    bad = [
+        Outcome(case, "failed", inf, inf, 1e-7, "y"),
+        Outcome(case, "wild", nan, inf, inf, "y"),
+        Outcome(case, "ok", 0.5, 1e-6),
+    ]
+    monkeypatch.setattr(_conformance, "known_cells", lambda: lstm)
+    monkeypatch.setattr(_conformance, "_run", lambda cells, given: iter([("lstm", bad)]))
+    with pytest.raises(SystemExit, match="1"):
+        _conformance.main(["--backend", "reference", "--cells", "0", "--out", str(tmp_path)])
+    facts = json.loads((tmp_path / "conformance_reference_float32.json").read_text())
+    assert [(one["worst"], one["error"]) for one in facts["bad"]] == [(None, None)]
+    assert "100 % not finite" in (tmp_path / "conformance.md").read_text()
 
 
 @pytest.fixture

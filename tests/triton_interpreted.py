@@ -248,6 +248,18 @@ def test_candidates_of_every_known_cell(name: str, own: bool) -> None:
     candidates_agree(zoo(name), own)
 
 
+def test_gradients_add_up_over_calls() -> None:
+    """Two biases have one gradient, and each its own memory: torch adds to it in place."""
+    module = built(parse("cell twins { state h: vec; h' = tanh(lin(x) + lin(h)); out h' }"), "triton")
+    x = drawn(module)
+    once = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
+    for _ in range(2):
+        module(x)[0].sum().backward()
+    for parameter, gradient in zip(module.parameters(), once, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_candidates_are_not_traced_and_say_so() -> None:
     together = Ensemble.of([built(zoo("mingru"), "triton", torch.float32) for _ in range(2)])

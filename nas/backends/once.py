@@ -1,12 +1,13 @@
-"""What compiled cells have no derivative for: backward halves, and what torch.func asks."""
+"""Manners of backward halves: what they have no derivative for, and whose memory gradients are in."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
@@ -24,6 +25,14 @@ def refuse_transforms() -> None:
         )
 
 
+def refuse_second_order() -> None:
+    """Raise NotImplementedError in a backward half where gradients of its gradients are asked for."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            'gradients of gradients (create_graph=True) are not compiled; build the module with backend="reference"'
+        )
+
+
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A backward half for gradients alone: where those of gradients are asked for it raises NotImplementedError.
 
@@ -34,10 +43,23 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def half(ctx: Any, *gradients: Any) -> Any:
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                'gradients of gradients (create_graph=True) are not compiled; build the module with backend="reference"'
-            )
+        refuse_second_order()
         return once(ctx, *gradients)
 
     return half
+
+
+def apart(values: Sequence[Tensor | None], given: Sequence[Tensor | None] = ()) -> list[Tensor | None]:
+    """The same values, none in the memory of another or of what was given.
+
+    torch keeps a gradient that it is handed as `.grad`, and adds to it in place: two weights must not share one.
+    """
+    seen = {value.untyped_storage().data_ptr() for value in given if value is not None}
+    made = list(values)
+    for k, value in enumerate(made):
+        if value is not None:
+            place = value.untyped_storage().data_ptr()
+            if place in seen:
+                made[k] = value.clone(memory_format=torch.contiguous_format)
+            seen.add(place)
+    return made

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes, parse
+from nas.backends.once import refuse_second_order
 
 _LIBRARY = torch.library.Library("recell", "DEF")
 _LAYOUT = "Tensor? sizes, SymInt batch, SymInt count, bool by_sequence, bool reverse"
@@ -144,6 +145,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
 
 
 def _differentiate(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    refuse_second_order()
     layer = operated(ctx.key)
     x, *rest = ctx.saved_tensors
     dy, *dfinal = gradients[: ctx.made]

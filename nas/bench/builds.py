@@ -80,6 +80,7 @@ def _in_own_process(task: dict[str, Any], folder: str) -> list[dict[str, float]]
         env={
             **os.environ,
             "RECELL_CACHE": folder,
+            "TRITON_CACHE_DIR": os.path.join(folder, "triton"),
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
         },

@@ -33,7 +33,7 @@ from nas.campaign.stores import WEIGHTS, Snapshots, store
 from nas.campaign.timing import MARGIN, least_need, training_fits, trial_fits
 from nas.errors import BrokenRunError, RunError
 from nas.searchers import MEASURED, Observation, Proposal, Searcher
-from nas.training import Recipe, TrialResult, TrialSpec
+from nas.training import TrialResult, TrialSpec
 
 POLL = 0.25
 """Seconds between looks at the clocks, the memory and the interrupt."""
@@ -305,21 +305,8 @@ class Campaign:
     def _spec(
         self, canonical: str, seed: int, changes: Mapping[str, Any] | None, until: int | None = None
     ) -> TrialSpec:
-        config, task = self.run_so_far.config, self.run_so_far.task
-        return TrialSpec(
-            canonical,
-            self.sitting.task or config.task,
-            Recipe.from_dict({**task["recipe"], **(changes or {})}),
-            data=self.sitting.data,
-            data_digest=task["data_digest"],
-            size=config.size,
-            params=None if config.width is not None else task["params"],
-            width=config.width,
-            heads=config.heads,
-            seed=seed,
-            device="cuda" if self.sitting.device == "cuda" else "cpu",
-            until=until,
-        )
+        device = "cuda" if self.sitting.device == "cuda" else "cpu"
+        return self.run_so_far.spec(canonical, seed, changes).replace(device=device, until=until)
 
     def _start(self, job: Job) -> None:
         now = self._clock()

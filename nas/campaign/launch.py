@@ -98,8 +98,7 @@ def resume(
         run = Run(folder, events)
         if run.finished:  # by a driver that was at work when it was read the first time
             return run
-        last = run.sittings[-1].get("task") if run.sittings else None
-        named = absolute_name(task) if task is not None else last or run.config.task
+        named = absolute_name(task) if task is not None else run.place[0]
         config = run.config.replace(**changes, task=named)
         place = _place_of_data(run, data)
         found = _check_same(run, config.task, place)
@@ -121,8 +120,7 @@ def _searcher_again(run: Run) -> Searcher:
 def _place_of_data(run: Run, data: str | None) -> str | None:
     if data is not None:
         return str(Path(data).expanduser().absolute())
-    last: str | None = run.sittings[-1]["data"] if run.sittings else run.config.data
-    return last
+    return run.place[1]
 
 
 def _check_same(run: Run, named: str, place: str | None) -> Task:

@@ -37,6 +37,7 @@ from nas.campaign.entries import OPEN, Contender, Retraining, TrialRecord, fail,
 from nas.campaign.journal import Event
 from nas.errors import NasError, RunError
 from nas.searchers import front
+from nas.training import Recipe, TrialSpec
 
 _PASSING = ("timeout", "infrastructure")
 """Failures that say nothing about the cell."""
@@ -115,6 +116,30 @@ class Run:
     def refusal_of(self, digest: str, recipe: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
         """Why a canonical digest was refused (`lints`, or `violates` and `metrics`), None if it was not."""
         return self._refused.get(variant(digest, None, recipe))
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The name of the task and where its data are, as the last sitting had them."""
+        if not self.sittings:
+            return self.config.task, self.config.data
+        last = self.sittings[-1]
+        return last.get("task") or self.config.task, last["data"]
+
+    def spec(self, canonical: str, seed: int, changes: Mapping[str, Any] | None = None) -> TrialSpec:
+        """What a worker is given to train a cell of this run (on a CPU); `changes` are to the recipe, by field."""
+        task, data = self.place
+        return TrialSpec(
+            canonical,
+            task,
+            Recipe.from_dict({**self.task["recipe"], **(changes or {})}),
+            data=data,
+            data_digest=self.task["data_digest"],
+            size=self.config.size,
+            params=None if self.config.width is not None else self.task["params"],
+            width=self.config.width,
+            heads=self.config.heads,
+            seed=seed,
+        )
 
     def training(self, key: str) -> Retraining:
         """The retraining with this key."""

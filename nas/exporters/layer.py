@@ -63,7 +63,7 @@ class _Writer:
         self.live = sorted(self.graph.reachable(self.graph.roots()))
         self.when = self._times()
         self.read_at = self._readers()
-        self.used = {*RESERVED, *HELPERS, "states", "zip", "range"}
+        self.used = {*RESERVED, *HELPERS, "states", "zip", "range", "batch", "like", "float"}
         self.states = {s.name: unused(s.name, self.used) for s in self.graph.states}
         self.names = {i: unused(n, self.used) for i, n in value_names(cell).items()}
         self.parameters = self._parameters()

@@ -68,20 +68,21 @@ def _initialised(sizes: str, init: Value, is_complex: bool) -> str:
         return f"fourier({sizes}, sign={given[0]})"
     if kind == "permutation":
         return f"permutation({sizes}, pairs={is_complex})"
-    if kind == "zeros":
-        return f"torch.zeros({sizes})"
-    if kind == "ones":
-        return f"torch.ones({sizes})"
     if kind == "uniform":
         return f"torch.empty({sizes}).uniform_({', '.join(given)})"
     if kind == "normal":
         return f"torch.randn({sizes}) * {given[0]}"
     if kind == "orthogonal":
-        return f"nn.init.orthogonal_(torch.empty({sizes}), {given[0] if given else 1})"
+        return f"orthogonal({sizes}, gain={given[0] if given else 1}, pairs={is_complex})"
     if kind == "log_uniform":
         return f"torch.empty({sizes}).uniform_(math.log({given[0]}), math.log({given[1]})).exp()"
-    if isinstance(kind, int | float):
-        return f"torch.zeros({sizes})" if kind == 0 else f"torch.full(({sizes},), {float(kind)!r})"
+    number = {"zeros": 0, "ones": 1}.get(kind, kind) if isinstance(kind, str) else kind
+    if isinstance(number, int | float):
+        if number == 0:
+            return f"torch.zeros({sizes})"
+        if is_complex:
+            return f"torch.tensor([{float(number)!r}, 0.0]).expand({sizes}).clone()"
+        return f"torch.full(({sizes},), {float(number)!r})"
     raise ExportError(f"export does not know the initial value {init!r}")
 
 

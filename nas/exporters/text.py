@@ -128,6 +128,20 @@ def permutation(*shape: int, pairs: bool) -> Tensor:
     matrix = F.one_hot(places, places.shape[-1]).float()
     return torch.stack([matrix, torch.zeros_like(matrix)], -1) if pairs else matrix
 ''',
+    "orthogonal": '''
+def orthogonal(*shape: int, gain: float, pairs: bool) -> Tensor:
+    """Random matrices with orthonormal rows or columns, whichever are fewer, times `gain`.
+
+    With `pairs` unitary ones, as pairs of real numbers.
+    """
+    *blocks, rows, columns = shape[:-1] if pairs else shape
+    kind = torch.complex64 if pairs else torch.float32
+    q, r = torch.linalg.qr(torch.randn(*blocks, max(rows, columns), min(rows, columns), dtype=kind))
+    diagonal = r.diagonal(dim1=-2, dim2=-1)
+    q = gain * q * (diagonal / diagonal.abs()).unsqueeze(-2)
+    matrix = q if rows >= columns else q.mT
+    return torch.view_as_real(matrix) if pairs else matrix
+''',
     "uniform": '''
 def uniform(*shape: int, fan_in: int) -> nn.Parameter:
     """A weight drawn from U(-s, s), s = 1 / sqrt(fan_in)."""

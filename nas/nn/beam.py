@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from nas.backends import TreeRunner
 from nas.nn.easy_first import FAR_BELOW, gumbel_noise
 from nas.nn.levels import Grown
-from nas.nn.merges import Merges
+from nas.nn.merges import CPU, Merges
 
 
 class PairScorer(nn.Module):
@@ -73,14 +73,14 @@ class Beams:
     def likelihoods(self, scorer: PairScorer, grown: Grown) -> Tensor:
         """Log-probability of each beam, `[B, k]`, with gradients."""
         there = self.candidates()
-        read = torch.zeros(self.pairs.shape[:2], dtype=torch.int64)
+        read = torch.zeros(self.pairs.shape[:2], dtype=torch.int64, device=CPU)
         read.scatter_add_(1, self.among.flatten(1), there[:, None].expand_as(self.among).flatten(1).long())
         sequence, pair = (read > 0).nonzero(as_tuple=True)
         rows = grown.place[sequence[:, None], self.pairs[sequence, pair]].to(grown.values[0].device)
         sides = scorer.project(grown.values)
         scores = scorer.pairs(sides[rows[:, 0]], sides[rows[:, 1]])
         where = torch.zeros_like(read)
-        where[sequence, pair] = torch.arange(len(pair))
+        where[sequence, pair] = torch.arange(len(pair), device=CPU)
         every = scores[where.gather(1, self.among.flatten(1)).view_as(self.among).to(scores.device)]
         masked = torch.where(there[:, None].to(scores.device), every, FAR_BELOW)
         chosen = masked.log_softmax(-1).gather(-1, self.place[..., None].to(scores.device)).squeeze(-1)
@@ -96,8 +96,8 @@ class Beams:
 
     def candidates(self) -> Tensor:
         """Which pairs there are to choose from, `[B, n - 1, n - 1]`: one less at each step."""
-        left = self.going.sum(1)[:, None, None] - torch.arange(self.going.shape[1])[:, None]
-        return torch.arange(self.going.shape[1]) < left
+        left = self.going.sum(1)[:, None, None] - torch.arange(self.going.shape[1], device=CPU)[:, None]
+        return torch.arange(self.going.shape[1], device=CPU) < left
 
 
 def averaged(share: Tensor, value: Tensor) -> Tensor:
@@ -211,17 +211,19 @@ class _Search:
     def beams(self) -> Beams:
         """What the k beams are at their ends, and only the nodes that they are made of, on the CPU."""
         steps = self.leaves - 1
-        nodes, places = (torch.zeros(self.batch, self.k, steps, dtype=torch.int64) for _ in range(2))
-        among = torch.zeros(self.batch, self.k, steps, steps, dtype=torch.int64)
-        goings = torch.zeros(self.batch, steps, dtype=torch.bool)
-        beam = torch.arange(self.k).expand(self.batch, -1)
+        nodes, places = (
+            torch.zeros(self.batch, self.k, steps, dtype=torch.int64, device=CPU) for _ in range(2)
+        )
+        among = torch.zeros(self.batch, self.k, steps, steps, dtype=torch.int64, device=CPU)
+        goings = torch.zeros(self.batch, steps, dtype=torch.bool, device=CPU)
+        beam = torch.arange(self.k, device=CPU).expand(self.batch, -1)
         for step, entries in reversed(list(enumerate(self.history))):
             node, place, number, parent, going = (entry.cpu() for entry in entries)
             nodes[..., step], places[..., step] = node.gather(1, beam), place.gather(1, beam)
             among[:, :, step, : number.shape[2]] = number.gather(1, beam[..., None].expand_as(number))
             goings[:, step] = going[:, 0]
             beam = parent.gather(1, beam)
-        used = torch.zeros(self.batch, steps * self.k, dtype=torch.int64)
+        used = torch.zeros(self.batch, steps * self.k, dtype=torch.int64, device=CPU)
         used.scatter_add_(
             1,
             (nodes - self.leaves).clamp(min=0).flatten(1),
@@ -229,7 +231,8 @@ class _Search:
         )
         used = (used > 0).long()
         renumbered = torch.cat(
-            [torch.arange(self.leaves).expand(self.batch, -1), self.leaves - 1 + used.cumsum(1)], 1
+            [torch.arange(self.leaves, device=CPU).expand(self.batch, -1), self.leaves - 1 + used.cumsum(1)],
+            1,
         )
         counts = used.sum(1)
         rows = (1 - used).argsort(stable=True, dim=1)[:, : int(counts.max())]
@@ -238,7 +241,7 @@ class _Search:
             return renumbered.gather(1, numbers.flatten(1)).view(numbers.shape)
 
         children = renumber(self.children.cpu().gather(1, rows[..., None].expand(-1, -1, 2)))
-        meant = torch.arange(rows.shape[1])[:, None] < counts[:, None, None]
+        meant = torch.arange(rows.shape[1], device=CPU)[:, None] < counts[:, None, None]
         return Beams(
             Merges(torch.where(meant, children, 0), counts, self.leaves),
             renumber(nodes),

@@ -97,9 +97,8 @@ def given(tree: Tensor, lengths: Sequence[int] | Tensor, leaves: int, children: 
         raise BuildError(
             "row i of a tree names leaves, from 0, and earlier merges, n to n + i - 1 (n leaves in the longest)"
         )
-    one_each = (
-        torch.where(meant, nodes, -1 - torch.arange(rows * width).view(rows, width)).flatten(1).sort(1).values
-    )
+    none = -1 - torch.arange(rows * width, device=CPU).view(rows, width)
+    one_each = torch.where(meant, nodes, none).flatten(1).sort(1).values
     if bool((one_each[:, 1:] == one_each[:, :-1]).any()):
         raise BuildError(
             "a tree merges each leaf and each earlier merge once; received one that uses some twice"

@@ -309,7 +309,7 @@ class CellModule(nn.Module):
                 place = layer * self.directions + direction
                 weights = self._arrays(layer, direction)
                 if not place:
-                    check_dtype(rows, weights)
+                    check_dtype(rows, weights, self.program)
                 if isinstance(call, FlexibleRunner) and (steps.even or not direction):
                     start = self._start(state[place], layer, direction, rows, steps, known=True)
                     looked_up = None if layer else tokens

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from nas.backends import Steps
 from nas.errors import BuildError
+from nas.ir import Program
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,23 @@ def check_tensor(x: object) -> None:
         raise BuildError(f"x is a tensor or a PackedSequence; received {type(x).__name__}")
 
 
-def check_dtype(rows: Tensor, weights: Sequence[Tensor]) -> None:
-    """Raise BuildError where the input is not of the weights' type, which torch.autocast alone may change."""
-    if not weights or rows.dtype is weights[0].dtype:
+def check_dtype(rows: Tensor, weights: Sequence[Tensor], program: Program) -> None:
+    """Raise BuildError where the input is not of the weights' type, which torch.autocast alone may change.
+
+    And where that type is bfloat16 and the cell has complex values.
+    """
+    kind = weights[0].dtype if weights else rows.dtype
+    if kind is torch.bfloat16 and _has_complex(program):
+        raise BuildError("torch has no complex bfloat16, and the cell has complex values; float32 holds them")
+    if rows.dtype is kind:
         return
     if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
-        raise BuildError(f"x must be {weights[0].dtype}, as the weights are; received {rows.dtype}")
+        raise BuildError(f"x must be {kind}, as the weights are; received {rows.dtype}")
+
+
+def _has_complex(program: Program) -> bool:
+    types = [*(slot.type for slot in program.slots), *(instr.type for instr in program.instrs)]
+    return any(type_.is_complex for type_ in types)
 
 
 def whole_number(name: str, value: object) -> int:
@@ -141,14 +153,14 @@ def looked_up(
 def checked_lengths(lengths: Tensor | Sequence[int], batch: int, total: int) -> Tensor:
     """Lengths as int64 on the CPU. Raises BuildError unless there is one from 1 to `total` for each sequence."""
     try:
-        given = torch.as_tensor(lengths)
+        given = torch.as_tensor(lengths, device="cpu")
         if given.is_floating_point() or given.is_complex():
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
         raise BuildError(
             f"lengths are {batch} whole numbers from 1 to {total}, one for each sequence; received {lengths!r}"
         ) from None
-    found = given.to("cpu", torch.int64)
+    found = given.to(torch.int64)
     if found.shape != (batch,) or bool((found < 1).any()) or bool((found > total).any()):
         raise BuildError(
             f"lengths are {batch} whole numbers from 1 to {total}, one for each sequence; received {found.tolist()}"

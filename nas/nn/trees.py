@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -153,8 +153,8 @@ class TreeModule(CellModule):
         """How many leaves the longest sequence has, and each `[B]` on the CPU."""
         batch, leaves = x.shape[:2]
         if self.policy == "given":
-            if tree is None or tree.dim() != 3 or tree.shape[0] != batch or tree.is_floating_point():
-                shown = None if tree is None else f"{tree.dtype} {list(tree.shape)}"
+            if not _is_tree(tree, batch):
+                shown = f"{tree.dtype} {list(tree.shape)}" if isinstance(tree, Tensor) else repr(tree)
                 raise BuildError(
                     f"policy 'given' needs a tree [{batch}, m, children] of int64; received {shown}"
                 )
@@ -170,7 +170,7 @@ class TreeModule(CellModule):
     def _grown(self, x: Tensor, leaves: int, own: Tensor, tree: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The outputs `[B, m, H]` and the states at the roots, `[B, *shape]`."""
         runner, weights = tree_runner(self.backend, self.cell, self.sizes[0]), self._arrays(0, 0)
-        check_dtype(x, weights)
+        check_dtype(x, weights, self.program)
         if self.policy == "easy-first":
             return easy_first(runner, weights, cast(Query, self.scorer), x, own)[:2]
         if self.policy == "beam":
@@ -193,3 +193,11 @@ class TreeModule(CellModule):
         y = grown.y(beams.nodes, beams.going[:, None].expand_as(beams.nodes))
         roots = grown.states(beams.roots())
         return averaged(share, y), [averaged(share, value) for value in roots]
+
+
+def _is_tree(tree: Tensor | None, batch: int) -> TypeGuard[Tensor]:
+    """Whether a caller's tree is whole numbers `[batch, m, children]`."""
+    if not isinstance(tree, Tensor) or tree.dim() != 3:
+        return False
+    whole = not (tree.is_floating_point() or tree.is_complex() or tree.dtype is torch.bool)
+    return whole and tree.shape[0] == batch and tree.shape[2] > 0

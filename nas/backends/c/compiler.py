@@ -164,21 +164,18 @@ def digest(source: str) -> str:
 
 def cache_folder() -> Path:
     """Where libraries are kept: $RECELL_CACHE, else `recell` in the user's cache folder."""
-    given = os.environ.get("RECELL_CACHE")
-    if given:
-        folder = Path(given).expanduser()
-    else:
-        own = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(own) if own else Path("~/.cache").expanduser()) / "recell"
+    given, own = os.environ.get("RECELL_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(given) if given else Path(own or "~/.cache") / "recell"
     return _usable(folder / "c")
 
 
 @cache
 def _usable(folder: Path) -> Path:
-    """The folder, or a temporary one where it cannot be made."""
+    """The folder, or a temporary one where it cannot be made, as without a home for `~`."""
     try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         return _instead(folder, str(error))
     return folder
 
@@ -252,7 +249,9 @@ def _precompiled(folder: Path) -> Path:
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise CompilerError(f"the C compiler {command[0]} took more than {_SECONDS:.0f} s") from None
     except OSError as error:

@@ -6,7 +6,7 @@ gave. A backward half reads them so, too: of all their values it needs the first
 
 from __future__ import annotations
 
-import re
+import struct
 from collections.abc import Collection, Mapping, Sequence
 
 from nas.backends.c.loops import Place, literal
@@ -130,7 +130,7 @@ def _of_x(f: Function, s: int, when: str, steps: int, size: int) -> list[str]:
 
 def _start(f: Function, value: float, size: int) -> str:
     """A row of one number, made once."""
-    name = re.sub(r"\W", "_", f"start{literal(value)}")
+    name = f"start_{struct.pack('d', value).hex()}"
     if not any(line.startswith(f"float *const {name} ") for line in f.prologue):
         f.prologue += [
             f"float *const {name} = S + {f.floats};",

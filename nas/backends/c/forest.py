@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nas.backends.c.part import Part
+from nas.backends.c.running import room
 from nas.backends.once import first_order
 
 
@@ -60,9 +61,9 @@ class _Forest:
     ) -> None:
         weights = [w.contiguous() for w in weights]
         rows, sizes = x.shape[0], [level.shape[1] for level in levels]
-        self.values = [torch.empty((rows + sum(sizes), floats)) for floats in leaf.widths]
+        self.values = [room((rows + sum(sizes), floats)) for floats in leaf.widths]
         if _is_apart(merge):
-            self.values.append(torch.empty((sum(sizes), merge.results[merge.out])))
+            self.values.append(room((sum(sizes), merge.results[merge.out])))
         self.saved: list[Sequence[Tensor]] = []
         self._run(leaf, x.contiguous(), weights, [], 0, rows, keep)
         labels = None if labels is None else labels.contiguous()
@@ -142,7 +143,7 @@ class _Grown(torch.autograd.Function):
         ]
         wants_labels = labels is not None and merge.has_dx and ctx.needs_input_grad[5]
         dlabels = torch.zeros_like(labels) if wants_labels else None
-        sums = torch.zeros(merge.gradients.floats)
+        sums = room((merge.gradients.floats,)).zero_()
         rows, last = x.shape[0], values[0].shape[0]
         for level, own in zip(reversed(levels), reversed(saved[1:]), strict=True):
             size = level.shape[1]

@@ -32,12 +32,18 @@ class Gradients:
     """Called with all sums over rows of a backward half, gives the gradient of each array; None where it has none.
 
     `sums` has the floats of each, `summands` of each array which of them its gradient is made of, each for one place of
-    its last axis, or for all of it (-1).
+    its last axis, or for all of it (-1). No gradient is in the memory of another: torch keeps what it is given, and
+    adds to it in place.
     """
 
     def __init__(self, sums: Sequence[int], summands: Summands, shapes: Sequence[tuple[int, ...]]) -> None:
         self.widths, self.floats = list(sums), sum(sums)
-        self.results = [_result(shape, own) for shape, own in zip(shapes, summands, strict=True)]
+        self.results: list[Result | None] = []
+        taken: set[int] = set()
+        for shape, own in zip(shapes, summands, strict=True):
+            places = {place for _, place in own}
+            self.results.append(_result(shape, own, alone=not places & taken))
+            taken |= places
 
     def __call__(self, sums: Tensor) -> list[Tensor | None]:
         """See the class. Axes of `sums` before the last are axes of every gradient."""
@@ -46,17 +52,17 @@ class Gradients:
         return [None if result is None else result(parts, lead) for result in self.results]
 
 
-def _result(shape: tuple[int, ...], summands: Sequence[tuple[int, int]]) -> Result | None:
-    """The gradient of an array, from summands for all of it or for one place of its last axis."""
+def _result(shape: tuple[int, ...], summands: Sequence[tuple[int, int]], alone: bool) -> Result | None:
+    """The gradient of an array, from summands for all of it or for one place of its last axis; `alone`: only its."""
     if not summands:
         return None
-    if len(summands) == 1 and summands[0][0] < 0:
+    if len(summands) == 1 and summands[0][0] < 0 and alone:
         ((_, place),) = summands
         return lambda parts, lead: parts[place].view(lead + shape)
 
     def result(parts: Parts, lead: torch.Size) -> Tensor:
         whole = [parts[place].view(lead + shape) for column, place in summands if column < 0]
-        total = sum(whole[1:], whole[0]) if whole else torch.zeros(lead + shape)
+        total = sum(whole[1:], whole[0].clone()) if whole else parts[0].new_zeros(lead + shape)
         for column, place in summands:
             if column >= 0:
                 part = total[..., column]

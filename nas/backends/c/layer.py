@@ -15,7 +15,7 @@ from nas.backends.c.driver import KEPT, OWN, SHARED
 from nas.backends.c.gradients import Gradients
 from nas.backends.c.making import Making
 from nas.backends.c.outline import Outline, recalled, remember, slots_of
-from nas.backends.c.running import Geometry, Running, Values
+from nas.backends.c.running import Geometry, Running, Values, room
 from nas.backends.c.world import Key
 
 Table = tuple[
@@ -93,9 +93,10 @@ class Layer:
     def loaded(self) -> Layer:
         """This layer, with its library. Raises CompilerError where it cannot be built."""
         if not self.is_loaded:
-            if self._making is not None:
-                self._library = load(self._making.text)
-                remember(self.cell, self.sizes, self.lanes, self._making.outline, self._making.text)
+            making = self._making  # another thread may be at the same
+            if making is not None:
+                self._library = load(making.text)
+                remember(self.cell, self.sizes, self.lanes, making.outline, making.text)
                 self._making = None
             assert self._library is not None
             self.ahead.attach(self._library)
@@ -137,23 +138,22 @@ class Layer:
         if table is not None:
             for place, part in zip(self.tables[0], table, strict=True):
                 values[place] = part
-        values[self.y] = y = torch.empty((*rows, self.sizes.hidden_size))
+        values[self.y] = y = room((*rows, self.sizes.hidden_size))
         finals = []
         for (init, final, shape, kind), value in zip(self.ends, state, strict=True):
             values[init] = value
-            values[final] = made = torch.empty((*lead, geometry.batch, *shape), dtype=kind)
+            values[final] = made = room((*lead, geometry.batch, *shape), kind)
             finals.append(made)
         for place, floats, own in self.rows_made:
             passing = own or not keep  # what no later call reads is there once for all candidates
-            values[place] = _passing(rows, floats) if passing else torch.empty((*rows, floats))
+            values[place] = _passing(rows, floats) if passing else room((*rows, floats))
         if keep:
             for place, floats in self.rows_kept:
-                values[place] = torch.empty((*rows, floats))
+                values[place] = room((*rows, floats))
             for place, floats in self.windows:
-                values[place] = torch.empty((*lead, geometry.batch, floats))
+                values[place] = room((*lead, geometry.batch, floats))
             for place, floats in self.checked:
-                room = (*lead, geometry.batch, self.chunks(geometry.count), floats)
-                values[place] = torch.empty(room)
+                values[place] = room((*lead, geometry.batch, self.chunks(geometry.count), floats))
         self.ahead(values, geometry, *lead)
         return y, finals, [values[place] for place, _ in self.again] if keep else []  # type: ignore[misc]
 
@@ -180,27 +180,27 @@ class Layer:
         if table is not None:
             for place, part in zip(self.tables[1], table, strict=True):
                 values[place] = part
-        values[self.dy] = torch.zeros((*rows, self.sizes.hidden_size)) if dy is None else dy
+        values[self.dy] = room((*rows, self.sizes.hidden_size)).zero_() if dy is None else dy
         dx: Tensor | None = None
         dtable: Tensor | None = None
         if wanted[0] and self.has_dx:
             if table is not None:
-                dtable = torch.empty(table[1].shape)
+                dtable = room(table[1].shape)
             dx = dtable
             if dtable is None or self.dx_rows:
-                dx = torch.empty((*rows, self.sizes.input_size))
+                dx = room((*rows, self.sizes.input_size))
         values[self.dx], values[self.dtable] = dx, dtable
         for (_, place), value in zip(self.again, saved, strict=True):
             values[place] = value
         starts: list[Tensor | None] = []
         for (init, final, shape, kind), gradient, want in zip(self.starts, dfinal, wanted[1:], strict=True):
             values[init] = gradient
-            made = torch.empty((*lead, geometry.batch, *shape), dtype=kind) if want else None
+            made = room((*lead, geometry.batch, *shape), kind) if want else None
             values[final] = made
             starts.append(made)
         for place, floats in self.rows_back:
             values[place] = _passing(rows, floats)
-        values[self.sums] = sums = torch.empty((*lead, self.gradients.floats))
+        values[self.sums] = sums = room((*lead, self.gradients.floats))
         self.back(values, geometry, *lead)
         found = self.gradients(sums)
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
@@ -216,5 +216,5 @@ def _candidates(x: Tensor | None) -> tuple[int, ...]:
 
 def _passing(rows: tuple[int, ...], floats: int) -> Tensor:
     """Rows that are read and written in one call, where candidates follow each other: the same memory for all."""
-    made = torch.empty((rows[-1], floats))
+    made = room((rows[-1], floats))
     return made.expand(*rows, floats) if len(rows) > 1 else made

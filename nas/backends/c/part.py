@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
@@ -17,7 +16,7 @@ from nas.backends.c.compiler import lanes, load
 from nas.backends.c.driver import KEPT, OWN, SHARED, Driver, grams_in_order
 from nas.backends.c.gradients import Gradients, summands_of
 from nas.backends.c.half import Half
-from nas.backends.c.running import Geometry, Running, Values
+from nas.backends.c.running import Geometry, Running, Values, room
 from nas.backends.c.world import Column, Key, arrays_of
 from nas.ir import Adjoint, Normal, Program, Schedule, adjoint, normal_tree, schedule, width
 
@@ -152,9 +151,9 @@ class Part:
             put(("child", n), child)
         for n, result in enumerate(results):
             put(("result", n), result)
-        made = {key: torch.empty((rows, floats)) for key, floats in self.rows_made}
+        made = {key: room((rows, floats)) for key, floats in self.rows_made}
         if keep:
-            made |= {key: torch.empty((rows, self.kept_width)) for key in self.rows_kept}
+            made |= {key: room((rows, self.kept_width)) for key in self.rows_kept}
         for key, value in made.items():
             put(key, value)
         run(values, Geometry(rows, 1, rows, 1, rows))
@@ -167,7 +166,7 @@ class Part:
             n = self.out if s < 0 else self.slots[s]
             given = None if n in taken else gradients[n]
             taken.add(n)
-            found[s] = torch.zeros((rows, self.results[n])) if given is None else given.contiguous()
+            found[s] = room((rows, self.results[n])).zero_() if given is None else given.contiguous()
         return found
 
     def backward(
@@ -194,11 +193,11 @@ class Part:
         for key, value in zip(self.again, saved, strict=True):
             put(key, value)
         if self.own_back:
-            put((OWN, 1), torch.empty((rows, self.own_back)))
-        found = [torch.empty((rows, floats)) for floats in self.gradient_widths]
+            put((OWN, 1), room((rows, self.own_back)))
+        found = [room((rows, floats)) for floats in self.gradient_widths]
         for n, gradient in enumerate(found):
             put(("gradient", n), gradient)
-        sums = torch.empty(self.gradients.floats)
+        sums = room((self.gradients.floats,))
         put(("sums", 0), sums)
         run(values, Geometry(rows, 1, rows, 1, rows))
         return found, sums

@@ -22,7 +22,8 @@ from nas.backends.fallback import fell_back
 from nas.backends.once import first_order, refuse_transforms
 from nas.backends.operators import key_of
 from nas.backends.reference import Reference
-from nas.backends.steps import Steps
+from nas.backends.steps import CPU, Steps
+from nas.errors import BuildError
 
 # Floats that candidates may keep in one piece of memory for the backward half. Larger pieces come fresh from the system
 # in every call, and its zeroing of them takes a third of the time.
@@ -57,14 +58,16 @@ class CompiledRunner(FlexibleRunner):
         tokens: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `FlexibleRunner`."""
-        if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
-            return self._traced(_looked_up(x, tokens), weights, state, steps, reverse)
         like = weights[0] if weights else x
-        here = like.dtype is torch.float32 and x.dtype is not torch.float64 and like.device.type == "cpu"
-        layer = self._built() if here and x.device.type == "cpu" else None
+        here = like.dtype is torch.float32 and x.dtype is not torch.float64
+        here = here and like.device.type == "cpu" and x.device.type == "cpu"
+        if here and (torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)):
+            return self._traced(_looked_up(x, tokens), weights, state, steps, reverse)
+        layer = self._built() if here else None
         if layer is None:
             return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
         refuse_transforms()
+        _check_here("x", tokens)
         x = x if x.dtype is torch.float32 else x.float()
         if tokens is not None and _PAYS * len(x) > steps.rows:
             x, tokens = _looked_up(x, tokens), None
@@ -88,10 +91,11 @@ class CompiledRunner(FlexibleRunner):
         reverse: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The same as an operator that torch can trace."""
-        sizes = None if steps.even else torch.tensor(steps.sizes)
+        sizes = None if steps.even else torch.tensor(steps.sizes, device=CPU)
         layout = (sizes, steps.batch, steps.count, steps.by_sequence, reverse)
         given = [value is not None for value in state]
-        values = [value for value in state if value is not None]
+        values = [_ready(value) for value in state if value is not None]
+        x = x if x.dtype is torch.float32 else x.float()
         found = torch.ops.recell.cell(self.key, x, weights, values, given, *layout, torch.is_grad_enabled())
         return found[0], tuple(found[1 : 1 + len(self.slots)])
 
@@ -139,7 +143,7 @@ def geometry(steps: Steps, reverse: bool = False) -> Geometry:
     """Where the rows of steps lie."""
     if steps.even:
         return even(steps.batch, steps.count, steps.by_sequence, reverse)
-    sizes = torch.tensor(steps.sizes)
+    sizes = torch.tensor(steps.sizes, device=CPU)
     return Geometry(steps.batch, steps.count, 0, 1, steps.rows, False, sizes.cumsum(0) - sizes, sizes)
 
 
@@ -179,8 +183,15 @@ def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:
     return rows.view(outer, inner, -1).transpose(0, 1).reshape(rows.shape)
 
 
+def _check_here(what: str, value: Tensor | None) -> None:
+    """Raise BuildError for what is not in the memory that C reads."""
+    if value is not None and value.device.type != "cpu":
+        raise BuildError(f"{what} is on {value.device}, and the weights are on cpu")
+
+
 def _ready(value: Tensor) -> Tensor:
     """A state as C takes it."""
+    _check_here("a state", value)
     if value.dtype not in (torch.float32, torch.complex64):
         value = value.to(torch.complex64 if value.is_complex() else torch.float32)
     return value.contiguous()

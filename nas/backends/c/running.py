@@ -11,12 +11,19 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from nas.backends.c.compiler import each, kit
 from nas.backends.c.world import Key
+from nas.backends.steps import CPU
 
 Values = list[Tensor | None]
+
+
+def room(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory that C writes, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=dtype, device=CPU)
 
 
 @dataclass(frozen=True)

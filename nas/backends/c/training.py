@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.backends.c.compiler import kit, load, problem, training_text
+from nas.backends.c.running import room
 from nas.backends.once import first_order, transformed
+from nas.backends.steps import CPU
 
 _IGNORED = -100  # the target of rows that do not count, as torch has it
 _MOST_CLASSES = 1 << 16  # with more, blocks of logits are few rows of much memory
@@ -109,7 +111,7 @@ def _head(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, gradients: S
         raise MemoryError("there is no memory for the logits of a head")
     if failed:
         raise IndexError(f"a target is none of the {classes} classes")
-    return torch.tensor(loss.value / counted if counted else math.nan)
+    return torch.tensor(loss.value / counted if counted else math.nan, dtype=torch.float32, device=CPU)
 
 
 class _Head(torch.autograd.Function):
@@ -118,7 +120,7 @@ class _Head(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
-        gradients = [torch.empty(t.shape) for t in (x, weight, bias)] if any(ctx.needs_input_grad) else []
+        gradients = [room(t.shape) for t in (x, weight, bias)] if any(ctx.needs_input_grad) else []
         loss = _head(x, weight, bias, targets, gradients)
         ctx.save_for_backward(*gradients)
         return loss

@@ -13,6 +13,7 @@ from nas.backends.base import FlexibleTreeRunner, TreeRunner
 from nas.backends.c.compiler import CompilerError
 from nas.backends.c.forest import grown
 from nas.backends.c.part import Part, part_of
+from nas.backends.c.running import room
 from nas.backends.fallback import fell_back
 from nas.backends.levels import merged
 from nas.backends.once import first_order, refuse_transforms
@@ -129,7 +130,7 @@ def _made(
     """The results, and what the backward half wants to see again."""
     x = None if x is None else x.contiguous()
     rows = children[0].shape[0] if children else 0 if x is None else x.shape[0]
-    results = [torch.empty((rows, floats)) for floats in part.results]
+    results = [room((rows, floats)) for floats in part.results]
     return results, part.forward(x, weights, children, results, keep)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from grammar import Cell, Sizes
 from nas.backends.base import Runner
 from nas.backends.newton.rows import Effort, Frame, Run
-from nas.backends.once import first_order, refuse_transforms
+from nas.backends.once import apart, first_order, refuse_transforms
 from nas.backends.states import divided, refused, united
 from nas.backends.steps import Steps
 from nas.errors import BuildError
@@ -186,4 +186,5 @@ class _Solved(torch.autograd.Function):
             run.rows(slot.next)[: steps.batch] if needs[1 + count + s] else None
             for s, slot in enumerate(made.program.slots)
         ]
-        return (None, None, None, None, None if dx is None else run.rows(dx), *grads, *firsts)
+        own = [None if dx is None else run.rows(dx), *grads, *firsts]
+        return (None, None, None, None, *apart(own, (dy, *dlast)))

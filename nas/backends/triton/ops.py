@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
+from nas.backends.once import apart
 from nas.backends.operators import Backward, Forward, Layout, Operated
 from nas.backends.steps import Steps
 from nas.backends.triton.runner import Both, Runner
@@ -66,7 +68,7 @@ class KernelOperated(Operated):
             checks[-(-layout.count // both.between(layout.count)) :] = 0
         types = [both.forward.state] * len(last) + (list(both.kept_types.values()) if keep else [])
         rest = [v.to(t) for v, t in zip((*last, *saved), types, strict=False)] + saved[len(both.kept) :]
-        return alone([y, *rest], (x, *weights, *first))
+        return _alone([y, *rest], (x, *weights, *first))
 
     def backward(self, given: Backward, fake: bool) -> list[Tensor]:
         """See `Operated`."""
@@ -92,7 +94,7 @@ class KernelOperated(Operated):
         found += [
             value.to(both.forward.state) for value, want in zip(dfirst, wanted[1:], strict=True) if want
         ]
-        return alone(found, (x, *weights, *saved, dy, *ends))
+        return _alone(found, (x, *weights, *saved, dy, *ends))
 
 
 def steps_of(layout: Layout) -> Steps:
@@ -102,15 +104,6 @@ def steps_of(layout: Layout) -> Steps:
     return Steps(layout.sizes.tolist())
 
 
-def alone(values: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
-    """The values, contiguous, and none in the memory of another or of what was given: so an operator must give them."""
-    seen = {value.untyped_storage().data_ptr() for value in given}
-    made = []
-    for value in values:
-        own = value.contiguous()
-        place = own.untyped_storage().data_ptr()
-        if place in seen:
-            own = own.clone(memory_format=torch.contiguous_format)
-        seen.add(own.untyped_storage().data_ptr())
-        made.append(own)
-    return made
+def _alone(values: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+    """The values as an operator must give them: contiguous, none in the memory of another or of what was given."""
+    return cast(list[Tensor], apart([value.contiguous() for value in values], given))

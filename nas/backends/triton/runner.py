@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, Sizes
-from nas.backends.once import first_order, refuse_transforms
+from nas.backends.once import apart, first_order, refuse_transforms
 from nas.backends.operators import key_of
 from nas.backends.primitives import blocks_of, flat, product
 from nas.backends.states import divided, united
@@ -306,7 +306,7 @@ class _Function(torch.autograd.Function):
         weights, first, saved = rest[:count], rest[count : count + slots], rest[count + slots :]
         dx, grads, dfirst = pull(both, x, weights, saved, dy, dlast, steps)
         ends = [value.to(one.dtype) for value, one in zip(dfirst, first, strict=True)]
-        return (None, None, None, dx, *grads, *ends)
+        return (None, None, None, *apart([dx, *grads, *ends], (dy, *dlast)))
 
 
 def rows_of(program: Program, k: int, values: Values, steps: Steps, sizes: Sizes) -> Tensor:
