@@ -291,6 +291,7 @@ class Executable:
             "total": grid[0],
             "check": order.checkpoints(count),
             "scratch": order.chunk + 1,
+            "aside": batch,
         }
         given: list[Tensor] = []
         pointers: list[Room | None] = []
@@ -299,7 +300,7 @@ class Executable:
                 given.append(known[kind][k] if kind in known else self._matrix(k, values, kernel.tiles))
                 pointers.append(None)
             else:
-                own = kind in ("store", "total")
+                own = kind in ("store", "total", "aside")
                 one = shape_in(self.program.instrs[k].type, self.sizes) if own else values.first[k].shape
                 pointers.append(Room((times[kind], *one) if kind in times else tuple(one), self.state))
         whole = kernel.scan or order.steps.count % kernel.unrolled == 0

@@ -92,6 +92,24 @@ def crowded(program: Program, sweep: Sweep) -> bool:
     return "mat" in kinds and sum(kind in ("vec", "key", "in") for kind in kinds) > CROWD
 
 
+def outers_of(program: Program, k: int) -> list[tuple[int, int, int]] | None:
+    """A matrix as a sum of outer products, each a sign and two instructions, if it is one.
+
+    Its sum over all rows is then a product of matrices: no sweep has to hold it.
+    """
+    instr = program.instrs[k]
+    if instr.op == "outer":
+        return [(1, *instr.args)]
+    if instr.type.kind != "mat" or instr.op not in ("add", "sub", "neg"):
+        return None
+    parts = [outers_of(program, a) for a in instr.args]
+    first, second = parts[0], parts[-1] if len(parts) > 1 else []
+    if first is None or second is None:
+        return None
+    signs = {"add": (1, 1), "sub": (1, -1), "neg": (-1, 1)}[instr.op]
+    return [(sign * s, a, b) for sign, part in zip(signs, (first, second), strict=True) for s, a, b in part]
+
+
 def one_step(program: Program, sizes: Sizes, sweep: Sweep) -> tuple[Sweep | Gap, ...]:
     """What computes a single step of a sweep: the sweep cut again, with its slots among the given rows."""
     rows = sorted({*sweep.body, *sweep.loads})
@@ -195,6 +213,7 @@ class _Cut:
 
     def _late(self) -> None:
         """Move values to the sweep that uses them first, where that is a later one."""
+        last = self._last_of_free()
         for k in reversed(list(networkx.topological_sort(networkx.DiGraph(self._forward())))):
             if k not in self.phase or k in self.cyclic or self.program.instrs[k].op == "state":
                 continue
@@ -204,8 +223,26 @@ class _Cut:
                 else self.gap[u] - 1
                 for u in self.graph.successors(k)
             ]
-            if users:
-                self.phase[k] = max(self.phase[k], min(users))
+            self.phase[k] = max(self.phase[k], min(users, default=last.get(k, 0)))
+
+    def _last_of_free(self) -> dict[int, int]:
+        """Of values that no recurrence of their sweep leads to: the last sweep that uses one computed with them.
+
+        What only sums over all rows want can be computed there: beside a recurrence it would take registers.
+        """
+        free: set[int] = set()
+        for k in networkx.lexicographical_topological_sort(self._forward()):
+            own = k in self.phase and k not in self.cyclic and not self._of_matrices(k)
+            if own and self.program.instrs[k].op != "state":
+                before = self.graph.predecessors(k)
+                if all(a in free or self.phase.get(a) != self.phase[k] for a in before):
+                    free.add(k)
+        found = {}
+        for part in networkx.weakly_connected_components(self.graph.subgraph(free)):
+            users = {u for k in part for u in self.graph.successors(k)}
+            last = max((self.phase[u] if u in self.phase else self.gap[u] - 1 for u in users), default=0)
+            found.update(dict.fromkeys(part, last))
+        return found
 
     def _forward(self) -> networkx.DiGraph[int]:
         graph: networkx.DiGraph[int] = networkx.DiGraph()
@@ -253,7 +290,11 @@ class _Cut:
                 else:
                     sweep.loads.append(a)
                     stored.add(a)
-            sweep.totals = [t for t, i in enumerate(instrs) if i.op == "total" and i.args[0] in inside]
+            for t in [t for t, i in enumerate(instrs) if i.op == "total" and i.args[0] in inside]:
+                outers = outers_of(program, instrs[t].args[0])
+                if outers is None:
+                    sweep.totals.append(t)
+                stored.update(a for _, *pair in outers or () for a in pair if instrs[a].stage != "const")
         rows = set(self.rows)
         stored.update(i.args[0] for i in instrs if i.op == "total" and i.args[0] not in self.phase)
         steps: list[Sweep | Gap] = []
