@@ -26,6 +26,8 @@ PART = 4 * 1024  # numbers of a matrix that such a part has
 
 
 ONE = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")  # the row of what has none, and that it exists
+# Zero, which the compiler cannot know: addresses it would compute before the loop, and hold, are computed in a step.
+NOT_KNOWN = "({row} >> 62)"
 Loaded = tuple[str, str, Type, str, str]  # what `Emitter.load` takes
 
 
@@ -108,7 +110,7 @@ class Emitter:
         self.depth = 1
         self.checks: tuple[int, ...] = ()
         self.again: Again | None = None
-        self.often = False  # whether matrices without rows are loaded in each step
+        self.often = False  # whether what has no rows is loaded in each step, where it is used
         self.order = sweep.body
 
     def put(self, text: str) -> None:
@@ -304,7 +306,7 @@ class Emitter:
         more = 0 if again is None else again.more
         self.often = self.has_mats and loads_consts(program, sweep, tiles, more)
         for k in sweep.consts:
-            if not (self.often and program.instrs[k].type.kind == "mat"):
+            if not self.often:
                 self.load(f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
         for k in () if tiles.streamed else self.lins:
             self.weight(k)
@@ -380,7 +382,7 @@ class Emitter:
         threads = 32 * self.tiles.warps
         late = set() if self.ahead() or not (sweep.slots or self.again) else set(sweep.loads)
         if self.often:
-            late |= {k for k in sweep.consts if instrs[k].type.kind == "mat"}
+            late |= set(sweep.consts)
 
         def size(k: int) -> int:
             type_ = instrs[instrs[k].args[0]].type if instrs[k].op == "cast" else instrs[k].type
@@ -448,9 +450,8 @@ class Emitter:
         late = dict(late or {})
         if self.often:
             late |= {
-                k: (f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
+                k: (f"v{k}", f"const{k}", program.instrs[k].type, NOT_KNOWN.format(row=row), ONE[1])
                 for k in sweep.consts
-                if program.instrs[k].type.kind == "mat"
             }
         followed: dict[int, list[int]] = {}
         for i in sweep.slots:
@@ -498,9 +499,10 @@ class Emitter:
 
     def replayed(self, again: Again) -> None:
         """The loop of a backward sweep: of each chunk, from the last, its matrices forward and its steps backward."""
+        zero = NOT_KNOWN.format(row="row")
         slots, types = again.slots, {s: again.program.slots[i].type for i, s in enumerate(again.slots)}
         for k in again.sweep.consts:
-            if not (self.often and again.program.instrs[k].type.kind == "mat"):
+            if not self.often:
                 self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *ONE)
         self.put("chunks = (T + CHUNK - 1) // CHUNK")
         self.put("for h in range(0, chunks):")
@@ -512,7 +514,7 @@ class Emitter:
         self.depth += 1
         self.at_time("base + j")
         for s in slots:
-            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + j)", "mb")
+            self.store(f"p{s}", f"scratch{s}", types[s], f"((b * (CHUNK + 1) + j) | {zero})", "mb")
         self.replay_step(again)
         self.depth -= 1
         for s in slots:
@@ -523,7 +525,7 @@ class Emitter:
         self.at_time("base + CHUNK - 1 - j")
         late = self.late("row", "on", "")
         for later, held in ((0, again.past), (1, again.next)):
-            place = f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})"
+            place = f"((b * (CHUNK + 1) + CHUNK - 1 - j + {later}) | {zero})"
             late |= {k: (f"v{k}", f"scratch{s}", types[s], place, "mb") for k, s in held.items()}
         self.step("row", "on", "", late)
         self.depth -= 1
@@ -549,9 +551,8 @@ class Emitter:
         late = {k: (names[k], f"again{k}", program.instrs[k].type, "row", "on") for k in sweep.loads}
         if self.often:
             late |= {
-                k: (names[k], f"once{k}", program.instrs[k].type, *ONE)
+                k: (names[k], f"once{k}", program.instrs[k].type, NOT_KNOWN.format(row="row"), ONE[1])
                 for k in sweep.consts
-                if program.instrs[k].type.kind == "mat"
             }
         for k in sweep.body:
             instr = program.instrs[k]

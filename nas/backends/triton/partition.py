@@ -8,7 +8,7 @@ computes a step's values from those before it and carries its slots in registers
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networkx
 
@@ -79,8 +79,20 @@ def partition(
         apart = _Cut(program, sizes, set(wanted), rows, given, chunked, apart=True).done()
         kept = [k for step in apart.steps if isinstance(step, Sweep) for k in step.stores]
         if not any(program.instrs[k].type.kind == "mat" for k in kept):
-            return apart
-    return cut
+            cut = apart
+    return _summed_later(program, cut)
+
+
+def _summed_later(program: Program, cut: Partition) -> Partition:
+    """The partition where crowded sweeps keep the rows of what is summed over them, and hold no sums."""
+    kept = set(cut.kept)
+    for step in cut.steps:
+        if isinstance(step, Sweep) and crowded(program, step):
+            summed = {program.instrs[t].args[0] for t in step.totals}
+            step.stores = sorted({*step.stores, *summed})
+            step.totals = []
+            kept |= summed
+    return replace(cut, kept=frozenset(kept))
 
 
 def crowded(program: Program, sweep: Sweep) -> bool:
