@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from grammar import Type
-from nas.backends.triton.body import HELPERS, Body
+from nas.backends.triton.body import Body
 from nas.backends.triton.order import Work, ordered
 from nas.backends.triton.partition import Sweep
+from nas.backends.triton.replayed import Again, replayed
+from nas.backends.triton.text import HEAD as HEAD
+from nas.backends.triton.text import NOT_KNOWN, ONE, Loaded
 from nas.backends.triton.tiles import Tiles, loads_ahead, loads_consts
 from nas.ir import Program
 
 UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
 ROOMY = 32 * 1024  # weights beside which a program's registers hold the rows of two steps
-HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 
 # What a pointer is for: rows loaded and stored, values without rows, matrices, a slot's first and last value, sums.
 # A matrix slot is not kept: `check` has it before every CHUNK-th step, `scratch` between those of one chunk; `again`
@@ -23,12 +25,6 @@ HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 # `aside` is memory for an operand of a product that a program computes part by part.
 KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once", "aside")
 PART = 4 * 1024  # numbers of a matrix that such a part has
-
-
-ONE = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")  # the row of what has none, and that it exists
-# Zero, which the compiler cannot know: addresses it would compute before the loop, and hold, are computed in a step.
-NOT_KNOWN = "({row} >> 62)"
-Loaded = tuple[str, str, Type, str, str]  # what `Emitter.load` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +52,6 @@ class Kernel:
     def stride_names(self) -> tuple[str, ...]:
         """The arguments that say how far it is from row to row."""
         return tuple(f"stride{k}" for k in self.strided)
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """What a backward sweep replays: a program forward in time, its body, and which slots of the cell its own are.
-
-    `past` and `next` say of instructions that the sweep would load which slot they are, before or after a step.
-    """
-
-    program: Program
-    sweep: Sweep
-    slots: tuple[int, ...]
-    past: dict[int, int]
-    next: dict[int, int]
-
-    @property
-    def more(self) -> int:
-        """The matrices that live beside those of the sweep."""
-        return 1 + 2 * len(self.slots)
 
 
 def emit(
@@ -294,7 +271,8 @@ class Emitter:
                 (kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}
             ]
             pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
-            pointers += [("again", k) for k in again.sweep.loads] + [("once", k) for k in again.sweep.consts]
+            pointers += [("again", k) for k in again.sweep.loads if k not in again.borrowed]
+            pointers += [("once", k) for k in again.sweep.consts]
         if self.in_parts():
             pointers += [("aside", a) for a in dict.fromkeys(program.instrs[k].args[0] for k in self.lins)]
         names = ", ".join(f"{kind}{k}" for kind, k in pointers)
@@ -318,7 +296,7 @@ class Emitter:
         if tiles.form != "lanes":
             self.order = self.ordered()
         if again is not None:
-            self.replayed(again)
+            replayed(self, again)
         elif sweep.slots:
             self.loop()
         else:
@@ -494,79 +472,3 @@ class Emitter:
                 space = self.body.space(k)
                 exists = f"{self.across(on, self.rank(space))} & m_{space}"
                 self.put(f"t{t} += tl.where({exists}, {name}, 0.0)")
-
-    # ---- matrices of the forward run, chunk by chunk ---------------------------------------
-
-    def replayed(self, again: Again) -> None:
-        """The loop of a backward sweep: of each chunk, from the last, its matrices forward and its steps backward."""
-        zero = NOT_KNOWN.format(row="row")
-        slots, types = again.slots, {s: again.program.slots[i].type for i, s in enumerate(again.slots)}
-        for k in again.sweep.consts:
-            if not self.often:
-                self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *ONE)
-        self.put("chunks = (T + CHUNK - 1) // CHUNK")
-        self.put("for h in range(0, chunks):")
-        self.depth += 1
-        self.put("base = (chunks - 1 - h) * CHUNK")
-        for s in slots:
-            self.load(f"p{s}", f"check{s}", types[s], "((chunks - 1 - h).to(tl.int64) * B + b)", "mb")
-        self.put("for j in range(0, CHUNK):")
-        self.depth += 1
-        self.at_time("base + j")
-        for s in slots:
-            self.store(f"p{s}", f"scratch{s}", types[s], f"((b * (CHUNK + 1) + j) | {zero})", "mb")
-        self.replay_step(again)
-        self.depth -= 1
-        for s in slots:
-            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + CHUNK)", "mb")
-        self.put("tl.debug_barrier()")
-        self.put("for j in range(0, CHUNK):")
-        self.depth += 1
-        self.at_time("base + CHUNK - 1 - j")
-        late = self.late("row", "on", "")
-        for later, held in ((0, again.past), (1, again.next)):
-            place = f"((b * (CHUNK + 1) + CHUNK - 1 - j + {later}) | {zero})"
-            late |= {k: (f"v{k}", f"scratch{s}", types[s], place, "mb") for k, s in held.items()}
-        self.step("row", "on", "", late)
-        self.depth -= 1
-        self.put("tl.debug_barrier()")
-        self.depth -= 1
-
-    def at_time(self, time: str) -> None:
-        """The rows of a step of the forward run, some of which may lie beyond the last."""
-        self.put(f"time = {time}")
-        self.put("there = tl.maximum(T - 1 - time, 0)")
-        self.put("if EVEN:")
-        self.put("    row = time * (B + 0 * b) + b")
-        self.put("    on = mb & (time + 0 * b < T)")
-        self.put("else:")
-        self.put("    row = tl.load(offsets + there) + b")
-        self.put("    on = (b < tl.load(counts + there)) & (time + 0 * b < T)")
-
-    def replay_step(self, again: Again) -> None:
-        """One step of the forward run."""
-        program, sweep = again.program, again.sweep
-        body = Body(program, sweep, self.tiles, self.compute, self.body.interpreted)
-        names = {k: f"r{k}" for k in (*sweep.consts, *sweep.loads, *sweep.body)}
-        late = {k: (names[k], f"again{k}", program.instrs[k].type, "row", "on") for k in sweep.loads}
-        if self.often:
-            late |= {
-                k: (names[k], f"once{k}", program.instrs[k].type, NOT_KNOWN.format(row="row"), ONE[1])
-                for k in sweep.consts
-            }
-        for k in sweep.body:
-            instr = program.instrs[k]
-            for a in instr.args:
-                if a in late:
-                    self.load(*late.pop(a))
-            state = f"p{again.slots[instr.slot]}" if instr.op == "state" else ""
-            self.put(f"{names[k]} = {state or body.write(k, names)}")
-        for where in late.values():
-            self.load(*where)
-        for i, s in enumerate(again.slots):
-            following = program.slots[i].next
-            new = body.number(following) if program.instrs[following].op == "num" else names[following]
-            exists = self.across("on", self.rank(self.tiles.space(program.slots[i].type)))
-            self.put(f"q{s} = tl.where({exists}, {new}, p{s})")
-        for s in again.slots:
-            self.put(f"p{s} = q{s}")
