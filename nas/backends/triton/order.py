@@ -25,6 +25,10 @@ class Work:
     late: Collection[int]
     slots: Mapping[int, int] = field(default_factory=dict)
 
+    def most(self, order: Sequence[int]) -> int:
+        """What is held at most, beside what is held before the first of them."""
+        return max(_Live(self).held(order), default=0)
+
 
 def ordered(work: Work) -> list[int]:
     """The body in the order that holds the least at once, of those tried: as it is, and what three rules make of it."""

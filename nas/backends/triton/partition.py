@@ -68,7 +68,8 @@ def partition(
     """Cut a program; the rows of `wanted` are kept beside those that a later step needs.
 
     What is `chunked` is computed in gaps. Where a sweep has matrices and much else, what they are made from is computed
-    in the sweep before it, and what is made from reads of them in the next, unless matrices would be kept for that.
+    in the sweep before it, and what is made from reads of them in the next, unless matrices would be kept for that;
+    then only what is before and after all of them, and all recurrences, is.
     """
     rows = row_values(program)
     if chunked is not None:
@@ -76,10 +77,12 @@ def partition(
     given = {k for k in rows if program.instrs[k].op in GIVEN}
     cut = _Cut(program, sizes, set(wanted), rows, given, chunked).done()
     if any(crowded(program, step) for step in cut.steps if isinstance(step, Sweep)):
-        apart = _Cut(program, sizes, set(wanted), rows, given, chunked, apart=True).done()
-        kept = [k for step in apart.steps if isinstance(step, Sweep) for k in step.stores]
-        if not any(program.instrs[k].type.kind == "mat" for k in kept):
-            cut = apart
+        for apart in ("matrices", "core"):
+            other = _Cut(program, sizes, set(wanted), rows, given, chunked, apart).done()
+            kept = [k for step in other.steps if isinstance(step, Sweep) for k in step.stores]
+            if not any(program.instrs[k].type.kind == "mat" for k in kept):
+                cut = other
+                break
     return _summed_later(program, cut)
 
 
@@ -144,7 +147,7 @@ class _Cut:
         rows: Sequence[int],
         given: set[int],
         chunked: Matrices | None = None,
-        apart: bool = False,
+        apart: str = "",
     ) -> None:
         self.program, self.sizes, self.wanted, self.apart = program, sizes, wanted, apart
         self.rows, self.given = rows, given
@@ -153,6 +156,7 @@ class _Cut:
         self.skipped = frozenset[int]() if chunked is None else chunked.slots
         self.graph = self._graph()
         self.cyclic = self._cyclic()
+        self.core = self._core() if apart == "core" else set[int]()
         self.gap: dict[int, int] = {}  # of values computed in gaps: before which sweep
         self.phase: dict[int, int] = {}  # of values computed in sweeps: in which
         self.read = {
@@ -198,8 +202,8 @@ class _Cut:
             before = {a for k in members for a in self.graph.predecessors(k)} - set(members)
             ready = max((self._ready(a) for a in before), default=0)
             if self.apart:
-                of = any(map(self._of_matrices, members))
-                ready += any(self.phase.get(a) == ready and self._of_matrices(a) != of for a in before)
+                of = any(map(self._inner, members))
+                ready += any(self.phase.get(a) == ready and self._inner(a) != of for a in before)
             (first, *_) = members
             instr = self.program.instrs[first]
             if first in self.given:
@@ -210,6 +214,22 @@ class _Cut:
                 self.gap[first] = max((self._gap_after(a) for a in before), default=0)
             else:
                 self.phase[first] = ready
+
+    def _core(self) -> set[int]:
+        """Matrices, what is read from them, what recurrences pass through, and all between two of those."""
+        core = {k for k in self.graph if k not in self.given and (k in self.cyclic or self._of_matrices(k))}
+        after = {k for one in core for k in networkx.descendants(self.graph, one)}
+        before = {k for one in core for k in networkx.ancestors(self.graph, one)}
+        core |= after & before
+        for k in self.graph:  # a number spread out is cheaper to spread again than to load
+            users = set(self.graph.successors(k))
+            if self.program.instrs[k].op == "cast" and users and users <= core:
+                core.add(k)
+        return core
+
+    def _inner(self, k: int) -> bool:
+        """Whether a value belongs to the sweeps with matrices, where those are apart from others."""
+        return k in self.core if self.apart == "core" else self._of_matrices(k)
 
     def _of_matrices(self, k: int) -> bool:
         """Whether a value is a matrix, or is read from one."""
@@ -230,7 +250,7 @@ class _Cut:
             if k not in self.phase or k in self.cyclic or self.program.instrs[k].op == "state":
                 continue
             users = [
-                self.phase[u] - (self.apart and self._of_matrices(u) != self._of_matrices(k))
+                self.phase[u] - (self.apart != "" and self._inner(u) != self._inner(k))
                 if u in self.phase
                 else self.gap[u] - 1
                 for u in self.graph.successors(k)
