@@ -125,7 +125,10 @@ def test_a_recurrence_is_apart_from_what_only_sums_want() -> None:
 def test_sums_of_outer_products_are_no_part_of_a_sweep() -> None:
     program = adjoint_cell(zoo("srwm")).backward
     summed = [i.args[0] for i in program.instrs if i.op == "total" and i.type.kind == "mat"]
-    (sweep,) = [s for s in partition(program, SIZES, [program.out]).steps if isinstance(s, Sweep)]
+    cut = [s for s in partition(program, SIZES, [program.out]).steps if isinstance(s, Sweep)]
+    before, sweep, after = cut
+    assert not before.slots
+    assert not after.slots  # only what recurrences and matrices do not need is apart
     assert len(summed) == 3
     assert sweep.totals == []
     for k in summed:

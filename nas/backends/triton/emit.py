@@ -23,7 +23,7 @@ ROOMY = 32 * 1024  # weights beside which a program's registers hold the rows of
 # A matrix slot is not kept: `check` has it before every CHUNK-th step, `scratch` between those of one chunk; `again`
 # and `once` are the rows and the values without rows that the replay needs.
 # `aside` is memory for an operand of a product that a program computes part by part.
-KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once", "aside")
+KINDS = "load store const weight first last total check scratch again once aside".split()
 PART = 4 * 1024  # numbers of a matrix that such a part has
 
 
@@ -225,7 +225,8 @@ class Emitter:
         base = f"aside{arg} + b[:, None] * {tiles.width(given)}"
         if tiles.form == "heads":
             base += f" + tl.program_id(1) * {tiles.width(given) // tiles.sizes.heads}"
-        self.put(f"a{k} = tl.load({base} + ({where})[None, :], mask=mb[:, None] & ({mask})[None, :], other=0.0)")
+        there = f"mb[:, None] & ({mask})[None, :]"
+        self.put(f"a{k} = tl.load({base} + ({where})[None, :], mask={there}, other=0.0)")
         self.put(f"sum{k} += a{k}[:, :, None] * w{k}[None, :, :]")
         self.depth -= 1
         self.put(f"{name} = tl.reshape(tl.sum(sum{k}, 1), {self.body.shape(result)})")
@@ -367,7 +368,8 @@ class Emitter:
             if type_.kind == "num":
                 return 0
             count = self.tiles.rows * self.tiles.flat(self.tiles.space(type_))
-            return max(-(-count // threads), 1 if type_.kind == "scal" else 2)  # other axes are in several threads
+            least = 1 if type_.kind == "scal" else 2  # other axes are in several threads
+            return max(-(-count // threads), least)
 
         reads = {instrs[k].slot: k for k in sweep.body if instrs[k].op == "state"}
         slots = {k: self.program.slots[s].next for s, k in reads.items()}
