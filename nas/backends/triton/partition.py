@@ -114,7 +114,8 @@ def outers_of(program: Program, k: int) -> list[tuple[int, int, int]] | None:
     """
     instr = program.instrs[k]
     if instr.op == "outer":
-        return [(1, *instr.args)]
+        key, value = instr.args
+        return [(1, key, value)]
     if instr.type.kind != "mat" or instr.op not in ("add", "sub", "neg"):
         return None
     parts = [outers_of(program, a) for a in instr.args]
@@ -245,7 +246,7 @@ class _Cut:
 
     def _late(self) -> None:
         """Move values to the sweep that uses them first, where that is a later one."""
-        last = self._last_of_free()
+        last = {} if self.apart else self._last_of_free()
         for k in reversed(list(networkx.topological_sort(networkx.DiGraph(self._forward())))):
             if k not in self.phase or k in self.cyclic or self.program.instrs[k].op == "state":
                 continue
@@ -260,8 +261,11 @@ class _Cut:
     def _last_of_free(self) -> dict[int, int]:
         """Of values that no recurrence of their sweep leads to: the last sweep that uses one computed with them.
 
-        What only sums over all rows want can be computed there: beside a recurrence it would take registers.
+        What only sums over all rows want can be computed there: beside a recurrence it would take registers. Beside
+        matrices it takes more.
         """
+        crowds = {self.phase[k] for k in self.cyclic if k in self.phase}
+        matrices = {phase for k, phase in self.phase.items() if self._of_matrices(k)}
         free: set[int] = set()
         for k in networkx.lexicographical_topological_sort(self._forward()):
             own = k in self.phase and k not in self.cyclic and not self._of_matrices(k)
@@ -269,11 +273,12 @@ class _Cut:
                 before = self.graph.predecessors(k)
                 if all(a in free or self.phase.get(a) != self.phase[k] for a in before):
                     free.add(k)
-        found = {}
+        found: dict[int, int] = {}
         for part in networkx.weakly_connected_components(self.graph.subgraph(free)):
             users = {u for k in part for u in self.graph.successors(k)}
             last = max((self.phase[u] if u in self.phase else self.gap[u] - 1 for u in users), default=0)
-            found.update(dict.fromkeys(part, last))
+            if last not in matrices:
+                found.update({k: last for k in part if self.phase[k] in crowds | matrices})
         return found
 
     def _forward(self) -> networkx.DiGraph[int]:

@@ -47,7 +47,7 @@ def borrowing(
     names = _names(backward, table, None)
     own = {names[k]: k for k in loads}
     same = {k: own[name] for k, name in enumerate(_names(replay, table, slots)) if name in own}
-    body, loaded, consts = set(sweep.body), set(sweep.loads), set(sweep.consts)
+    body, loaded = set(sweep.body), set(sweep.loads)
     seen: set[int] = set()
     left = [slot.next for slot in replay.slots]
     while left:
@@ -61,7 +61,7 @@ def borrowing(
         body=[k for k in sweep.body if k in seen and k not in same],
         slots=sweep.slots,
         loads=[k for k in sorted(body | loaded) if k in seen and (k in loaded or k in same)],
-        consts=[k for k in sweep.consts if k in seen & consts],
+        consts=[k for k in sweep.consts if k in seen],
         cyclic=sweep.cyclic,
     )
     return part, {k: same[k] for k in part.loads if k in same}
