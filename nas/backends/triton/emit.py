@@ -13,7 +13,7 @@ from nas.backends.triton.partition import Sweep
 from nas.backends.triton.replayed import Again, replayed
 from nas.backends.triton.text import HEAD as HEAD
 from nas.backends.triton.text import NOT_KNOWN, ONE, Loaded
-from nas.backends.triton.tiles import Tiles, loads_ahead, loads_consts
+from nas.backends.triton.tiles import Tiles, loads_ahead, loads_consts, needs_all
 from nas.ir import Program
 
 UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
@@ -312,7 +312,10 @@ class Emitter:
         text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
         loop = bool(sweep.slots) or again is not None
         strided = tuple(self.strided())
-        return Kernel(text, tuple(pointers), tiles, loop, self.unrolled, again is not None, False, strided)
+        most = 255 if self.has_mats and needs_all(program, sweep, tiles, more) else None
+        return Kernel(
+            text, tuple(pointers), tiles, loop, self.unrolled, again is not None, False, strided, most
+        )
 
     def sequences(self) -> None:
         """Which sequences a program sees."""
