@@ -39,6 +39,10 @@ class RunError(NasError):
     """A run folder or its journal is missing, damaged, in use, or does not fit what was asked of it."""
 
 
+class BrokenRunError(RunError):
+    """A campaign cannot go on, whatever was asked of it: its workers die, or its journal cannot be written."""
+
+
 class ExportError(NasError):
     """A cell could not be exported, or what was exported does not agree with the original."""
 

@@ -55,7 +55,7 @@ def save(predictor: Predictor, path: Path, small: bool = False) -> None:
         "recell_predictor": str(FILE_VERSION),
         "encoding": model_key(predictor.model),
         "model": predictor.model,
-        "cards": json.dumps(cards),
+        "cards": json.dumps(cards, allow_nan=False),
     }
     if predictor.network is not None:
         header["network"] = predictor.network.header()
@@ -155,9 +155,13 @@ def _json(text: Any) -> Any:
     if not isinstance(text, str | bytes):
         raise PredictorFileError("a part of the header is missing")
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise PredictorFileError(f"the header is not JSON: {error}") from error
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number there")
 
 
 # ---- parts ------------------------------------------------------------------------------------

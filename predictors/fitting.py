@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -288,7 +289,7 @@ def _held_out(scaled: Floats, targets: Floats, groups: Sequence[int], seed: int)
 
 def _calibrated(
     rank: Floats, spread: Floats, y: Floats
-) -> tuple[Scale, tuple[float, float], dict[str, float]]:
+) -> tuple[Scale, tuple[float, float], dict[str, float | None]]:
     """The map to scores; errors so that 90 % of the rows lie in their intervals (split conformal, Lei et al. 2018)."""
     scale = fit_scale(rank, y)
     mean, local = np.empty(len(y)), np.empty(len(y))
@@ -306,16 +307,14 @@ def _calibrated(
         reached = gaps <= _NORMAL * np.sqrt((factor * local) ** 2 + least**2)
         low, high = (low, factor) if reached.mean() >= place else (factor, high)
     std = np.sqrt((high * local) ** 2 + least**2)
-    return (
-        scale,
-        (high, least),
-        {
-            "kendall_tau": round(kendall_tau(rank, y), 4),
-            "spearman": round(spearman(rank, y), 4),
-            "covered_by_90": round(coverage(mean, std, y), 4),
-            "mean_error": round(float(gaps.mean()), 4),
-        },
-    )
+    measured = {
+        "kendall_tau": kendall_tau(rank, y),
+        "spearman": spearman(rank, y),
+        "covered_by_90": coverage(mean, std, y),
+        "mean_error": float(gaps.mean()),
+    }
+    known = {name: round(value, 4) if math.isfinite(value) else None for name, value in measured.items()}
+    return scale, (high, least), known
 
 
 def failing_auc(predictor: Predictor, rows: Floats, failed: ArrayLike) -> float:

@@ -13,6 +13,7 @@ from predictors.errors import PredictorFileError
 
 Arrays = Mapping[str, NDArray[Any]]
 _LEAF = -1
+_MOST_DEPTH = 10_000
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,25 @@ def from_arrays(arrays: Arrays, features: int) -> Forest:
         raise PredictorFileError(
             "a branch of a tree leads to a node further on; this file has one that does not"
         )
+    _check_depth(forest)
     if not np.all((forest.feature >= 0) & (forest.feature < features)):
         raise PredictorFileError(f"trees ask for features 0 to {features - 1}; this file has others")
     if not (np.isfinite(forest.value).all() and np.isfinite(forest.threshold).all()):
         raise PredictorFileError("the numbers of a forest are finite; this file has others")
     return forest
+
+
+def _check_depth(forest: Forest) -> None:
+    """Raise PredictorFileError for trees in which a walk, or this, would take a step for each of millions of nodes."""
+    at, seen = forest.roots, len(forest.roots)
+    for _ in range(_MOST_DEPTH):
+        at = at[forest.left[at] != _LEAF]
+        if not len(at):
+            return
+        at = np.concatenate([forest.left[at], forest.right[at]])
+        seen += len(at)
+        if seen > len(forest.left):
+            raise PredictorFileError(
+                "one branch leads to a node, or it is a root; this file has nodes of several"
+            )
+    raise PredictorFileError(f"a tree is at most {_MOST_DEPTH} deep; this file has one that is deeper")

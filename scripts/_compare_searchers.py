@@ -55,6 +55,9 @@ from nas.searchers.lab import (
 from search_spaces import load_space
 
 TOP = 0.01
+SPACE = "nasbench_nlp"
+FRESH = 1000
+"""The first seed of trainings anew: far from those of searches."""
 METHODS = ("random", "evolution", "guided")
 # What a searcher that learns from cells may see where the surrogate sees probes, and how many cells an ask makes.
 FAIR: Mapping[str, Mapping[str, Any]] = {
@@ -199,7 +202,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             "--runs", type=Path, nargs="+", default=[], help="run folders: their trials are the table"
         )
         sub.add_argument("--table", choices=("ptb", "wt2"), default="ptb")
-        sub.add_argument("--space", default="nasbench_nlp", help="what the surrogate is searched over")
+        sub.add_argument("--space", default=SPACE, help="what the surrogate is searched over")
         sub.add_argument("--methods", nargs="+", default=list(METHODS))
         sub.add_argument("--seeds", type=int, default=50)
         sub.add_argument("--first-seed", type=int, default=0)
@@ -225,7 +228,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--zoo", type=int, default=3, help="so many of the best known cells take part")
     sub.add_argument("--known", nargs="*", default=["lstm", "gru"], help="known cells that take part anyway")
     sub.add_argument("--seeds", type=int, default=5, help="trainings of each cell")
-    sub.add_argument("--first-seed", type=int, default=1000)
+    sub.add_argument("--first-seed", type=int, default=FRESH)
     sub.add_argument("--data", help="where the data of the runs are now, if they moved")
     return parser.parse_args(arguments)
 
@@ -234,14 +237,17 @@ def _command(given: argparse.Namespace) -> str:
     """The command with what decides the result, and no folder of this machine."""
     if given.kind in ("runs", "final"):
         more = f" --reach {given.reach:g}" if given.reach is not None else ""
+        more += f" --against {given.against}" if given.against else ""
         if given.kind == "final":
             more += f" --zoo {given.zoo} --known {' '.join(given.known)} --seeds {given.seeds}"
+            more += f" --first-seed {given.first_seed}" if given.first_seed != FRESH else ""
         return f"scripts/compare_searchers {given.kind} RUN...{more} --out OUT"
     source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
-    first = f" --first-seed {given.first_seed}" if given.first_seed else ""
+    more = f" --first-seed {given.first_seed}" if given.first_seed else ""
+    more += f" --space {given.space}" if given.kind == "surrogate" and given.space != SPACE else ""
     return (
         f"scripts/compare_searchers {given.kind} {source} --budget {given.budget} "
-        f"--methods {' '.join(given.methods)} --seeds {given.seeds}{first} --out OUT"
+        f"--methods {' '.join(given.methods)} --seeds {given.seeds}{more} --out OUT"
     )
 
 
@@ -281,7 +287,8 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
     given.out.mkdir(parents=True, exist_ok=True)
     with (given.out / "traces.jsonl").open("a", encoding="utf-8") as file:
         for method, trace in _done(setting, tasks, given.jobs):
-            line = {"setting": setting.key(), "options": dict(method.options), **trace.to_dict()}
+            made_by = {"searcher": method.name, "options": dict(method.options)}
+            line = {"setting": setting.key(), **made_by, **trace.to_dict()}
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
             kept[trace.method, trace.seed] = trace
@@ -314,9 +321,10 @@ def _kept(path: Path, setting: Setting, methods: Sequence[Method]) -> dict[tuple
             )
         trace = Trace.from_dict(held)
         for method in methods:
-            if method.label == trace.method and dict(method.options) != held["options"]:
+            made_by = held.get("searcher", method.name), held["options"]  # lines of before do not say it
+            if method.label == trace.method and (method.name, dict(method.options)) != made_by:
                 raise NasError(
-                    f"{path} has {method.label} with options {held['options']}: give this one a new label"
+                    f"{path} has {method.label} as {made_by[0]} with options {made_by[1]}: give this one a new label"
                 )
         found[trace.method, trace.seed] = trace
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def whole_lines(path: Path) -> list[str]:
     """The lines of a file, if it is there, that grows line by line; one that was cut short is taken out of it."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return whole.splitlines()
+    data = path.read_bytes()
+    length = data.rfind(b"\n") + 1
+    if length < len(data):
+        os.truncate(path, length)  # not written anew: a kill in between would take all lines with it
+    return data[:length].decode().split("\n")[:-1]

@@ -127,6 +127,9 @@ def final(
         raise NasError(
             f"seed {taken[0]} is one of a search's; fresh seeds are needed: choose another --first-seed"
         )
+    for name in known:
+        if name not in zoo_names():
+            raise NasError(f"there is no known cell {name!r}; `recell zoo` lists them")
     out.mkdir(parents=True, exist_ok=True)
     run = runs[0].run
     trainings = Trainings(out / "trainings.jsonl", run, data)

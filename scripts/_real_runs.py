@@ -60,7 +60,7 @@ class RealRun:
         return cls(
             label or run.config.method,
             run,
-            tuple(trial.seconds for trial in paid),
+            tuple(trial.seconds or trial.wall for trial in paid),  # one that was killed did not say
             tuple(trial.ended or 0.0 for trial in paid),
             tuple(trial.score if full else None for trial, full in zip(paid, whole, strict=True)),
         )

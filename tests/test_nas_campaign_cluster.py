@@ -16,7 +16,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "host:port", "host:0", "host:70000"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", "host:", ":6379", "host:port", "host:0", "host:70000", "host:²"]
+)
 def test_what_is_no_address_is_said(address: str) -> None:
     with pytest.raises(RunError, match=f"address must be host:port or auto, got '{address}'"):
         check_address(address)

@@ -36,6 +36,7 @@ def test_survives_json() -> None:
         ("trial_memory_gb", -1, "trial_memory_gb must be a positive number, got -1 GB"),
         ("gpus_per_trial", 1.5, "gpus_per_trial above 1 must be whole"),
         ("device", "tpu", "device must be one of auto, cpu, cuda; got 'tpu'"),
+        ("data", "", "data must be a file or a folder, got an empty name"),
         ("address", " ", "address must be host:port or auto, got an empty text"),
         ("space", "", "space must be a name, got ''"),
         ("method", None, "method must be a name, got None"),

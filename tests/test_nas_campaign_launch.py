@@ -238,6 +238,17 @@ def test_a_finished_run_is_returned_as_it_is(inline: None, tmp_path: Path) -> No
     assert (tmp_path / "run" / JOURNAL).read_bytes() == before
 
 
+def test_a_run_that_ended_while_it_was_taken_over_is_left_as_it_is(
+    inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(QUICK.replace(max_trials=1, finalists=0), tmp_path / "run")
+    before = (tmp_path / "run" / JOURNAL).read_bytes()
+    stale = Run(tmp_path / "run", read(tmp_path / "run").events[:-1])
+    monkeypatch.setattr(Run, "load", lambda path: stale)
+    assert resume(tmp_path / "run").finished
+    assert (tmp_path / "run" / JOURNAL).read_bytes() == before
+
+
 def test_the_space_is_that_of_the_journal_even_if_its_file_has_changed(inline: None, tmp_path: Path) -> None:
     place = tmp_path / "my.space"
     place.write_text(space_text("gated"))

@@ -92,6 +92,18 @@ def test_status_of_a_run_whose_driver_was_killed(tmp_path: Path) -> None:
     assert status["budget_left"] == 1000.0
 
 
+def test_a_run_that_ends_between_two_looks_was_not_interrupted(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begin(folder)
+    whole = (folder / JOURNAL).read_bytes()
+    (folder / JOURNAL).write_bytes(whole[: whole.rstrip(b"\n").rindex(b"\n") + 1])
+    read_before = open_run(folder)
+    assert read_before.status()["state"] == "interrupted"
+    (folder / JOURNAL).write_bytes(whole)
+    assert read_before.status() == open_run(folder).status()
+    assert read_before.status()["state"] == "finished"
+
+
 def test_the_best_so_far_only_improves(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", SMALL.replace(max_trials=20))
     points = run.trajectory()

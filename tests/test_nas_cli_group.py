@@ -14,7 +14,7 @@ from made_runs import make_run
 from grammar import CellBuildError
 from nas.cli import app
 from nas.cli.group import DONE, FAILED, INTERRUPTED, MISUSED, guarded
-from nas.errors import TaskError
+from nas.errors import BrokenRunError, RunError, TaskError
 from nas.exporters import ExportMismatchError
 from search_spaces import SpaceError
 
@@ -34,6 +34,8 @@ def raising(error: BaseException) -> Callable[[], Any]:
         (TaskError("no data"), MISUSED, "error: no data\n"),
         (SpaceError("no space"), MISUSED, "error: no space\n"),
         (CellBuildError("no size"), MISUSED, "error: no size\n"),
+        (RunError("no run"), MISUSED, "error: no run\n"),
+        (BrokenRunError("workers die"), FAILED, "error: workers die\n"),
         (ExportMismatchError("differs"), FAILED, "error: differs\n"),
         (PermissionError(13, "Permission denied", "a/b"), FAILED, "error: a/b: Permission denied\n"),
         (KeyboardInterrupt(), INTERRUPTED, "interrupted\n"),

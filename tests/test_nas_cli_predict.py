@@ -12,6 +12,7 @@ from made_runs import make_run
 from predictor_fixtures import rows, sampled, scores, small
 
 from grammar import parse
+from nas.campaign.journal import JOURNAL, encode, read
 from predictors import fit_rows, load
 
 
@@ -52,12 +53,25 @@ def test_fit_eval_and_card_of_a_run(tmp_path: Path) -> None:
     assert "kendall tau" in recell("predictor", "eval", out, run.path).out
 
 
+def test_runs_on_other_data_are_not_mixed(tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / name, trials=3) for name in ("one", "other"))
+    lines = read(other.path).events
+    lines[0]["task"]["data_digest"] = "cd" * 32
+    written = [encode({name: e[name] for name in e if name != "crc"}) for e in lines]
+    (other.path / JOURNAL).write_bytes(b"".join(written))
+    said = refused("predictor", "fit", one.path, other.path, "-o", tmp_path / "p")
+    assert "one predictor is of one task on the same data; those of " in said
+
+
 def test_tables_of_cells_and_scores(tmp_path: Path) -> None:
     values = scores(rows(), fail=False)
-    pairs = [(cell.one_line, float(value)) for cell, value in zip(sampled()[:12], values, strict=False)]
-    lines = [json.dumps({"cell": cell, "score": value}) for cell, value in pairs]
+    pairs = [(str(cell), float(value)) for cell, value in zip(sampled()[:12], values, strict=False)]
+    about = {"note": "lines\u2028 end at line feeds alone"}
+    lines = [json.dumps({"cell": c, "score": v, **about}, ensure_ascii=False) for c, v in pairs]
     (tmp_path / "t.jsonl").write_text("\n".join([*lines, json.dumps({"cell": pairs[0][0], "score": None})]))
-    (tmp_path / "t.csv").write_text("cell,score\n" + "\n".join(f'"{cell}",{value}' for cell, value in pairs))
+    (tmp_path / "t.csv").write_text(
+        "\ufeffcell,score\n" + "\n".join(f'"{cell}",{value}' for cell, value in pairs)
+    )
     one = recell("predictor", "fit", tmp_path / "t.csv", "-o", tmp_path / "p", "--json").json
     other = recell("predictor", "fit", tmp_path / "t.jsonl", "-o", tmp_path / "q", "--json").json
     assert one["cells"] == other["cells"] == 12
@@ -101,6 +115,8 @@ def test_wrong_use(tmp_path: Path, predictor: Path) -> None:
     (tmp_path / "u.jsonl").write_text("{")
     assert "line 1 is not JSON" in refused("predictor", "eval", predictor, tmp_path / "u.jsonl")
     (tmp_path / "t.txt").write_text("x")
+    (tmp_path / "u.csv").write_text(f'cell,score\n"{"c" * 200_000}",1\n')
+    assert "u.csv is not CSV: field larger" in refused("predictor", "eval", predictor, tmp_path / "u.csv")
     assert "a table is a .csv or .jsonl file" in refused("predictor", "eval", predictor, tmp_path / "t.txt")
     (tmp_path / "t.jsonl.gz").write_bytes(b"\x1f\x8b\xff")
     assert "cannot read the table of trials" in refused(

@@ -90,6 +90,7 @@ def test_trials_of_a_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", trials=3)
     assert run_and_trial("zoo:lstm") is None
     assert run_and_trial("cell a { out x } # 3 words") is None
+    assert run_and_trial(f"{tmp_path}/run#²") is None
     found = run_and_trial(f"{tmp_path}/run#1")
     assert found is not None
     assert (found[0].path, found[1]) == (tmp_path / "run", 1)

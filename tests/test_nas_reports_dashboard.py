@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import optuna
@@ -11,6 +12,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from grammar import parse
+from nas.campaign import Run, open_run
+from nas.campaign.journal import Journal
 from nas.errors import RunError
 from nas.reports import write_study
 
@@ -83,3 +86,26 @@ def test_the_command(tmp_path: Path) -> None:
     found = recell("export-optuna", run.path, file, "--json").json
     assert found == {"file": str(file), "study": "run", "new": 0}
     assert "is not a run" in refused("export-optuna", tmp_path / "nothing", file)
+
+
+def test_what_a_run_writes_last_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", trials=4, finish=False)
+    whole = make_run(tmp_path / "whole", trials=6)
+
+    def ends(self: Run) -> None:
+        shutil.copy(whole.path / "journal.jsonl", run.path)
+
+    monkeypatch.setattr(Run, "live", ends)
+    found = recell("export-optuna", run.path, tmp_path / "studies.journal", "--follow", "--json").json
+    assert found["new"] == 6
+
+
+def test_supernets_are_no_trials_of_the_study(tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "studies.journal"
+    make_run(folder, trials=3, finish=False)
+    journal, _ = Journal.take_over(folder)
+    about = {"text": "t", "digest": "d", "canonical": "c", "operator": "supernet", "parents": []}
+    journal.append("ask", 20.0, ask=4, trial=4, supernet={"seed": 1}, **about)
+    journal.append("finish", 30.0, trial=4, found=[], wall=9.0)
+    journal.close()
+    assert write_study(open_run(folder), file) == ("run", 3)

@@ -11,6 +11,7 @@ from searcher_suite import RECIPE, Drive, ToySpace, made_up_score
 from grammar import zoo
 from nas.errors import SearchError
 from nas.searchers import Observation, Proposal, Searcher, make_searcher, settled_options
+from nas.searchers.halving import PROMOTE, Hyperband
 from search_spaces import load_space
 
 SPACE = ToySpace(shifts=60)
@@ -85,6 +86,20 @@ def test_brackets_of_hyperband_take_about_as_many_steps_each() -> None:
             spent[first] += steps_of(proposal) - start
     assert sorted(spent) == [1, 3, 9, 27]
     assert max(spent.values()) < 2.0 * min(spent.values()), spent
+
+
+def test_a_promotion_that_another_bracket_made_is_that_of_one_recipe() -> None:
+    searcher = make("hyperband")
+    assert isinstance(searcher, Hyperband)
+    cell, (low, high) = SPACE.cell((0, 1, 2)), searcher._brackets[0][:2]
+    recipes = [{"lr": 0.1}, {"lr": 0.2}]
+    for trial, recipe in enumerate(recipes):
+        low.ended[trial] = Observation(cell, cell.digest, 1.0, "ok", trial, recipe=recipe)
+    made_by = (PROMOTE, (cell.digest,))
+    known = Observation(cell, cell.digest, 0.5, "ok", 7, *made_by, True, steps=high.steps, recipe=recipes[0])
+    searcher.tell(known)
+    assert low.promoted == {0}
+    assert high.ended == {7: known}
 
 
 def log_steps(log: Drive, trial: int) -> int:

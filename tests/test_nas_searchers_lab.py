@@ -25,7 +25,7 @@ from nas.searchers.lab import (
     table_answers,
 )
 from nas.searchers.random_search import RandomSearch
-from search_spaces import NoCellError
+from search_spaces import NoCellError, load_space
 
 TOY = ToySpace()
 
@@ -169,6 +169,21 @@ def test_a_table_knows_whole_trainings_alone() -> None:
         replay("halving", searcher, table_answers(pool), 10, 0)
 
 
+def test_a_table_knows_no_supernets() -> None:
+    searcher = make_searcher("oneshot", load_space("darts_rnn"))
+    with pytest.raises(SearchError, match="oneshot trains supernets"):
+        replay("oneshot", searcher, table_answers(toy_pool()), 10, 0)
+
+
+def test_a_table_knows_the_loss_alone() -> None:
+    pool = toy_pool()
+    searcher = make_searcher("nsga2", PoolSpace(pool))
+    with pytest.raises(
+        SearchError, match="nsga2 minimises loss, flops: tables and surrogates know the loss alone"
+    ):
+        replay("nsga2", searcher, table_answers(pool), 10, 0)
+
+
 def test_failures_have_no_score() -> None:
     pool = Pool.of("p", toy_cells(), [None, 1.0] * 24)
     told: list[Observation] = []
@@ -188,7 +203,8 @@ def test_the_best_is_chosen_by_what_was_seen_and_judged_by_its_mean() -> None:
     found = Trace("m", 0, (3.0, 1.0, 2.0), (2.9, 2.5, 1.9))
     assert found.best(9.0) == [2.9, 2.5, 2.5]
     assert (found.reached(2.0), found.reached(1.0)) == (3, None)
-    assert Trace.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    exact = Trace("m", 0, (3.0,), (1.23456789,))  # rounded up, it would not reach the level of itself
+    assert Trace.from_dict(json.loads(json.dumps(exact.to_dict()))) == exact
 
 
 # ---- figures ----------------------------------------------------------------------------------

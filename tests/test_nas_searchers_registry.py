@@ -36,9 +36,9 @@ def test_a_users_own_class_by_module_and_class() -> None:
         (
             "evolutoin",
             {},
-            "unknown method 'evolutoin'; did you mean 'evolution'\\? methods are random, evolution",
+            "unknown method 'evolutoin'; did you mean 'evolution'\\? \\(methods are random, evolution",
         ),
-        ("evolution", {"poplation": 3}, "no option 'poplation'; did you mean 'population'\\? options are"),
+        ("evolution", {"poplation": 3}, "no option 'poplation'; did you mean 'population'\\? \\(options are"),
         ("evolution", {"population": 0}, "population must be a whole number of at least 2, got 0"),
         ("evolution", {"population": 4, "samples": 9}, "samples must be at most population, got 9 > 4"),
         ("evolution", {"crossover": 1.5}, "crossover must be a probability, got 1.5"),

@@ -9,6 +9,7 @@ from searcher_suite import ToySpace, drive
 from grammar import Cell, zoo
 from nas.errors import SearchError
 from nas.searchers import Observation, make_searcher
+from nas.searchers.base import UNTRIED
 from nas.searchers.reinforce import STEP, Controller, Reinforce
 from search_spaces import Choice, load_space
 
@@ -90,6 +91,9 @@ def test_failures_count_as_the_worst_score() -> None:
         cell = SPACE.cell((0, 1, trial))
         searcher.tell(Observation(cell, cell.digest, 1.0 + trial % 3, "ok", trial))
     middle = log_p(searcher, fails)
+    for status in UNTRIED:  # the machine failed, or nothing was trained
+        searcher.tell(Observation(fails, fails.digest, None, status, 12))
+    assert log_p(searcher, fails) == middle
     searcher.tell(Observation(fails, fails.digest, None, "diverged", 12))
     assert log_p(searcher, fails) < middle
     assert before != middle

@@ -121,6 +121,17 @@ def test_ends_when_the_space_is_exhausted(tmp_path: Path) -> None:
     assert searcher.suggest("last") == TuneSearcher.FINISHED
 
 
+def test_supernets_are_refused() -> None:
+    searcher = TuneSearcher("darts_rnn", "oneshot", metric="score", mode="min")
+    with pytest.raises(SearchError, match="oneshot trains supernets; Tune is given cells alone"):
+        searcher.suggest("a")
+
+
+def test_objectives_that_nobody_reports_are_refused() -> None:
+    with pytest.raises(SearchError, match="nsga2 minimises more than the loss; Tune reports that alone"):
+        TuneSearcher("gated", "nsga2", metric="score", mode="min")
+
+
 def test_cells_trained_elsewhere_count() -> None:
     searcher = TuneSearcher("gated", "evolution", {"samples": 2, "crossover": 0.0}, metric="s", mode="min")
     for name in ("lstm", "gru", "gru"):

@@ -113,5 +113,11 @@ def test_what_cannot_be_served_is_refused() -> None:
     model = fit_rows(rows()[:10], scores(rows(), False)[:10], extras=rows()[:10, :2], check=False)
     with pytest.raises(ServingError, match="also wants 2 further values of each cell"):
         Answerer(model, Limits())
-    with pytest.raises(ServingError, match="the limit 'cells' of a server is positive; received 0"):
+    with pytest.raises(
+        ServingError, match="the limit 'cells' of a server is positive and finite; received 0"
+    ):
         Limits(cells=0)
+    with pytest.raises(
+        ServingError, match="the limit 'seconds' of a server is positive and finite; received inf"
+    ):
+        Limits(seconds=float("inf"))

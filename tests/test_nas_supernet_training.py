@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_search_spaces_relaxing import MINE
 
-from grammar import parse
-from nas.errors import SearchError
+from grammar import parse, parse_sketch
+from nas.backends import fallback
+from nas.errors import SearchError, TrainingError
 from nas.supernet import SupernetOptions, train_supernet, train_trial
 from nas.supernet.selection import shown
 from nas.tasks import load_task
@@ -93,6 +94,19 @@ def test_a_supernet_that_cannot_be_built_is_invalid() -> None:
     assert result.found == ()
 
 
+def test_data_and_fallbacks_are_looked_at_as_in_any_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        TrainingError, match="the data of task modular_arithmetic are not those the trial was made"
+    ):
+        train_supernet(spec(data_digest="0" * 64), SupernetOptions(**QUICK))
+    monkeypatch.setattr(
+        fallback, "_REASONS", {Relaxed(parse_sketch(MINE), lift=False).cell: "no compiler today"}
+    )
+    assert (
+        train_supernet(spec(), SupernetOptions(**{**QUICK, "steps": 1})).trial.fallback == "no compiler today"
+    )
+
+
 def test_cells_that_are_not_accepted_are_not_handed_over() -> None:
     result = train_supernet(spec(), SupernetOptions(**QUICK), accept=lambda cell: False)
     assert result.trial.status == "invalid"
@@ -150,3 +164,32 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_unknown_options_are_named() -> None:
     with pytest.raises(SearchError, match="oneshot: no option 'epochs'; options are method, select, steps"):
         SupernetOptions.from_dict({"epochs": 3})
+
+
+EXPLODING = """
+cell c {{
+  state h: vec
+  h' = choice{{ tanh(lin(x, h)) [{tame}] | lin(1e4 * h) + 1e4 * x [{wild}] }}
+  out h'
+}}
+"""
+
+
+@pytest.mark.parametrize("method", ["uniform", "gdas"])
+def test_paths_that_explode_are_passed_over(method: str) -> None:
+    text = EXPLODING.format(tame=1, wild=3)
+    result = train_supernet(spec(cell=text), SupernetOptions(**{**QUICK, "steps": 60}, method=method))
+    assert result.trial.status == "ok"
+    assert np.isfinite(result.probabilities).all()
+    losses = [loss for _, loss in result.trial.curve]
+    assert 0 < len(losses) < 60  # each step has a loss in the curve, but for those that were passed over
+    assert max(losses) < 2 * load_task("modular_arithmetic", None, "smoke").trivial_loss
+    assert result.found
+
+
+def test_a_supernet_of_nothing_but_exploding_paths_diverges() -> None:
+    text = EXPLODING.format(tame=1e-9, wild=1)
+    result = train_supernet(spec(cell=text), SupernetOptions(**{**QUICK, "steps": 60}, method="uniform"))
+    assert result.trial.status == "diverged"
+    assert result.trial.message == "none of the 60 paths before step 60 could be trained"
+    assert result.found == ()

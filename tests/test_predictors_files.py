@@ -13,6 +13,7 @@ from safetensors.numpy import save as write_arrays
 import predictors
 from predictors import Predictor, PredictorFileError, encode, fit_rows
 from predictors.encoding import encoding_key
+from predictors.forests import from_arrays
 from search_spaces import load_space
 
 HEADER = {"recell_predictor": "3", "encoding": encoding_key(), "cards": "[{}]"}
@@ -90,6 +91,7 @@ def rewritten(path: Path, header: dict[str, str], **changed: object) -> None:
         ({**HEADER, "encoding": "0" * 16}, "another encoding of cells than this version has: fit it again"),
         ({**HEADER, "cards": "[]"}, "a list of 1 to 4 JSON objects"),
         ({**HEADER, "cards": "[" * 100_000}, "not JSON"),
+        ({**HEADER, "cards": '[{"tau": NaN}]'}, "not JSON: NaN is no number there"),
         ({**HEADER, "cards": json.dumps([{}, {}])}, "`numbers` is a flat array"),
     ],
 )
@@ -125,6 +127,25 @@ def test_trees_that_turn_in_circles_are_refused(path: Path) -> None:
     rewritten(path, HEADER, trees__left=np.where(left > 0, 0, left).astype(np.int32))
     with pytest.raises(PredictorFileError, match="a branch of a tree leads to a node further on"):
         predictors.load(path)
+
+
+def test_trees_that_no_walk_ends_in_soon_are_refused() -> None:
+    inner = np.arange(0, 40_000, 2)
+    left, right = (np.full(40_001, -1, np.int32) for _ in range(2))
+    left[inner], right[inner] = inner + 2, inner + 1
+    node = {"feature": np.zeros(40_001, np.int32), "threshold": np.zeros(40_001, np.float32)}
+    arrays = {
+        **node,
+        "value": node["threshold"],
+        "roots": np.zeros(1, np.int32),
+        "left": left,
+        "right": right,
+    }
+    with pytest.raises(PredictorFileError, match="a tree is at most 10000 deep"):
+        from_arrays(arrays, 1)
+    right[inner] = inner + 2
+    with pytest.raises(PredictorFileError, match="one branch leads to a node"):
+        from_arrays(arrays, 1)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

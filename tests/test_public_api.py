@@ -82,8 +82,8 @@ PUBLIC: dict[str, str] = {
         Batch Recipe Split Task TaskRow absolute_name check_fields load_task task_names task_table
     """,
     "nas.training": """
-        Recipe TrialResult TrialSpec evaluate learning_rate load_trained match_width measure_latency static_metrics
-        train trained_vocabulary zero_cost_columns zero_cost_key zero_cost_names
+        Recipe TrialResult TrialSpec device_of evaluate learning_rate load_trained match_width measure_latency
+        static_metrics task_of train trained_vocabulary zero_cost_columns zero_cost_key zero_cost_names
     """,
     "predictors": """
         Benchmark MODELS Neighbour Prediction Predictor PredictorError PredictorFileError TABLE auc cell_statistics

@@ -13,6 +13,7 @@ from source_tree import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import _compare_searchers
+from _output import whole_lines
 
 
 def test_the_trials_of_runs_are_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +64,41 @@ def test_a_line_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
     (out / "traces.jsonl").write_text(whole[:-30])
     _compare_searchers.main([*common, "--seeds", "2"])
     assert (out / "traces.jsonl").read_text() == whole
+
+
+def test_a_cut_line_is_taken_out_without_writing_the_others_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes('["a\u2028b"]\n[1]\n["\u2028'.encode()[:-1])
+    monkeypatch.setattr(Path, "write_text", None)  # a kill within it would leave nothing
+    assert whole_lines(file) == ['["a\u2028b"]', "[1]"]
+    assert file.read_bytes() == '["a\u2028b"]\n[1]\n'.encode()
+
+
+def test_a_label_stands_for_one_searcher(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    common = ["pool", "--runs", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--budget", "5"]
+    _compare_searchers.main([*common, "--seeds", "1", "--methods", "mine=random"])
+    with pytest.raises(
+        SystemExit, match=r"error: .* has mine as random with options {}: give this one a new"
+    ):
+        _compare_searchers.main([*common, "--seeds", "2", "--methods", "mine=evolution"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["final", "runs/a", "--first-seed", "50"], " --seeds 5 --first-seed 50 "),
+        (["runs", "runs/a", "--against", "evolution"], "RUN... --against evolution "),
+        (["surrogate", "--runs", "runs/a", "--space", "gated"], " --space gated "),
+    ],
+)
+def test_the_command_says_what_decides_the_result(arguments: list[str], part: str) -> None:
+    given = _compare_searchers._arguments([*arguments, "--out", "out"])
+    assert part in _compare_searchers._command(given)
+    plain = _compare_searchers._arguments([*arguments[:-2], "--out", "out"])
+    assert part not in _compare_searchers._command(plain)
 
 
 def test_runs_of_one_method_have_different_seeds(tmp_path: Path) -> None:

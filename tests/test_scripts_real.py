@@ -19,6 +19,7 @@ import _compare_searchers
 import _real_final
 from _real_runs import RealRun, compare_runs, differences, read_runs, welch
 
+from nas.campaign.journal import Journal
 from nas.errors import NasError
 from nas.training import TrialResult, TrialSpec
 
@@ -53,6 +54,15 @@ def test_the_best_is_that_of_trials_that_had_ended_by_then(tmp_path: Path) -> No
         assert one.best(axis, costs[0] * 0.99, 9.0) == 9.0
         for count, cost in enumerate(costs, start=1):
             assert one.best(axis, cost, 9.0) == min(s for s in one.scores[:count] if s is not None)
+
+
+def test_a_trial_that_was_killed_has_cost_its_wall_time(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", trials=4, finish=False)
+    journal, _ = Journal.take_over(tmp_path / "run")
+    failed = {"class": "timeout", "message": "", "attempt": 1, "retry": False, "wall": 30.0}
+    journal.append("fail", 60.0, trial=4, **failed)
+    journal.close()
+    assert RealRun.read(str(tmp_path / "run")).seconds[-1] == 30.0
 
 
 def test_runs_that_have_not_come_far_are_named_and_left_out(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def check_address(address: str) -> dict[str, float]:
 
 def _probe(address: str) -> None:
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise RunError(f"address must be host:port or auto, got {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

@@ -69,6 +69,8 @@ class SearchConfig:
             raise RunError(f"device must be one of {', '.join(DEVICES)}; got {self.device!r}")
         if self.lint not in LINT_MODES:
             raise RunError(f"lint must be one of {', '.join(LINT_MODES)}; got {self.lint!r}")
+        if self.data is not None and not str(self.data).strip():
+            raise RunError("data must be a file or a folder, got an empty name")
         if self.address is not None and not self.address.strip():
             raise RunError("address must be host:port or auto, got an empty text")
 

@@ -31,7 +31,7 @@ from nas.campaign.proposals import Costs, enter
 from nas.campaign.record import Run
 from nas.campaign.stores import WEIGHTS, Snapshots, store
 from nas.campaign.timing import MARGIN, least_need, training_fits, trial_fits
-from nas.errors import RunError
+from nas.errors import BrokenRunError, RunError
 from nas.searchers import MEASURED, Observation, Proposal, Searcher
 from nas.training import Recipe, TrialResult, TrialSpec
 
@@ -363,7 +363,7 @@ class Campaign:
         else:
             self._log(f"{prefix}fail", **fields | self._failure(ending, trial, wall))
             if self._deaths >= DEATHS:
-                raise RunError(
+                raise BrokenRunError(
                     f"{self._deaths} workers died in a row, the last with: {ending.message}; once that is mended, "
                     f"carry on with `recell resume {self.journal.folder}`"
                 )

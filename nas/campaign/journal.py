@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from nas.errors import RunError
+from nas.errors import BrokenRunError, RunError
 
 SCHEMA = 3
 OLDEST = 1
@@ -272,7 +272,7 @@ class Journal:
             os.fsync(self._fd)
         except OSError as error:
             os.ftruncate(self._fd, self._length)  # half a line must not stay in front of the next one
-            raise RunError(f"cannot write to {self.folder / JOURNAL}: {error.strerror}") from error
+            raise BrokenRunError(f"cannot write to {self.folder / JOURNAL}: {error.strerror}") from error
         self._length += len(line)
 
     def close(self) -> None:

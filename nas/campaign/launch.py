@@ -96,6 +96,8 @@ def resume(
     journal, events = Journal.take_over(folder)
     try:
         run = Run(folder, events)
+        if run.finished:  # by a driver that was at work when it was read the first time
+            return run
         last = run.sittings[-1].get("task") if run.sittings else None
         named = absolute_name(task) if task is not None else last or run.config.task
         config = run.config.replace(**changes, task=named)

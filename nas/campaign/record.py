@@ -224,6 +224,10 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The state of the run as JSON can hold it. Reads the lock to tell a live run from a stopped one."""
         live = self.live()
+        if live is None and self.stopped is None:
+            now = Run.load(self.path)  # its driver may have ended since it was read, and no kill ended it
+            if now.stopped is not None:
+                return now.status()
         running = [trial for trial in self.trials if trial.status == "running"]
         since = max(0.0, time.time() - float(self.last.get("t", 0.0))) if live and self.started else 0.0
         best = self.best

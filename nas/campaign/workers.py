@@ -23,7 +23,7 @@ from typing import Any, Self
 from grammar import GrammarError
 from nas._modules import own_modules
 from nas.campaign.pool import Ending, Job, Progress
-from nas.errors import BuildError, RunError, SnapshotError, TaskError, TrainingError
+from nas.errors import BrokenRunError, BuildError, RunError, SnapshotError, TaskError, TrainingError
 from nas.training import TrialResult, TrialSpec
 
 TRAIN = "nas.training:train"
@@ -200,7 +200,7 @@ class RayPool:
                         **quiet,
                     )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as problem:
-            raise RunError(f"Ray could not be started: {str(problem).splitlines()[0]}") from problem
+            raise BrokenRunError(f"Ray could not be started: {str(problem).splitlines()[0]}") from problem
         self._started_ray = True
 
     def _disconnect(self) -> None:
@@ -287,13 +287,13 @@ class RayPool:
             answer = ray.get(slot.answer)
         except ray.exceptions.RayTaskError as error:
             if job is None:
-                raise RunError(f"a worker could not be made ready: {_last_line(error)}") from error
+                raise BrokenRunError(f"a worker could not be made ready: {_last_line(error)}") from error
             failure = "infrastructure", _last_line(error)
         except ray.exceptions.RayError as error:
             if job is None:
                 self._failed_starts += 1
                 if self._failed_starts >= STARTS:
-                    raise RunError(f"workers die as they start: {_last_line(error)}") from error
+                    raise BrokenRunError(f"workers die as they start: {_last_line(error)}") from error
             failure = _cause(error)
         else:
             self._failed_starts = 0
@@ -327,7 +327,9 @@ class RayPool:
             waited = time.monotonic() - max(slot.since for slot in self._slots)
             if waited > START_SECONDS:
                 need = f"one CPU core{f' and {self._gpus:g} GPU' if self._gpus else ''}"
-                raise RunError(f"no worker started within {START_SECONDS:g} s; each needs {need} to be free")
+                raise BrokenRunError(
+                    f"no worker started within {START_SECONDS:g} s; each needs {need} to be free"
+                )
 
     def progress(self) -> dict[str, Progress]:
         """The last that is known of the running jobs, by key."""

@@ -65,12 +65,12 @@ def guarded(run: Callable[[], Any]) -> int:
 
 def _explained(error: Exception) -> int:
     from grammar import GrammarError
-    from nas.errors import NasError
+    from nas.errors import BrokenRunError, NasError
     from nas.exporters import ExportMismatchError
     from predictors import PredictorError
     from search_spaces import SpaceError
 
-    if isinstance(error, ExportMismatchError):
+    if isinstance(error, ExportMismatchError | BrokenRunError):
         _say(f"error: {error}")
         return FAILED
     if isinstance(error, GrammarError | PredictorError | SpaceError | NasError):

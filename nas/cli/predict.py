@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json as json_module
 from collections.abc import Iterator
 from math import isfinite, isnan
@@ -314,6 +315,7 @@ def _records(
     cells: list[Cell] = []
     scores: list[float] = []
     tasks: set[tuple[str, str, str]] = set()
+    data: dict[str, Path] = {}
     for source in sources:
         if source.name.endswith(".jsonl.gz"):
             pairs, task = _of_trials(source, asked)
@@ -321,13 +323,19 @@ def _records(
         elif source.is_file():
             pairs = list(_of_table(source))
         else:
-            pairs, task = _of_run(source)
+            pairs, task, digest = _of_run(source)
             tasks.add(task)
+            data.setdefault(digest, source)
         cells += [cell for cell, _ in pairs]
         scores += [score for _, score in pairs]
     if len(tasks) > 1:
         names = sorted(" ".join(part for part in task if part) for task in tasks)
         raise UsageError(f"one predictor is of one task at one size; these are runs of {', '.join(names)}")
+    if len(data) > 1:
+        first, second, *_ = data.values()
+        raise UsageError(
+            f"one predictor is of one task on the same data; those of {first} and {second} differ"
+        )
     return cells, scores, tasks
 
 
@@ -352,7 +360,8 @@ def _of_trials(path: Path, asked: str | None) -> tuple[list[tuple[Cell, float]],
     return pairs, (task, sizes[0], unit)
 
 
-def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], tuple[str, str, str]]:
+def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], tuple[str, str, str], str]:
+    """The trials of a run that say how good a cell is; task, size and unit; the digest of the data."""
     from grammar import parse
     from nas.campaign import open_run
 
@@ -365,7 +374,8 @@ def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], tuple[str, str, str
             pairs.append((parse(trial.text), trial.score))
         elif trial.status == "diverged":
             pairs.append((parse(trial.text), float("inf")))
-    return pairs, (run.config.task, run.config.size, str(run.task.get("metric", "")))
+    task = run.task["name"], run.config.size, str(run.task.get("metric", ""))
+    return pairs, task, run.task["data_digest"]
 
 
 def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
@@ -374,7 +384,7 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
     if path.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"a table is a .csv or .jsonl file, a run is a folder; received {path}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"the table {path} is not UTF-8 text") from None
     for number, row in enumerate(_rows(path, text), start=1):
@@ -392,9 +402,12 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
 
 def _rows(path: Path, text: str) -> Iterator[Any]:
     if path.suffix == ".csv":
-        yield from csv.DictReader(text.splitlines())
+        try:
+            yield from csv.DictReader(io.StringIO(text))  # a cell in quotes may go over several lines
+        except csv.Error as error:
+            raise UsageError(f"{path} is not CSV: {error}") from None
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text), start=1):
         try:
             yield json_module.loads(line)
         except ValueError as error:

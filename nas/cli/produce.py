@@ -64,9 +64,10 @@ def export_optuna(
     from nas.campaign import open_run
     from nas.reports import write_study
 
+    opened = open_run(run)
     while True:
+        live = opened.live() is not None  # looked up before it is read: or what came last would be missed
         opened = open_run(run)
-        live = opened.live() is not None
         name, new = write_study(opened, file)
         if json:
             show_json({"file": str(file), "study": name, "new": new})

@@ -98,7 +98,7 @@ def run_and_trial(text: str) -> tuple[Run, int] | None:
     from nas.campaign import open_run
 
     folder, mark, number = text.rpartition("#")
-    if not mark or not number.isdigit() or not folder:
+    if not mark or not number.isdecimal() or not folder:
         return None
     return open_run(folder), int(number)
 

@@ -31,8 +31,8 @@ def write_study(run: Run, file: str | Path) -> tuple[str, int]:
     """Add what of a run has ended to the study of its folder's name in `file`; the name, and how many trials are new.
 
     The file is made if need be, and may hold other studies. Written again, it gets the trials that ended since. A
-    trial that failed is one of state FAIL; duplicates are none. Raises RunError if the study is of another run, or
-    the file is no journal of Optuna.
+    trial that failed is one of state FAIL; duplicates and supernets are none. Raises RunError if the study is of
+    another run, or the file is no journal of Optuna.
     """
     name = run.path.resolve().name
     _check(Path(file))
@@ -75,7 +75,7 @@ def _add(run: Run, study: optuna.Study) -> int:
         for key, value in {**facts, "task": run.config.task, RUN_KEY: run.first["hash"]}.items():
             study.set_user_attr(key, value)
     there = {t.user_attrs["trial"] for t in study.get_trials(deepcopy=False)}
-    new = [t for t in run.trials if t.ended is not None and t.id not in there]
+    new = [t for t in run.trials if t.ended is not None and t.supernet is None and t.id not in there]
     for trial in sorted(new, key=lambda t: (t.ended, t.id)):
         study.add_trial(_frozen(run, trial))
     return len(new)

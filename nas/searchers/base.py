@@ -17,6 +17,9 @@ import numpy as np
 from grammar import Cell
 from search_spaces import Variation
 
+UNTRIED = ("infrastructure", "refused", "timeout", "oom")
+"""Statuses of observations that say nothing about the loss of a cell."""
+
 
 class SpaceLike(Protocol):
     """What searchers need of a search space; `search_spaces.Space` has it."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from grammar import zoo as _zoo
 from nas.errors import SearchError
-from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
+from nas.searchers.base import UNTRIED, Observation, Proposal, Searcher, SpaceLike
 from nas.searchers.encodings import GROUPS, encodings, untrained_score
 from nas.searchers.options import check_choice, check_number, check_share, check_switch, check_whole
 from nas.searchers.random_search import sample_new
@@ -30,7 +30,6 @@ ACQUISITIONS = ("ucb", "ei", "thompson")
 FADING = 20  # trials after which the untrained score has half of its weight
 RECIPES = 8  # that candidates are given
 LEAST = 8  # cells that a predictor can be fitted to
-UNTRIED = ("infrastructure", "refused", "timeout", "oom")  # endings that say nothing about the loss of a cell
 
 
 class Guided(Searcher):

@@ -173,7 +173,8 @@ class Halving(Searcher):
             return
         for bracket in self._brackets:
             for low, high in pairwise(bracket):
-                alike = {n for n, other in low.ended.items() if other.digest == seen.digest}
+                same = (seen.digest, seen.recipe)
+                alike = {n for n, other in low.ended.items() if (other.digest, other.recipe) == same}
                 if high.steps == seen.steps and alike:
                     low.promoted |= alike
                     if seen.score is not None and seen.trial is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from grammar import suggest
 from nas.errors import NasError, SearchError
 from nas.searchers.base import Searcher, SpaceLike
 
@@ -47,9 +47,8 @@ def make_searcher(name: str, space: SpaceLike, options: Mapping[str, Any] | None
     names = [p.name for p in known if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     for option in given:
         if option not in names and not open_ended:
-            hint = _suggest(option, names)
             raise SearchError(
-                f"searcher {name} has no option {option!r}; {hint}options are {', '.join(names)}"
+                f"searcher {name} has no option {option!r}{suggest(option, names)} (options are {', '.join(names)})"
             )
     try:
         return cls(space, **given)
@@ -68,9 +67,11 @@ def _find(name: str) -> type[Searcher]:
     where = SEARCHERS.get(name, name)
     module_name, colon, class_name = where.partition(":")
     if not colon:
-        hint = _suggest(name, searcher_names())
         names = ", ".join(searcher_names())
-        raise SearchError(f"unknown method {name!r}; {hint}methods are {names}, or your own as module:Class")
+        raise SearchError(
+            f"unknown method {name!r}{suggest(name, searcher_names())} (methods are {names}, and your own as "
+            "module:Class)"
+        )
     sys.path.insert(0, "")  # a user's module may lie in the current directory
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
@@ -83,8 +84,3 @@ def _find(name: str) -> type[Searcher]:
     if inspect.isabstract(found):
         raise SearchError(f"{where} does not define {', '.join(sorted(found.__abstractmethods__))}")
     return found
-
-
-def _suggest(name: str, names: list[str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}? " if close else ""

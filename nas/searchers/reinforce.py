@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from grammar import Cell
 from nas.errors import SearchError
-from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
+from nas.searchers.base import UNTRIED, Observation, Proposal, Searcher, SpaceLike
 from nas.searchers.options import check_number, check_share, check_whole
 from nas.searchers.random_search import sample_new
 from search_spaces import Choice, Chooser
@@ -137,9 +137,10 @@ class Reinforce(Searcher):
     """Cells drawn from the controller; each score that is told moves it towards or away from that cell.
 
     The reward is how far a score is below the moving average of scores (`decay`), in units of their moving spread; a
-    trial without a score counts as the worst one so far. Steps are Adam's, of size `rate`, with a bonus of `entropy`
-    times the mean entropy of the choices. Draws that give no cell of the space or one that was tried are made again,
-    `tries` times; then the space is sampled. Until `samples` cells have a score the controller is not moved.
+    trial without a score counts as the worst one so far, unless its failure says nothing about the cell (`UNTRIED`).
+    Steps are Adam's, of size `rate`, with a bonus of `entropy` times the mean entropy of the choices. Draws that give
+    no cell of the space or one that was tried are made again, `tries` times; then the space is sampled. Until `samples`
+    cells have a score the controller is not moved.
 
     Adam moves every weight of a choice by `rate` at once, which with tens of units is many times that in its logit: a
     few good scores would make the policy certain of cells that were tried, and a certain policy has no gradient that
@@ -199,7 +200,7 @@ class Reinforce(Searcher):
     def tell(self, observation: Observation) -> None:
         """Move the controller by the policy gradient of this cell."""
         self._told.add(observation.digest)
-        if observation.duplicate or observation.status == "refused":
+        if observation.duplicate or observation.status in UNTRIED:
             return
         score = observation.score
         if score is None:

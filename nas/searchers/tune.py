@@ -75,6 +75,8 @@ class TuneSearcher(RaySearcher):
         setting = self._setting
         space = _space(*setting["space"])
         self._searcher: Searcher = make_searcher(setting["method"], space, setting["options"])
+        if self._searcher.objectives != ("loss",):
+            raise SearchError(f"{setting['method']} minimises more than the loss; Tune reports that alone")
         if setting["recipe"]:
             self._searcher.begin(setting["recipe"])
         self._log: list[dict[str, Any]] = []
@@ -100,8 +102,9 @@ class TuneSearcher(RaySearcher):
             if proposal is None:
                 break
             if proposal.steps is not None or proposal.continues is not None:
-                method = self._setting["method"]
-                raise SearchError(f"{method} trains in rungs; under Tune leave that to a scheduler of Tune's")
+                raise SearchError(f"{self._setting['method']} trains in rungs; Tune's schedulers do that")
+            if proposal.supernet is not None:
+                raise SearchError(f"{self._setting['method']} trains supernets; Tune is given cells alone")
             known = self._trials.get(_key(proposal))
             if known is None:
                 self._note({"entered": trial_id, **_written(proposal)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from nas.errors import ServingError
@@ -13,7 +14,7 @@ class Limits:
 
     `waiting` cells are held at most until an encoder is free; `kept` answers are remembered. The head of a request has
     to arrive within `head_seconds`, its body within `body_seconds`, and an answer is made within `answer_seconds`.
-    Raises ServingError for what is not positive.
+    Raises ServingError for what is not positive and finite.
     """
 
     body: int = 1 << 20
@@ -28,5 +29,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not value > 0:
-                raise ServingError(f"the limit {name!r} of a server is positive; received {value!r}")
+            if not 0 < value < math.inf:
+                raise ServingError(
+                    f"the limit {name!r} of a server is positive and finite; received {value!r}"
+                )

@@ -22,7 +22,7 @@ class SupernetOptions:
     - `method`: "darts" and "darts2" train the mixture of all options and the weights of the options by gradient, first
       and second order (Liu et al. 2019, https://arxiv.org/abs/1806.09055); "gdas" trains one sampled path a step, with
       gradients through a Gumbel softmax (Dong & Yang 2019, https://arxiv.org/abs/1910.04465); "uniform" trains paths
-      drawn uniformly and no weights of options (random search with weight sharing, Li & Talwalkar 2019,
+      drawn by the weights of the sketch and learns none (random search with weight sharing, Li & Talwalkar 2019,
       https://arxiv.org/abs/1902.07638; single-path one-shot, Guo et al. 2020).
     - `select`: "argmax" takes the likeliest option of each hole; "perturbation" that whose removal hurts the supernet
       most, hole by hole (DARTS-PT, Wang et al. 2021, https://arxiv.org/abs/2108.04392); "sampled" the best of the

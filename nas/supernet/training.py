@@ -14,17 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from grammar import Cell, GrammarError, parse
+from nas.backends import fallbacks
 from nas.errors import BuildError, TrialAborted
 from nas.supernet.model import Supernet
 from nas.supernet.options import SupernetOptions
 from nas.supernet.plan import Plan
 from nas.supernet.selection import Scored, candidates, perturbed, shown
 from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
-from nas.tasks import Task, load_task
-from nas.training import TrialResult, TrialSpec, learning_rate
+from nas.tasks import Task
+from nas.training import TrialResult, TrialSpec, device_of, learning_rate, task_of
 from search_spaces import SpaceError, read_space
 
 CURVE_POINTS = 40
+WORST = 2.0
+"""Times the loss of the trivial answer: a path with more has states without bounds, and would spoil shared weights."""
+PATIENCE = 100
+"""Paths in a row that cannot be trained, after which the supernet is given up."""
 _STREAMS = 7
 """Of the seed of what the architecture sees: other training batches than the weights."""
 
@@ -94,11 +99,10 @@ def train_supernet(
     from `spec.seed`, and the global random state is left as it was found.
 
     A sketch that has no mixture, or one too large, gives a result with status "invalid". Raises SearchError where
-    `cost_limit` leaves no cell.
+    `cost_limit` leaves no cell, TaskError and TrainingError as `nas.training.train` does.
     """
     started = time.perf_counter()
-    task = load_task(spec.task, spec.data, spec.size).with_recipe(spec.recipe)
-    device = torch.device(spec.device)
+    task, device = task_of(spec), device_of(spec)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
         try:
@@ -119,6 +123,7 @@ def train_supernet(
         steps=run.steps,
         seconds=time.perf_counter() - started,
         message=message,
+        fallback=fallbacks().get(run.net.relaxed.cell, ""),
     )
     final = tuple(tuple(round(p, 6) for p in hole.tolist()) for hole in run.architecture.probabilities())
     return SupernetResult(trial, found, final, run.spent if run.cost is not None else None)
@@ -169,7 +174,7 @@ class _Search:
     def train(self, on_progress: Progress | None, should_stop: Callable[[], bool] | None) -> tuple[str, str]:
         """Take all steps. Returns status and message."""
         every = max(1, self.steps // CURVE_POINTS)
-        total = 0.0
+        total, learned, last = 0.0, 0, 0
         self.net.train()
         for step in range(1, self.steps + 1):
             if should_stop is not None and should_stop():
@@ -178,11 +183,15 @@ class _Search:
                 self._learn_architecture(step)
             if self.cost is not None:
                 self.spent = max(self.spent, self.cost.expectation(self.architecture.probabilities()))
-            total += self._learn_weights(step)
-            if step % every and step < self.steps:
+            loss = self._learn_weights(step)
+            if loss is not None:
+                total, learned, last = total + loss, learned + 1, step
+            elif step - last == PATIENCE or (step == self.steps and not last):
+                return "diverged", f"none of the {step - last} paths before step {step} could be trained"
+            if not learned or (step % every and step < self.steps):
                 continue
-            mean = total / (step - (self.curve[-1][0] if self.curve else 0))
-            total = 0.0
+            mean = total / learned
+            total, learned = 0.0, 0
             self.curve.append((step, mean))
             if on_progress is not None:
                 on_progress(step, mean)
@@ -194,15 +203,21 @@ class _Search:
         first, last = self.options.temperature, self.options.last_temperature
         return float(first * (last / first) ** (step / self.steps))
 
-    def _learn_weights(self, step: int) -> float:
+    def _learn_weights(self, step: int) -> float | None:
+        """The loss, or None where the path drawn is one that cannot be trained, and nothing was learned from it."""
         for group in self.weights.param_groups:
             group["lr"] = learning_rate(step, self.schedule)
         loss = self._weights_loss(step)
+        value = float(loss.detach())
         self.weights.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.net.stack.parameters(), self.schedule.clip)
-        self.weights.step()
-        return float(loss.detach())
+        if self.options.mixed or value <= WORST * self.task.trivial_loss:
+            torch.autograd.backward(loss)
+            norm = nn.utils.clip_grad_norm_(self.net.stack.parameters(), self.schedule.clip)
+            if self.options.mixed or torch.isfinite(norm):
+                self.weights.step()
+                return value
+        self.first.state = None  # the next path would go on from where this one exploded
+        return None
 
     def _weights_loss(self, step: int) -> Tensor:
         batch = self.first.next()
@@ -213,6 +228,7 @@ class _Search:
         else:
             uniform = self.options.method == "uniform"
             if uniform:
+                self.first.state = None  # that of another cell
                 picks = self.architecture.sample(
                     self.rng, uniform=self.cost is None or self.options.cost_limit is None
                 )
@@ -251,6 +267,9 @@ class _Search:
             share = self.cost.expected(self.architecture.probabilities(temperature)) / max(self.typical, 1.0)
             price = first_order(self.options.cost_weight * share, self.logits)
             grads = [g + p for g, p in zip(grads, price, strict=True)]
+        if self.options.method == "gdas" and not all(torch.isfinite(g).all() for g in grads):
+            self.other.state = None
+            return
         for z, g in zip(self.logits, grads, strict=True):
             z.grad = g
         self.adam.step()

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from nas.tasks import Recipe as Recipe
     from nas.training.checkpoint import load_trained as load_trained
     from nas.training.checkpoint import trained_vocabulary as trained_vocabulary
+    from nas.training.loop import device_of as device_of
     from nas.training.loop import evaluate as evaluate
     from nas.training.loop import learning_rate as learning_rate
+    from nas.training.loop import task_of as task_of
     from nas.training.loop import train as train
     from nas.training.metrics import measure_latency as measure_latency
     from nas.training.metrics import static_metrics as static_metrics
@@ -28,12 +30,14 @@ __getattr__, __dir__, __all__ = attach(
         "Recipe": "nas.tasks",
         "TrialResult": "nas.training.spec",
         "TrialSpec": "nas.training.spec",
+        "device_of": "nas.training.loop",
         "evaluate": "nas.training.loop",
         "learning_rate": "nas.training.loop",
         "load_trained": "nas.training.checkpoint",
         "match_width": "nas.training.width",
         "measure_latency": "nas.training.metrics",
         "static_metrics": "nas.training.metrics",
+        "task_of": "nas.training.loop",
         "train": "nas.training.loop",
         "trained_vocabulary": "nas.training.checkpoint",
         "zero_cost_columns": "nas.training.zero_cost",

@@ -58,7 +58,7 @@ def train(
     if the snapshot is damaged or not one of this trial.
     """
     started = time.perf_counter()
-    task, device = _task(spec), _device(spec)
+    task, device = task_of(spec), device_of(spec)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
         try:
@@ -238,7 +238,8 @@ def _precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-def _task(spec: TrialSpec) -> Task:
+def task_of(spec: TrialSpec) -> Task:
+    """The task of a trial, with its recipe. Raises TaskError; TrainingError if the data are not those of the spec."""
     task = load_task(spec.task, spec.data, spec.size)
     if spec.data_digest not in ("", task.data_digest):
         raise TrainingError(
@@ -248,7 +249,8 @@ def _task(spec: TrialSpec) -> Task:
     return task.with_recipe(spec.recipe)
 
 
-def _device(spec: TrialSpec) -> torch.device:
+def device_of(spec: TrialSpec) -> torch.device:
+    """The device of a trial. Raises TrainingError if there is none."""
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise TrainingError('device "cuda" was asked for, but torch finds no CUDA device')
     return torch.device(spec.device)

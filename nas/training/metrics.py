@@ -10,8 +10,9 @@ from torch import Tensor
 
 from grammar import Cell, GrammarError, analyse, parse
 from nas.errors import BuildError
-from nas.tasks import Recipe, Task, load_task
+from nas.tasks import Recipe, Task
 from nas.training.checkpoint import build_model
+from nas.training.loop import device_of, task_of
 from nas.training.spec import TrialSpec
 from nas.training.width import count_parameters, match_width
 
@@ -66,13 +67,13 @@ def measure_latency(spec: TrialSpec) -> float:
     One sequence of the task, at most 256 steps of it, from the first step to the last; a tree cell gets a whole batch,
     and the time is shared among its positions. The least of a few samples by the clock of the processor (on a GPU: of
     the wall), so that what else the machine does counts as little as can be. Raises BuildError or GrammarError for a
-    cell that cannot be built.
+    cell that cannot be built, and as `train` does for data and device.
     """
-    task = load_task(spec.task, spec.data, spec.size).with_recipe(spec.recipe)
+    task = task_of(spec)
     cell = parse(spec.cell)
     budget = task.params if spec.params is None else spec.params
     width = spec.width or match_width(cell, task, budget, spec.heads, spec.recipe.num_layers)[0]
-    device = torch.device(spec.device)
+    device = device_of(spec)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = build_model(spec, width, inputs=task.inputs, outputs=task.outputs, embed=task.embed)
     model.to(device).eval()

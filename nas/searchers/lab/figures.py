@@ -70,7 +70,7 @@ class Comparison:
         return interval([self._best(trace)[-1] for trace in self.traces[method]])
 
     def trials_to_top(self, method: str) -> float:
-        """The median number of trials until a top cell; infinite if half of the seeds found none."""
+        """The median number of trials until a top cell; infinite if more than half of the seeds found none."""
         if self.level is None:
             return math.nan
         found = [trace.reached(self.level) for trace in self.traces[method]]

@@ -57,9 +57,8 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        kept = {"scores": self.scores, "means": self.means}
-        rounded = {k: [None if v is None else round(v, 5) for v in values] for k, values in kept.items()}
-        return {"method": self.method, "seed": self.seed, **rounded, "operators": list(self.operators)}
+        kept = {name: list(getattr(self, name)) for name in ("scores", "means", "operators")}
+        return {"method": self.method, "seed": self.seed, **kept}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Trace:
@@ -83,8 +82,12 @@ def replay(method: str, searcher: Searcher, answer: Answerer, budget: int, seed:
     """Let a searcher try `budget` different cells, as a campaign with one worker does.
 
     A cell that it proposes again is answered from the record and costs nothing. Ends early where nothing is proposed.
-    Raises SearchError where one asks for less than a whole training.
+    Raises SearchError for a searcher of several objectives, and where one asks for less than a whole training, or for
+    that of a supernet.
     """
+    if searcher.objectives != ("loss",):
+        aims = ", ".join(searcher.objectives)
+        raise SearchError(f"{method} minimises {aims}: tables and surrogates know the loss alone")
     known: dict[str, Observation] = {}
     scores: list[float | None] = []
     means: list[float | None] = []
@@ -97,6 +100,8 @@ def replay(method: str, searcher: Searcher, answer: Answerer, budget: int, seed:
             raise SearchError(
                 f"{method} trains cells in several steps: tables and surrogates know whole trainings"
             )
+        if proposal.supernet is not None:
+            raise SearchError(f"{method} trains supernets: tables and surrogates know cells alone")
         digest = proposal.cell.digest
         earlier = known.get(digest)
         if earlier is None:
