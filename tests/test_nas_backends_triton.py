@@ -15,7 +15,7 @@ from torch import Tensor
 from grammar import Cell, Sizes, parse, zoo, zoo_names
 from nas.backends import Runner, Steps, backend_names, choose, runner
 from nas.backends.triton.cudnn import TorchRunner, plain_name
-from nas.backends.triton.partition import Gap, Sweep, one_step, partition
+from nas.backends.triton.partition import Gap, Sweep, one_step, outers_of, partition
 from nas.backends.triton.scan import components
 from nas.backends.triton.tiles import Tiles, power, tiles
 from nas.errors import BuildError
@@ -113,6 +113,41 @@ def test_a_heads_values_are_shared_where_nothing_is_summed_along_them() -> None:
         cut = [s for s in partition(program, sizes, [program.out]).steps if isinstance(s, Sweep)]
         found[name] = max(m.split for s in cut if isinstance(m := tiles(program, s, sizes), Tiles))
     assert found == {"ffm": 2, "gla": 1}
+
+
+def test_a_recurrence_is_apart_from_what_only_sums_want() -> None:
+    program = adjoint_cell(zoo("tkan")).backward
+    first, *_ = [s for s in partition(program, SIZES, [program.out]).steps if isinstance(s, Sweep)]
+    assert first.slots == [0, 1]  # of h and c: all splines are computed in the sweep of s
+    assert len(first.stores) <= 10
+
+
+def test_sums_of_outer_products_are_no_part_of_a_sweep() -> None:
+    program = adjoint_cell(zoo("srwm")).backward
+    summed = [i.args[0] for i in program.instrs if i.op == "total" and i.type.kind == "mat"]
+    cut = [s for s in partition(program, SIZES, [program.out]).steps if isinstance(s, Sweep)]
+    before, sweep, after = cut
+    assert not before.slots
+    assert not after.slots  # only what recurrences and matrices do not need is apart
+    assert len(summed) == 3
+    assert sweep.totals == []
+    for k in summed:
+        outers = outers_of(program, k)
+        assert outers is not None
+        assert [sign for sign, *_ in outers] == [1, 1]
+        assert {a for _, *pair in outers for a in pair} <= {*sweep.stores, *sweep.loads}
+
+
+@needs_triton
+def test_a_replay_takes_what_a_sweep_before_it_computed() -> None:
+    from nas.backends.triton.emit import Kernel
+    from nas.backends.triton.runner import Both
+
+    both = Both(adjoint_cell(zoo("mamba2")), SIZES, torch.float32)
+    (kernel,) = [k for k in both.backward.kernels() if isinstance(k, Kernel) and k.replays]
+    kinds = {kind for kind, _ in kernel.pointers}
+    assert {"check", "scratch"} <= kinds
+    assert not {"again", "once"} & kinds  # nothing that convs and their silus are made from
 
 
 def test_products_of_x_are_no_part_of_a_sweep() -> None:
@@ -274,19 +309,13 @@ def test_kernels_fit_the_chip(name: str, heads: int) -> None:
         ("deltanet", 256, 4),
         ("mlstm", 256, 4),
         ("lmu", 64, 1),
+        ("mamba2", 256, 2),
     ],
 )
 def test_representative_kernels_fit_the_chip(name: str, width: int, heads: int, dtype: torch.dtype) -> None:
     fits(name, Sizes.of(width, width, heads), dtype)
 
 
-# Heads of 64, but where so many matrices, or those of two heads in one program, are more than registers hold.
-NARROW = {
-    "srwm": Sizes.of(64, 64, 4),
-    "titans": Sizes.of(128, 128, 4),
-    "fast_weights": Sizes.of(64, 64, 1),
-}
-SPILLS = pytest.mark.xfail(reason="16 sequences of all that a step of tkan holds are too many", strict=True)
 REAL = [name for name in TIME if not any(state.type.is_complex for state in zoo(name).states)]
 
 
@@ -297,13 +326,13 @@ REAL = [name for name in TIME if not any(state.type.is_complex for state in zoo(
     ("name", "dtype"),
     [
         *((name, torch.float32) for name in TIME),
-        *(pytest.param(name, torch.bfloat16, marks=[SPILLS] if name == "tkan" else []) for name in REAL),
+        *((name, torch.bfloat16) for name in REAL),
     ],
     ids=str,
 )
 def test_every_known_cell_fits_the_chip(name: str, dtype: torch.dtype) -> None:
     """Step by step, however short a sequence is; chunks of matrices are held below."""
-    fits(name, NARROW.get(name, Sizes.of(128, 128, 2)), dtype)
+    fits(name, Sizes.of(128, 128, 2), dtype)
 
 
 @needs_triton

@@ -86,6 +86,32 @@ def test_matrices_read_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     agrees(zoo("gru_cho"), torch.float32)
 
 
+# A block of the map for each head, beside a matrix.
+BLOCKS = parse("""cell blocks {
+  state h: vec, S: mat; S' = 0.5 * S + outer(tokey(h), h)
+  h' = tanh(lin(x) + lin(h, bias=no, blocks=heads)) + 0.1 * read(S', lin:key(x)); out h'
+}""")
+
+
+@pytest.mark.parametrize("name", ["fast_weights", pytest.param("blocks", marks=pytest.mark.slow)])
+def test_products_of_one_row_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.backends.triton.emit import Kernel
+    from nas.backends.triton.runner import Both
+
+    monkeypatch.setattr("nas.backends.triton.tiles.ALL", 0)
+    monkeypatch.setattr("nas.backends.triton.emit.PART", 64)
+    cell = BLOCKS if name == "blocks" else zoo(name)
+    both = Both(adjoint_cell(cell), built(cell).sizes[0], torch.float32)
+    kernels = [k for k in both.forward.kernels() if isinstance(k, Kernel)]
+    assert any(kind == "aside" for k in kernels for kind, _ in k.pointers)
+    agrees(cell, torch.float32)
+
+
+def test_what_there_is_no_room_for_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.triton.tiles.HELD", 0)
+    agrees(zoo("srwm"), torch.float32)
+
+
 def test_a_heads_values_in_several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     from nas.backends.triton.emit import Kernel
     from nas.backends.triton.runner import Both

@@ -27,6 +27,7 @@ STATES = (
     "load",
     "check",
     "scratch",
+    "aside",
     "again",
     "held",
     "square",

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from grammar import Type
-from nas.backends.triton.body import HELPERS, Body
+from nas.backends.triton.body import Body
+from nas.backends.triton.order import Work, ordered
 from nas.backends.triton.partition import Sweep
-from nas.backends.triton.tiles import Tiles, loads_ahead, loads_consts
+from nas.backends.triton.replayed import Again, replayed
+from nas.backends.triton.text import HEAD as HEAD
+from nas.backends.triton.text import NOT_KNOWN, ONE, Loaded
+from nas.backends.triton.tiles import Tiles, loads_ahead, loads_consts, needs_all
 from nas.ir import Program
 
 UNROLLED = 4  # steps whose rows are loaded before the first of them is computed, in elementwise sweeps
 ROOMY = 32 * 1024  # weights beside which a program's registers hold the rows of two steps
-HEAD = "import triton\nimport triton.language as tl\n\n" + HELPERS
 
 # What a pointer is for: rows loaded and stored, values without rows, matrices, a slot's first and last value, sums.
 # A matrix slot is not kept: `check` has it before every CHUNK-th step, `scratch` between those of one chunk; `again`
 # and `once` are the rows and the values without rows that the replay needs.
-KINDS = ("load", "store", "const", "weight", "first", "last", "total", "check", "scratch", "again", "once")
-
-
-ONE = ("tl.zeros([1], tl.int64)", "tl.full([1], 1, tl.int1)")  # the row of what has none, and that it exists
-Loaded = tuple[str, str, Type, str, str]  # what `Emitter.load` takes
+# `aside` is memory for an operand of a product that a program computes part by part.
+KINDS = "load store const weight first last total check scratch again once aside".split()
+PART = 4 * 1024  # numbers of a matrix that such a part has
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +52,6 @@ class Kernel:
     def stride_names(self) -> tuple[str, ...]:
         """The arguments that say how far it is from row to row."""
         return tuple(f"stride{k}" for k in self.strided)
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """What a backward sweep replays: a program forward in time, its body, and which slots of the cell its own are.
-
-    `past` and `next` say of instructions that the sweep would load which slot they are, before or after a step.
-    """
-
-    program: Program
-    sweep: Sweep
-    slots: tuple[int, ...]
-    past: dict[int, int]
-    next: dict[int, int]
-
-    @property
-    def more(self) -> int:
-        """The matrices that live beside those of the sweep."""
-        return 1 + 2 * len(self.slots)
 
 
 def emit(
@@ -104,7 +87,8 @@ class Emitter:
         self.depth = 1
         self.checks: tuple[int, ...] = ()
         self.again: Again | None = None
-        self.often = False  # whether matrices without rows are loaded in each step
+        self.often = False  # whether what has no rows is loaded in each step, where it is used
+        self.order = sweep.body
 
     def put(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -129,10 +113,10 @@ class Emitter:
         wide = pointer.removeprefix("load")
         if pointer.startswith("load") and int(wide) in self.strided():
             return f"{pointer} + {self.across(row, rank)} * stride{wide} + o_{space}", f"m_{space}"
-        return (
-            f"{pointer} + {self.across(row, rank)} * {self.tiles.width(type_)} + o_{space}",
-            f"m_{space}",
-        )
+        offset = f"{self.across(row, rank)} * {self.tiles.width(type_)} + o_{space}"
+        if self.has_mats:  # else each pointer has addresses of its own that are held all the time
+            offset = f"({offset})"
+        return f"{pointer} + {offset}", f"m_{space}"
 
     def load(self, name: str, pointer: str, type_: Type, row: str, on: str) -> None:
         where, mask = self.place(pointer, type_, row)
@@ -202,11 +186,14 @@ class Emitter:
 
     def weight(self, k: int) -> None:
         """Load a matrix, whole: `[in, out]`, or one block for each head."""
-        tiles = self.tiles
-        instr = self.program.instrs[k]
+        given = self.program.instrs[self.program.instrs[k].args[0]].type
+        self.weight_rows(k, f"tl.arange(0, {self.tiles.flat(self.tiles.space(given))})")
+
+    def weight_rows(self, k: int, lane: str) -> None:
+        """Load the rows of a matrix that go with some places of its operand's tile made flat."""
+        tiles, instr = self.tiles, self.program.instrs[k]
         given, result = self.program.instrs[instr.args[0]].type, instr.type
-        rows, columns = (self.flat_places(t) for t in (given, result))
-        (o_in, m_in), (o_out, m_out) = rows, columns
+        (o_in, m_in), (o_out, m_out) = self.flat_places(given, lane), self.flat_places(result)
         stride = tiles.width(result)
         base = f"weight{k}"
         if tiles.form == "heads":
@@ -217,11 +204,37 @@ class Emitter:
         if self.compute == "tl.float64" or self.body.interpreted:
             self.put(f"w{k} = w{k}.to({self.compute})")
 
-    def flat_places(self, type_: Type) -> tuple[str, str]:
+    def product_in_parts(self, k: int, name: str, a: str) -> None:
+        """The product of one row and a matrix, some rows of that at a time: so it never takes many registers.
+
+        The operand goes through memory: each thread loads the places of it that go with its rows.
+        """
+        tiles, (arg,) = self.tiles, self.program.instrs[k].args
+        given, result = self.program.instrs[arg].type, self.program.instrs[k].type
+        space, out = tiles.space(given), tiles.flat(tiles.space(result))
+        part = min(tiles.flat(space), max(1, PART // out))
+        self.put("tl.debug_barrier()")
+        self.store(a, f"aside{arg}", given, "b", "mb")
+        self.put("tl.debug_barrier()")
+        self.put(f"sum{k} = tl.zeros([1, {part}, {out}], {self.compute})")
+        self.put(f"for c{k} in range(0, {tiles.flat(space)}, {part}):")
+        self.depth += 1
+        lane = f"(c{k} + tl.arange(0, {part}))"
+        self.weight_rows(k, lane)
+        where, mask = self.flat_places(given, lane)
+        base = f"aside{arg} + b[:, None] * {tiles.width(given)}"
+        if tiles.form == "heads":
+            base += f" + tl.program_id(1) * {tiles.width(given) // tiles.sizes.heads}"
+        there = f"mb[:, None] & ({mask})[None, :]"
+        self.put(f"a{k} = tl.load({base} + ({where})[None, :], mask={there}, other=0.0)")
+        self.put(f"sum{k} += a{k}[:, :, None] * w{k}[None, :, :]")
+        self.depth -= 1
+        self.put(f"{name} = tl.reshape(tl.sum(sum{k}, 1), {self.body.shape(result)})")
+
+    def flat_places(self, type_: Type, lane: str = "") -> tuple[str, str]:
         """Where each place of a value's tile made flat lies, and whether it exists; in a head for "heads"."""
         tiles, sizes, space = self.tiles, self.tiles.sizes, self.tiles.space(type_)
-        extent = tiles.flat(space)
-        lane = f"tl.arange(0, {extent})"
+        lane = lane or f"tl.arange(0, {tiles.flat(space)})"
         if space.startswith("flat"):
             return lane, f"{lane} < {space[4:]}"
         v, k, heads = tiles.value, tiles.key, sizes.heads
@@ -259,7 +272,10 @@ class Emitter:
                 (kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}
             ]
             pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
-            pointers += [("again", k) for k in again.sweep.loads] + [("once", k) for k in again.sweep.consts]
+            pointers += [("again", k) for k in again.sweep.loads if k not in again.borrowed]
+            pointers += [("once", k) for k in again.sweep.consts]
+        if self.in_parts():
+            pointers += [("aside", a) for a in dict.fromkeys(program.instrs[k].args[0] for k in self.lins)]
         names = ", ".join(f"{kind}{k}" for kind, k in pointers)
         strides = "".join(f"stride{k}, " for k in self.strided())
         head = '@triton.jit(do_not_specialize=["T", "B", "CHUNK"])\n'
@@ -267,9 +283,9 @@ class Emitter:
         self.sequences()
         self.addresses()
         more = 0 if again is None else again.more
-        self.often = self._has_mats() and loads_consts(program, sweep, tiles, more)
+        self.often = self.has_mats and loads_consts(program, sweep, tiles, more)
         for k in sweep.consts:
-            if not (self.often and program.instrs[k].type.kind == "mat"):
+            if not self.often:
                 self.load(f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
         for k in () if tiles.streamed else self.lins:
             self.weight(k)
@@ -278,8 +294,10 @@ class Emitter:
         for t in sweep.totals:
             shape = self.body.shape(program.instrs[program.instrs[t].args[0]].type)
             self.put(f"t{t} = tl.zeros({shape}, {self.compute})")
+        if tiles.form != "lanes":
+            self.order = self.ordered()
         if again is not None:
-            self.replayed(again)
+            replayed(self, again)
         elif sweep.slots:
             self.loop()
         else:
@@ -294,7 +312,10 @@ class Emitter:
         text = HEAD + "\n\n" + head + "\n" + "\n".join(self.lines) + "\n"
         loop = bool(sweep.slots) or again is not None
         strided = tuple(self.strided())
-        return Kernel(text, tuple(pointers), tiles, loop, self.unrolled, again is not None, False, strided)
+        most = 255 if self.has_mats and needs_all(program, sweep, tiles, more) else None
+        return Kernel(
+            text, tuple(pointers), tiles, loop, self.unrolled, again is not None, False, strided, most
+        )
 
     def sequences(self) -> None:
         """Which sequences a program sees."""
@@ -323,13 +344,45 @@ class Emitter:
         types = {k: self.program.instrs[k].type for k in self.sweep.loads}
         return {k: (f"v{k}{suffix}", f"load{k}", type_, row, on) for k, type_ in types.items()}
 
-    def _has_mats(self) -> bool:
+    def in_parts(self) -> bool:
+        """Whether products are computed part by part, not by tensor cores."""
+        return self.tiles.streamed and self.tiles.rows < 16
+
+    @cached_property
+    def has_mats(self) -> bool:
+        """Whether a program has matrices."""
         return self.tiles.form != "lanes" and "mat" in self.spaces()
 
     def held(self) -> int:
         """The weights that a program holds."""
         flat, instrs = self.tiles.flat, self.program.instrs
         return sum(flat(self.body.space(instrs[k].args[0])) * flat(self.body.space(k)) for k in self.lins)
+
+    def ordered(self) -> list[int]:
+        """The body in an order that fits registers."""
+        instrs, sweep = self.program.instrs, self.sweep
+        threads = 32 * self.tiles.warps
+        late = set() if self.ahead() or not (sweep.slots or self.again) else set(sweep.loads)
+        if self.often:
+            late |= set(sweep.consts)
+
+        def size(k: int) -> int:
+            type_ = instrs[instrs[k].args[0]].type if instrs[k].op == "cast" else instrs[k].type
+            if type_.kind == "num":
+                return 0
+            count = self.tiles.rows * self.tiles.flat(self.tiles.space(type_))
+            least = 1 if type_.kind == "scal" else 2  # other axes are in several threads
+            return max(-(-count // threads), least)
+
+        reads = {instrs[k].slot: k for k in sweep.body if instrs[k].op == "state"}
+        slots = {k: self.program.slots[s].next for s, k in reads.items()}
+        return ordered(Work(sweep.body, lambda k: instrs[k].args, size, late, slots))
+
+    def ahead(self) -> bool:
+        """Whether the rows of a step are loaded during the step before it."""
+        if self.again is not None or not self.sweep.slots or not self.sweep.loads:
+            return False
+        return self.held() <= ROOMY and loads_ahead(self.program, self.sweep, self.tiles)
 
     def loop(self) -> None:
         if self.unrolled > 1:
@@ -342,9 +395,8 @@ class Emitter:
                 self.step(f"row_{u}", f"on_{u}", f"_{u}")
             self.depth -= 1
             return
-        ahead = bool(self.sweep.loads) and self.held() <= ROOMY
-        ahead = ahead and loads_ahead(self.program, self.sweep, self.tiles)
-        if ahead:  # the rows of a step are loaded during the step before it
+        ahead = self.ahead()
+        if ahead:
             self.put("zero = T - T")
             self.rows("zero", "_n")
             self.loads("row_n", "on_n", "_n")
@@ -381,115 +433,47 @@ class Emitter:
         late = dict(late or {})
         if self.often:
             late |= {
-                k: (f"v{k}", f"const{k}", program.instrs[k].type, *ONE)
+                k: (f"v{k}", f"const{k}", program.instrs[k].type, NOT_KNOWN.format(row=row), ONE[1])
                 for k in sweep.consts
-                if program.instrs[k].type.kind == "mat"
             }
-        for k in sweep.body:
+        followed: dict[int, list[int]] = {}
+        for i in sweep.slots:
+            followed.setdefault(program.slots[i].next, []).append(i)
+        for k in self.order:
             instr = program.instrs[k]
             names[k] = f"v{k}{suffix}"
             for a in instr.args:
                 if a in late:
                     self.load(*late.pop(a))
-            if instr.op == "lin" and self.tiles.streamed:
-                self.weight(k)
-            self.put(f"{names[k]} = {f's{instr.slot}' if instr.op == 'state' else self.body.write(k, names)}")
-        for where in late.values():
-            self.load(*where)
-        for k in sweep.stores:
-            self.store(names[k], f"store{k}", program.instrs[k].type, row, on)
-        self.sums(on, names)
-        news = []
+            if instr.op == "lin" and self.in_parts():
+                self.product_in_parts(k, names[k], names[instr.args[0]])
+            else:
+                if instr.op == "lin" and self.tiles.streamed:
+                    self.weight(k)
+                value = f"s{instr.slot}" if instr.op == "state" else self.body.write(k, names)
+                self.put(f"{names[k]} = {value}")
+            if k in sweep.stores:  # at once, as are sums and new values: none of them has to be held then
+                self.store(names[k], f"store{k}", instr.type, row, on)
+            self.sums(k, on, names[k])
+            for s in followed.pop(k, ()):
+                self.following(s, names[k], on)
+        for k, rest in followed.items():
+            if k in late:
+                self.load(*late.pop(k))
+            for s in rest:
+                self.following(s, self.body.number(k) if program.instrs[k].op == "num" else names[k], on)
         for s in sweep.slots:
-            following = program.slots[s].next
-            new = self.body.number(following) if program.instrs[following].op == "num" else names[following]
-            exists = self.across(on, self.rank(self.tiles.space(program.slots[s].type)))
-            news.append((s, f"tl.where({exists}, {new}, s{s})"))
-        for s, new in news:
-            self.put(f"n{s} = {new}")
-        for s, _ in news:
             self.put(f"s{s} = n{s}")
 
-    def sums(self, on: str, names: dict[int, str]) -> None:
-        """Add this step to the sums over all rows."""
+    def following(self, s: int, new: str, on: str) -> None:
+        """A slot's value after the step."""
+        exists = self.across(on, self.rank(self.tiles.space(self.program.slots[s].type)))
+        self.put(f"n{s} = tl.where({exists}, {new}, s{s})")
+
+    def sums(self, k: int, on: str, name: str) -> None:
+        """Add a value of this step to its sums over all rows."""
         for t in self.sweep.totals:
-            (k,) = self.program.instrs[t].args
-            space = self.body.space(k)
-            exists = f"{self.across(on, self.rank(space))} & m_{space}"
-            self.put(f"t{t} += tl.where({exists}, {names[k]}, 0.0)")
-
-    # ---- matrices of the forward run, chunk by chunk ---------------------------------------
-
-    def replayed(self, again: Again) -> None:
-        """The loop of a backward sweep: of each chunk, from the last, its matrices forward and its steps backward."""
-        slots, types = again.slots, {s: again.program.slots[i].type for i, s in enumerate(again.slots)}
-        for k in again.sweep.consts:
-            if not (self.often and again.program.instrs[k].type.kind == "mat"):
-                self.load(f"r{k}", f"once{k}", again.program.instrs[k].type, *ONE)
-        self.put("chunks = (T + CHUNK - 1) // CHUNK")
-        self.put("for h in range(0, chunks):")
-        self.depth += 1
-        self.put("base = (chunks - 1 - h) * CHUNK")
-        for s in slots:
-            self.load(f"p{s}", f"check{s}", types[s], "((chunks - 1 - h).to(tl.int64) * B + b)", "mb")
-        self.put("for j in range(0, CHUNK):")
-        self.depth += 1
-        self.at_time("base + j")
-        for s in slots:
-            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + j)", "mb")
-        self.replay_step(again)
-        self.depth -= 1
-        for s in slots:
-            self.store(f"p{s}", f"scratch{s}", types[s], "(b * (CHUNK + 1) + CHUNK)", "mb")
-        self.put("tl.debug_barrier()")
-        self.put("for j in range(0, CHUNK):")
-        self.depth += 1
-        self.at_time("base + CHUNK - 1 - j")
-        late = self.late("row", "on", "")
-        for later, held in ((0, again.past), (1, again.next)):
-            place = f"(b * (CHUNK + 1) + CHUNK - 1 - j + {later})"
-            late |= {k: (f"v{k}", f"scratch{s}", types[s], place, "mb") for k, s in held.items()}
-        self.step("row", "on", "", late)
-        self.depth -= 1
-        self.put("tl.debug_barrier()")
-        self.depth -= 1
-
-    def at_time(self, time: str) -> None:
-        """The rows of a step of the forward run, some of which may lie beyond the last."""
-        self.put(f"time = {time}")
-        self.put("there = tl.maximum(T - 1 - time, 0)")
-        self.put("if EVEN:")
-        self.put("    row = time * (B + 0 * b) + b")
-        self.put("    on = mb & (time + 0 * b < T)")
-        self.put("else:")
-        self.put("    row = tl.load(offsets + there) + b")
-        self.put("    on = (b < tl.load(counts + there)) & (time + 0 * b < T)")
-
-    def replay_step(self, again: Again) -> None:
-        """One step of the forward run."""
-        program, sweep = again.program, again.sweep
-        body = Body(program, sweep, self.tiles, self.compute, self.body.interpreted)
-        names = {k: f"r{k}" for k in (*sweep.consts, *sweep.loads, *sweep.body)}
-        late = {k: (names[k], f"again{k}", program.instrs[k].type, "row", "on") for k in sweep.loads}
-        if self.often:
-            late |= {
-                k: (names[k], f"once{k}", program.instrs[k].type, *ONE)
-                for k in sweep.consts
-                if program.instrs[k].type.kind == "mat"
-            }
-        for k in sweep.body:
-            instr = program.instrs[k]
-            for a in instr.args:
-                if a in late:
-                    self.load(*late.pop(a))
-            state = f"p{again.slots[instr.slot]}" if instr.op == "state" else ""
-            self.put(f"{names[k]} = {state or body.write(k, names)}")
-        for where in late.values():
-            self.load(*where)
-        for i, s in enumerate(again.slots):
-            following = program.slots[i].next
-            new = body.number(following) if program.instrs[following].op == "num" else names[following]
-            exists = self.across("on", self.rank(self.tiles.space(program.slots[i].type)))
-            self.put(f"q{s} = tl.where({exists}, {new}, p{s})")
-        for s in again.slots:
-            self.put(f"p{s} = q{s}")
+            if self.program.instrs[t].args[0] == k:
+                space = self.body.space(k)
+                exists = f"{self.across(on, self.rank(space))} & m_{space}"
+                self.put(f"t{t} += tl.where({exists}, {name}, 0.0)")

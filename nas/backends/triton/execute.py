@@ -23,10 +23,11 @@ from nas.backends.primitives import (
 from nas.backends.steps import Steps
 from nas.backends.triton.chunking import Chunked
 from nas.backends.triton.chunks import ChunkKernel, Plan
-from nas.backends.triton.emit import Again, Kernel, emit
+from nas.backends.triton.emit import Kernel, emit
 from nas.backends.triton.jit import interpreted
 from nas.backends.triton.launch import Call, Room, launch
 from nas.backends.triton.partition import Gap, Sweep, one_step, partition
+from nas.backends.triton.replayed import Again, borrowing
 from nas.backends.triton.scan import scan
 from nas.backends.triton.tiles import Tiles, tiles
 from nas.backends.triton.values import Order as Order
@@ -180,7 +181,9 @@ class Executable:
             return None
         (inner,) = partition(self.replay.program, self.sizes, ()).steps
         assert isinstance(inner, Sweep)
-        return Again(self.replay.program, inner, self.replay.slots, held["past"], held["next"])
+        own = [k for k in sweep.loads if k not in held["past"] and k not in held["next"]]
+        made = borrowing(self.replay.program, inner, self.replay.slots, self.program, own)
+        return Again(self.replay.program, made[0], self.replay.slots, held["past"], held["next"], made[1])
 
     def kernels(self) -> list[Kernel | ChunkKernel]:
         """Every kernel that a run may launch."""
@@ -291,6 +294,7 @@ class Executable:
             "total": grid[0],
             "check": order.checkpoints(count),
             "scratch": order.chunk + 1,
+            "aside": batch,
         }
         given: list[Tensor] = []
         pointers: list[Room | None] = []
@@ -299,7 +303,7 @@ class Executable:
                 given.append(known[kind][k] if kind in known else self._matrix(k, values, kernel.tiles))
                 pointers.append(None)
             else:
-                own = kind in ("store", "total")
+                own = kind in ("store", "total", "aside")
                 one = shape_in(self.program.instrs[k].type, self.sizes) if own else values.first[k].shape
                 pointers.append(Room((times[kind], *one) if kind in times else tuple(one), self.state))
         whole = kernel.scan or order.steps.count % kernel.unrolled == 0

@@ -8,7 +8,7 @@ computes a step's values from those before it and carries its slots in registers
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networkx
 
@@ -68,7 +68,8 @@ def partition(
     """Cut a program; the rows of `wanted` are kept beside those that a later step needs.
 
     What is `chunked` is computed in gaps. Where a sweep has matrices and much else, what they are made from is computed
-    in the sweep before it, and what is made from reads of them in the next, unless matrices would be kept for that.
+    in the sweep before it, and what is made from reads of them in the next, unless matrices would be kept for that;
+    then only what is before and after all of them, and all recurrences, is.
     """
     rows = row_values(program)
     if chunked is not None:
@@ -76,11 +77,25 @@ def partition(
     given = {k for k in rows if program.instrs[k].op in GIVEN}
     cut = _Cut(program, sizes, set(wanted), rows, given, chunked).done()
     if any(crowded(program, step) for step in cut.steps if isinstance(step, Sweep)):
-        apart = _Cut(program, sizes, set(wanted), rows, given, chunked, apart=True).done()
-        kept = [k for step in apart.steps if isinstance(step, Sweep) for k in step.stores]
-        if not any(program.instrs[k].type.kind == "mat" for k in kept):
-            return apart
-    return cut
+        for apart in ("matrices", "core"):
+            other = _Cut(program, sizes, set(wanted), rows, given, chunked, apart).done()
+            kept = [k for step in other.steps if isinstance(step, Sweep) for k in step.stores]
+            if not any(program.instrs[k].type.kind == "mat" for k in kept):
+                cut = other
+                break
+    return _summed_later(program, cut)
+
+
+def _summed_later(program: Program, cut: Partition) -> Partition:
+    """The partition where crowded sweeps keep the rows of what is summed over them, and hold no sums."""
+    kept = set(cut.kept)
+    for step in cut.steps:
+        if isinstance(step, Sweep) and crowded(program, step):
+            summed = {program.instrs[t].args[0] for t in step.totals}
+            step.stores = sorted({*step.stores, *summed})
+            step.totals = []
+            kept |= summed
+    return replace(cut, kept=frozenset(kept))
 
 
 def crowded(program: Program, sweep: Sweep) -> bool:
@@ -90,6 +105,25 @@ def crowded(program: Program, sweep: Sweep) -> bool:
     types += [program.slots[s].type for s in sweep.slots]
     kinds = [t.kind for t in types]
     return "mat" in kinds and sum(kind in ("vec", "key", "in") for kind in kinds) > CROWD
+
+
+def outers_of(program: Program, k: int) -> list[tuple[int, int, int]] | None:
+    """A matrix as a sum of outer products, each a sign and two instructions, if it is one.
+
+    Its sum over all rows is then a product of matrices: no sweep has to hold it.
+    """
+    instr = program.instrs[k]
+    if instr.op == "outer":
+        key, value = instr.args
+        return [(1, key, value)]
+    if instr.type.kind != "mat" or instr.op not in ("add", "sub", "neg"):
+        return None
+    parts = [outers_of(program, a) for a in instr.args]
+    first, second = parts[0], parts[-1] if len(parts) > 1 else []
+    if first is None or second is None:
+        return None
+    signs = {"add": (1, 1), "sub": (1, -1), "neg": (-1, 1)}[instr.op]
+    return [(sign * s, a, b) for sign, part in zip(signs, (first, second), strict=True) for s, a, b in part]
 
 
 def one_step(program: Program, sizes: Sizes, sweep: Sweep) -> tuple[Sweep | Gap, ...]:
@@ -114,7 +148,7 @@ class _Cut:
         rows: Sequence[int],
         given: set[int],
         chunked: Matrices | None = None,
-        apart: bool = False,
+        apart: str = "",
     ) -> None:
         self.program, self.sizes, self.wanted, self.apart = program, sizes, wanted, apart
         self.rows, self.given = rows, given
@@ -123,6 +157,7 @@ class _Cut:
         self.skipped = frozenset[int]() if chunked is None else chunked.slots
         self.graph = self._graph()
         self.cyclic = self._cyclic()
+        self.core = self._core() if apart == "core" else set[int]()
         self.gap: dict[int, int] = {}  # of values computed in gaps: before which sweep
         self.phase: dict[int, int] = {}  # of values computed in sweeps: in which
         self.read = {
@@ -168,8 +203,8 @@ class _Cut:
             before = {a for k in members for a in self.graph.predecessors(k)} - set(members)
             ready = max((self._ready(a) for a in before), default=0)
             if self.apart:
-                of = any(map(self._of_matrices, members))
-                ready += any(self.phase.get(a) == ready and self._of_matrices(a) != of for a in before)
+                of = any(map(self._inner, members))
+                ready += any(self.phase.get(a) == ready and self._inner(a) != of for a in before)
             (first, *_) = members
             instr = self.program.instrs[first]
             if first in self.given:
@@ -180,6 +215,22 @@ class _Cut:
                 self.gap[first] = max((self._gap_after(a) for a in before), default=0)
             else:
                 self.phase[first] = ready
+
+    def _core(self) -> set[int]:
+        """Matrices, what is read from them, what recurrences pass through, and all between two of those."""
+        core = {k for k in self.graph if k not in self.given and (k in self.cyclic or self._of_matrices(k))}
+        after = {k for one in core for k in networkx.descendants(self.graph, one)}
+        before = {k for one in core for k in networkx.ancestors(self.graph, one)}
+        core |= after & before
+        for k in self.graph:  # a number spread out is cheaper to spread again than to load
+            users = set(self.graph.successors(k))
+            if self.program.instrs[k].op == "cast" and users and users <= core:
+                core.add(k)
+        return core
+
+    def _inner(self, k: int) -> bool:
+        """Whether a value belongs to the sweeps with matrices, where those are apart from others."""
+        return k in self.core if self.apart == "core" else self._of_matrices(k)
 
     def _of_matrices(self, k: int) -> bool:
         """Whether a value is a matrix, or is read from one."""
@@ -195,17 +246,40 @@ class _Cut:
 
     def _late(self) -> None:
         """Move values to the sweep that uses them first, where that is a later one."""
+        last = {} if self.apart else self._last_of_free()
         for k in reversed(list(networkx.topological_sort(networkx.DiGraph(self._forward())))):
             if k not in self.phase or k in self.cyclic or self.program.instrs[k].op == "state":
                 continue
             users = [
-                self.phase[u] - (self.apart and self._of_matrices(u) != self._of_matrices(k))
+                self.phase[u] - (self.apart != "" and self._inner(u) != self._inner(k))
                 if u in self.phase
                 else self.gap[u] - 1
                 for u in self.graph.successors(k)
             ]
-            if users:
-                self.phase[k] = max(self.phase[k], min(users))
+            self.phase[k] = max(self.phase[k], min(users, default=last.get(k, 0)))
+
+    def _last_of_free(self) -> dict[int, int]:
+        """Of values that no recurrence of their sweep leads to: the last sweep that uses one computed with them.
+
+        What only sums over all rows want can be computed there: beside a recurrence it would take registers. Beside
+        matrices it takes more.
+        """
+        crowds = {self.phase[k] for k in self.cyclic if k in self.phase}
+        matrices = {phase for k, phase in self.phase.items() if self._of_matrices(k)}
+        free: set[int] = set()
+        for k in networkx.lexicographical_topological_sort(self._forward()):
+            own = k in self.phase and k not in self.cyclic and not self._of_matrices(k)
+            if own and self.program.instrs[k].op != "state":
+                before = self.graph.predecessors(k)
+                if all(a in free or self.phase.get(a) != self.phase[k] for a in before):
+                    free.add(k)
+        found: dict[int, int] = {}
+        for part in networkx.weakly_connected_components(self.graph.subgraph(free)):
+            users = {u for k in part for u in self.graph.successors(k)}
+            last = max((self.phase[u] if u in self.phase else self.gap[u] - 1 for u in users), default=0)
+            if last not in matrices:
+                found.update({k: last for k in part if self.phase[k] in crowds | matrices})
+        return found
 
     def _forward(self) -> networkx.DiGraph[int]:
         graph: networkx.DiGraph[int] = networkx.DiGraph()
@@ -253,7 +327,11 @@ class _Cut:
                 else:
                     sweep.loads.append(a)
                     stored.add(a)
-            sweep.totals = [t for t, i in enumerate(instrs) if i.op == "total" and i.args[0] in inside]
+            for t in [t for t, i in enumerate(instrs) if i.op == "total" and i.args[0] in inside]:
+                outers = outers_of(program, instrs[t].args[0])
+                if outers is None:
+                    sweep.totals.append(t)
+                stored.update(a for _, *pair in outers or () for a in pair if instrs[a].stage != "const")
         rows = set(self.rows)
         stored.update(i.args[0] for i in instrs if i.op == "total" and i.args[0] not in self.phase)
         steps: list[Sweep | Gap] = []

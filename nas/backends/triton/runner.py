@@ -19,7 +19,7 @@ from nas.backends.triton.candidates import pull, run
 from nas.backends.triton.chunking import room_for
 from nas.backends.triton.chunks import Plan, fits, plan
 from nas.backends.triton.execute import Eager, Executable, Launch
-from nas.backends.triton.partition import Gap, Sweep, partition
+from nas.backends.triton.partition import Gap, Sweep, outers_of, partition
 from nas.backends.triton.values import CHUNK, Order, Values
 from nas.errors import BuildError
 from nas.ir import Adjoint, Program, adjoint_cell, compile_program, matrices, normal_cell, shape_in
@@ -358,7 +358,17 @@ class _End:
         return rows_of(self.program, k, self.values, self.steps, self.both.sizes)
 
     def _total(self, k: int) -> Tensor:
-        return self._rows(self.program.instrs[k].args[0]).to(self.both.backward.state).sum(0)
+        (a,), wide = self.program.instrs[k].args, self.both.backward.state
+        outers = None if a in self.values.rows else outers_of(self.program, a)
+        if outers is None:
+            return self._rows(a).to(wide).sum(0)
+        sizes = self.both.sizes
+        total = torch.zeros((), dtype=wide, device=self.values.like.device)
+        for sign, key, value in outers:
+            keys = self._rows(key).to(wide).permute(1, 2, 0)
+            values = self._rows(value).to(wide).unflatten(-1, (sizes.heads, sizes.value_size))
+            total = total + sign * torch.bmm(keys, values.transpose(0, 1))
+        return total
 
     def _gram(self, k: int) -> Tensor:
         instr, instrs = self.program.instrs[k], self.program.instrs

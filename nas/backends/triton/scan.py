@@ -155,7 +155,8 @@ class _ScanEmitter(Emitter):
             self.scanned_part(part)
         for k in self.sweep.stores:
             self.store(self.names[k], f"store{k}", self.program.instrs[k].type, "row", "on")
-        self.sums("on", self.names)
+        for k in dict.fromkeys(self.program.instrs[t].args[0] for t in self.sweep.totals):
+            self.sums(k, "on", self.names[k])
         for s in self.sweep.slots:
             self.put(f"s{s} = n{s}")
         self.depth -= 1

@@ -194,6 +194,11 @@ def loads_consts(program: Program, sweep: Sweep, made: Tiles, more: int) -> bool
     return (_alive(program, sweep) + more) * made.flat("mat") > HELD
 
 
+def needs_all(program: Program, sweep: Sweep, made: Tiles, more: int) -> bool:
+    """Whether all registers hold the matrices and a half of them, which ptxas would rather take, may not."""
+    return HELD < (_alive(program, sweep) + more) * made.flat("mat") <= ALL
+
+
 def _loaded(program: Program, sweep: Sweep) -> int:
     """The matrices that a step loads."""
     return sum(program.instrs[k].type.kind == "mat" for k in sweep.loads)
