@@ -256,26 +256,8 @@ class Emitter:
 
     def kernel(self) -> Kernel:
         program, sweep, tiles = self.program, self.sweep, self.tiles
-        pointers = (
-            [("load", k) for k in sweep.loads]
-            + [("const", k) for k in sweep.consts]
-            + [("weight", k) for k in self.lins]
-            + [("first", s) for s in sweep.slots]
-            + [("store", k) for k in sweep.stores]
-            + [("last", s) for s in sweep.slots]
-            + [("total", t) for t in sweep.totals]
-            + [("check", s) for s in self.checks]
-        )
         again = self.again
-        if again is not None:
-            pointers = [
-                (kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}
-            ]
-            pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
-            pointers += [("again", k) for k in again.sweep.loads if k not in again.borrowed]
-            pointers += [("once", k) for k in again.sweep.consts]
-        if self.in_parts():
-            pointers += [("aside", a) for a in dict.fromkeys(program.instrs[k].args[0] for k in self.lins)]
+        pointers = self.pointers()
         names = ", ".join(f"{kind}{k}" for kind, k in pointers)
         strides = "".join(f"stride{k}, " for k in self.strided())
         head = '@triton.jit(do_not_specialize=["T", "B", "CHUNK"])\n'
@@ -316,6 +298,31 @@ class Emitter:
         return Kernel(
             text, tuple(pointers), tiles, loop, self.unrolled, again is not None, False, strided, most
         )
+
+    def pointers(self) -> list[tuple[str, int]]:
+        """The kernel's pointers in their order: what each is for, and the value or slot that it has."""
+        sweep = self.sweep
+        pointers = (
+            [("load", k) for k in sweep.loads]
+            + [("const", k) for k in sweep.consts]
+            + [("weight", k) for k in self.lins]
+            + [("first", s) for s in sweep.slots]
+            + [("store", k) for k in sweep.stores]
+            + [("last", s) for s in sweep.slots]
+            + [("total", t) for t in sweep.totals]
+            + [("check", s) for s in self.checks]
+        )
+        again = self.again
+        if again is not None:
+            pointers = [
+                (kind, k) for kind, k in pointers if kind != "load" or k not in {**again.past, **again.next}
+            ]
+            pointers += [(kind, s) for s in again.slots for kind in ("check", "scratch")]
+            pointers += [("again", k) for k in again.sweep.loads if k not in again.borrowed]
+            pointers += [("once", k) for k in again.sweep.consts]
+        if self.in_parts():
+            pointers += [("aside", a) for a in dict.fromkeys(self.program.instrs[k].args[0] for k in self.lins)]
+        return pointers
 
     def sequences(self) -> None:
         """Which sequences a program sees."""
