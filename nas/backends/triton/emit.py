@@ -321,7 +321,9 @@ class Emitter:
             pointers += [("again", k) for k in again.sweep.loads if k not in again.borrowed]
             pointers += [("once", k) for k in again.sweep.consts]
         if self.in_parts():
-            pointers += [("aside", a) for a in dict.fromkeys(self.program.instrs[k].args[0] for k in self.lins)]
+            pointers += [
+                ("aside", a) for a in dict.fromkeys(self.program.instrs[k].args[0] for k in self.lins)
+            ]
         return pointers
 
     def sequences(self) -> None:
