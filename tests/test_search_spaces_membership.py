@@ -80,7 +80,7 @@ OTHERS = {
     "too many shared values": (
         "state h: vec; a = lin(x, h); b = lin(x, a, a); d = lin(x, b, b); e = lin(x, d, d); f = lin(x, e, e); "
         "h' = f * f + h; out h'",
-        "at most 4 values may be lets; 5 have to be",
+        "at most 4 values may be lets; more have to be",
     ),
     "a let of a new value, shared": (
         "state h: vec; h' = tanh(lin(x, h)); u = lin(h'); out lin(u, u)",
