@@ -84,7 +84,7 @@ def runs_charts(facts: Mapping[str, Any]) -> dict[str, str]:
     charts = {}
     for axis in ("seconds", "trials"):
         found = facts["axes"][axis]
-        start = found["common"] / 20  # before that the scale is that of failures
+        start = found["common"] / 10  # before that the scale is that of failures
         curves = {
             name: [(x, mean, half or 0.0) for x, mean, half in one["curve"] if x >= start]
             for name, one in found["methods"].items()

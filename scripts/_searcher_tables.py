@@ -8,6 +8,8 @@ from typing import Any
 
 from nas.reports.charts import Chart, Series, chart_svg
 
+MARGIN = 0.4
+"""How much of the chart, over the span of all means, is for the ends of intervals, above and below."""
 COLOURS = ("#8a91a3", "#2563eb", "#d97706", "#0d9488", "#a855f7", "#db2777", "#15803d", "#b45309")
 TITLES = {
     "pool": "Pool replay: {pool}, {cells:,} trained cells",
@@ -87,8 +89,14 @@ def curves_svg(facts: dict[str, Any]) -> str:
 def lines_svg(
     curves: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str, y_label: str, label: str
 ) -> str:
-    """Lines of (x, mean, half of the 95 % interval), with thin lines at the ends of the intervals, and a legend."""
+    """Lines of (x, mean, half of the 95 % interval), with thin lines at the ends of the intervals, and a legend.
+
+    Means say what is seen: intervals that are much wider, as those of two seeds are, end at the edge.
+    """
     series: list[Series] = []
+    means = [mean for points in curves.values() for _, mean, _ in points]
+    margin = MARGIN * (max(means) - min(means))
+    least, most = min(means) - margin, max(means) + margin
     rules = ["text{font:12px system-ui,sans-serif;fill:#646a78}path{fill:none}.axis,.grid{stroke:#d5d8e0}"]
     for number, (name, points) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -97,7 +105,11 @@ def lines_svg(
         )
         if any(half for _, _, half in points):
             series += [
-                Series(name, [(x, mean + sign * half) for x, mean, half in points], f"e{number}")
+                Series(
+                    name,
+                    [(x, min(max(mean + sign * half, least), most)) for x, mean, half in points],
+                    f"e{number}",
+                )
                 for sign in (-1, 1)
             ]
         series.append(Series(name, [(x, mean) for x, mean, _ in points], f"m{number}"))
