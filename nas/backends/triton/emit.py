@@ -276,7 +276,7 @@ class Emitter:
         for t in sweep.totals:
             shape = self.body.shape(program.instrs[program.instrs[t].args[0]].type)
             self.put(f"t{t} = tl.zeros({shape}, {self.compute})")
-        if tiles.form != "lanes":
+        if self.has_mats:
             self.order = self.ordered()
         if again is not None:
             replayed(self, again)
@@ -461,11 +461,10 @@ class Emitter:
                     self.weight(k)
                 value = f"s{instr.slot}" if instr.op == "state" else self.body.write(k, names)
                 self.put(f"{names[k]} = {value}")
-            if k in sweep.stores:  # at once, as are sums and new values: none of them has to be held then
-                self.store(names[k], f"store{k}", instr.type, row, on)
-            self.sums(k, on, names[k])
-            for s in followed.pop(k, ()):
-                self.following(s, names[k], on)
+            if self.has_mats:
+                self.written(k, names[k], row, on, followed.pop(k, ()))
+        for k in () if self.has_mats else self.order:
+            self.written(k, names[k], row, on, followed.pop(k, ()))
         for k, rest in followed.items():
             if k in late:
                 self.load(*late.pop(k))
@@ -473,6 +472,18 @@ class Emitter:
                 self.following(s, self.body.number(k) if program.instrs[k].op == "num" else names[k], on)
         for s in sweep.slots:
             self.put(f"s{s} = n{s}")
+
+    def written(self, k: int, name: str, row: str, on: str, slots: Sequence[int]) -> None:
+        """Store a value, add it to sums, and take it as the new value of slots.
+
+        Beside matrices that is done as soon as it is there: nothing has to be held for it then. Elsewhere the compiler
+        makes more of it after all else.
+        """
+        if k in self.sweep.stores:
+            self.store(name, f"store{k}", self.program.instrs[k].type, row, on)
+        self.sums(k, on, name)
+        for s in slots:
+            self.following(s, name, on)
 
     def following(self, s: int, new: str, on: str) -> None:
         """A slot's value after the step."""
