@@ -196,7 +196,7 @@ def test_two_processes_build_the_same_at_once(tmp_path: Path, monkeypatch: pytes
     go.touch()
     assert [process.communicate(timeout=100)[0] for process in every] == ["7 True\n"] * 3
     files = {path.name.split(".", 1)[1] for path in (tmp_path / "cache" / "c").iterdir()}
-    assert files == {"so", "h", "h.gch"}, "nothing half made is left"
+    assert files == {"so", "h", "h.gch", "pruned"}, "nothing half made is left"
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
