@@ -52,6 +52,7 @@ class Usage:
 class Pruned:
     """Files that were removed and their bytes, those that are left, and how many could not be removed."""
 
+    folder: Path
     files: int
     bytes: int
     files_left: int
@@ -152,7 +153,7 @@ def prune(
             refused += 1
             continue
         files, removed, left = files + 1, removed + entry.bytes, left - entry.bytes
-    return Pruned(files, removed, len(entries) - files, left, refused)
+    return Pruned(folder, files, removed, len(entries) - files, left, refused)
 
 
 def _remove(entry: _Entry) -> bool:

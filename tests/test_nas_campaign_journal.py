@@ -223,7 +223,8 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("call", "which"), [("write", "create"), ("replace", "create"), ("write", "take over"), ("fsync", "take over")]
+    ("call", "which"),
+    [("write", "create"), ("replace", "create"), ("write", "take over"), ("fsync", "take over")],
 )
 def test_what_fails_as_a_journal_is_opened_leaves_no_file_open(
     call: str, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -181,6 +181,12 @@ def holder(folder: Path) -> tuple[int, str] | None:
     return None
 
 
+def check_idle(folder: Path) -> None:
+    """Raise RunError that names the process, if a driver is at work in a run folder."""
+    if holder(folder) is not None:
+        raise RunError(_in_use(folder / LOCK))
+
+
 def _read_holder(path: Path) -> tuple[int, str]:
     try:
         content = json.loads(path.read_bytes())
