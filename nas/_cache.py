@@ -1,7 +1,7 @@
 """The cache of compiled cells on disk: where it is, how large it may become, and what is removed from it.
 
 Those who build for it call `prune_when_due`. What is removed may be in use: a library that a process has loaded stays
-in its memory, and the next process builds it anew. A file was used when it was last changed, since loading it touches it.
+in its memory, and the next process builds it anew. Loading a file touches it, so its last change is its last use.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_no_folder_and_no_home(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name, raising=False)
     assert cache_folder() == Path("~/.cache/recell/c")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with pytest.raises(NasError, match="there is no cache folder: .*set RECELL_CACHE"):
+    with pytest.raises(NasError, match=r"there is no cache folder: .*set RECELL_CACHE"):
         usage()
 
 

@@ -3,11 +3,11 @@
 | kind | what | removed |
 |---|---|---|
 | temporary | files that were being written when a process died | always |
-| snapshot | where trainings stand that may be carried on: they save time and decide nothing | of a finished run, and those \
-that nothing will carry on; the others with `everything` |
-| model | trained models that no export takes: baselines, and finalists with another seed than the best | of a finished \
-run, with `everything` |
-| session | Ray's own folders, logs and all, of the run's sittings on this machine | unless Ray still runs there |
+| snapshot | from which a trial may be carried on: it saves time and decides nothing | of a finished run, and where no \
+trial will be carried on from it; else with `everything` |
+| model | a trained model that no export takes: of a baseline, or of another seed of a finalist than the best | of a \
+finished run, with `everything` |
+| session | Ray's own folder, logs and all, of a sitting of the run on this machine | unless Ray still runs there |
 
 No torch and no Ray here.
 """

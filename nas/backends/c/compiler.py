@@ -21,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nas._cache import cache_folder as _cache_folder
 from nas._cache import BUILD, mark_used, prune_when_due
+from nas._cache import cache_folder as _cache_folder
 from nas.errors import BuildError
 
 # No -ffast-math, ever: linking with it changes denormal numbers for the whole process.
