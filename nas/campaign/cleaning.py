@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -172,7 +173,8 @@ def _sessions(run: Run) -> Iterator[Item]:
 
 def _ray_folder() -> Path:
     """Where Ray puts the folders of its sessions, as Ray has it."""
-    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+    own = os.environ.get("TMPDIR") if sys.platform.startswith("linux") else None
+    return Path(os.environ.get("RAY_TMPDIR") or own or "/tmp") / "ray"
 
 
 def _command_lines() -> str:
