@@ -117,11 +117,9 @@ def prune_when_due(folder: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.utime(fd)
-        largest = largest_size()
-        if largest is not None and sum(entry.bytes for entry in _entries(folder)) > largest:
-            prune(folder, most=int(ROOM * largest))
-        else:
-            prune(folder, most=None)
+        largest, entries = largest_size(), list(_entries(folder))
+        fits = largest is None or sum(entry.bytes for entry in entries) <= largest
+        _prune(folder, entries, None if largest is None or fits else int(ROOM * largest))
     except OSError:  # another process is at it
         pass
     except NasError as error:
@@ -139,10 +137,16 @@ def prune(
     What cannot be removed is left.
     """
     folder = _expanded() if folder is None else folder
+    return _prune(folder, list(_entries(folder)), most, older_than, dry_run)
+
+
+def _prune(
+    folder: Path, entries: list[_Entry], most: int | None, older_than: float = SPARED, dry_run: bool = False
+) -> Pruned:
+    """`prune`, of these entries of a folder."""
     before = time.time() - max(older_than, SPARED)
-    entries = sorted(_entries(folder), key=lambda entry: entry.used)
     left, files, removed, refused = sum(entry.bytes for entry in entries), 0, 0, 0
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: entry.used):
         enough = most is None or left <= most
         if entry.used >= before or (enough and not entry.path.name.startswith(BUILD)):
             continue

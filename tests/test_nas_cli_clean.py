@@ -10,6 +10,7 @@ from cli_runner import recell, refused
 from made_runs import make_run
 
 from nas.campaign import Run
+from nas.cli import look, machine
 from nas.cli.console import bytes_text
 
 
@@ -75,13 +76,9 @@ def test_the_cache(tmp_path: Path) -> None:
         library = folder / f"{number:064x}.so"
         library.write_bytes(b"x" * 1500)
         os.utime(library, (library.stat().st_mtime - age,) * 2)
-    assert "3 compiled files, 4.5 kB (at most 1.07 GB)" in recell("doctor").out
-    assert recell("doctor", "--json").json["cache"] == {
-        "folder": str(folder),
-        "files": 3,
-        "bytes": 4500,
-        "largest": 2**30,
-    }
+    found = machine._cache([])
+    assert found == {"folder": str(folder), "files": 3, "bytes": 4500, "largest": 2**30}
+    assert look._cache_text(found) == f"{folder}: 3 compiled files, 4.5 kB (at most 1.07 GB)"
     dry = recell("clean", "--cache", "--older-than", "30d", "--dry-run").out
     assert dry == f"{folder}: 1.5 kB in 1 file can be removed; 3 kB in 2 would be left\n"
     found = recell("clean", "--cache", "--older-than", "30d", "--json").json
