@@ -29,7 +29,7 @@ from predictors.models import (
 )
 from predictors.novelty import fit_novelty
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker, with_extras
-from predictors.scaling import Columns, Scale, fit_scale, normal_scores
+from predictors.scaling import Columns, Scale, at_ends, ends, fit_scale, normal_scores
 from predictors.statistics import statistic_names
 from predictors.targets import TOGETHER
 
@@ -171,12 +171,13 @@ def fit_ranker(
     columns = columns_of(x, model, x.shape[1] - len(names))
     scaled, targets = columns(x), normal_scores(y)
     of = [groups[i] for i in columns.used]
-    slope, shares = 0.0, _SHARES_OF.get(model, _SHARES)
+    slope, shares, base_of_all = 0.0, _SHARES_OF.get(model, _SHARES), False
     base = _untrained(names, columns, scaled, targets)
     said, distance, offered = np.zeros(len(y)), _DISTANCE, of
     if _PRIOR in groups:
         said = x[:, len(names)]
         beside = _weights_beside(said, scaled, targets, of)
+        base_of_all = beside is None
         if beside is None:
             slope = max(float(said @ targets / (said @ said + 1)), 0.0)
             base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
@@ -189,20 +190,22 @@ def fit_ranker(
             offered = [_PRIOR - 1 if group == _PRIOR else group for group in of]
     left = targets - scaled @ base
     trees, importances = _fit_trees(scaled, left, offered, seed, _TREES)
-    process, without = None, np.zeros(len(y))
+    heads = targets[None] if base_of_all else np.concatenate([targets[None], ends(y)])
+    process, without = None, np.zeros(heads.shape)
     if len(y) <= _MOST_FOR_PROCESS:
         weights, grid = column_weights(of, distance), FEW
         if len(y) > _MANY:
             weights, grid = weights * (importances / importances.mean() + _LEAST_IMPORTANCE), MANY
         weights = distance_weights(columns, scaled, weights / weights.sum(), model)
-        process, without = fit_process(scaled, targets, weights, grid)
+        process, without = fit_process(scaled, heads, weights, grid)
     elif not slope:
         shares = (1.0, 0.0)
     ranker = Ranker(columns, trees, process, shares, slope, base, len(names))
     if not check:
         return ranker, np.zeros(len(y)), np.zeros(len(y))
     rank, spread = _held_out(scaled, left, offered, seed)
-    return ranker, shares[0] * (rank + scaled @ base) + shares[1] * without + slope * said, spread
+    own = shares[0] * (rank + scaled @ base) + shares[1] * without[0] + sum(shares) * at_ends(without[1:])
+    return ranker, own + slope * said, spread
 
 
 def _weights_beside(
@@ -218,7 +221,7 @@ def _weights_beside(
     own = [group for group in of if group != _PRIOR]
     within = scaled[:, [i for i, group in enumerate(of) if group != _PRIOR]]
     weights = column_weights(own, _DISTANCE)
-    _, without = fit_process(within, targets, weights / weights.sum(), FEW)
+    without = fit_process(within, targets[None], weights / weights.sum(), FEW)[1][0]
     if not said.std() or not without.std():
         return None
     known, own_fit = (float(np.corrcoef(one, targets)[0, 1]) for one in (said, without))
