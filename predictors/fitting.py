@@ -162,7 +162,7 @@ def fit_rows(
 def fit_ranker(
     x: Floats, y: Floats, groups: Sequence[int], seed: int, check: bool = True, model: str = "ensemble"
 ) -> tuple[Ranker, Floats, Floats]:
-    """Trees and a process on the normal scores of `y`, or on what a prior leaves of them.
+    """Trees and a process on the normal scores of `y`, or on what a prior leaves of them; the process on its ends, too.
 
     Also the rank and spread of each row as predicted without its score: trees from folds, the process in closed
     form. Without `check` they are zeros.
@@ -171,16 +171,16 @@ def fit_ranker(
     columns = columns_of(x, model, x.shape[1] - len(names))
     scaled, targets = columns(x), normal_scores(y)
     of = [groups[i] for i in columns.used]
-    slope, shares, base_of_all = 0.0, _SHARES_OF.get(model, _SHARES), False
+    slope, shares, further = 0.0, _SHARES_OF.get(model, _SHARES), ends(y)
     base = _untrained(names, columns, scaled, targets)
     said, distance, offered = np.zeros(len(y)), _DISTANCE, of
     if _PRIOR in groups:
         said = x[:, len(names)]
         beside = _weights_beside(said, scaled, targets, of)
-        base_of_all = beside is None
         if beside is None:
             slope = max(float(said @ targets / (said @ said + 1)), 0.0)
             base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
+            further = further[:0]  # the prior has ends of its own
         else:
             slope, shares = beside[1], (shares[0] * beside[0], shares[1] * beside[0])
             scaled = np.where(
@@ -190,7 +190,7 @@ def fit_ranker(
             offered = [_PRIOR - 1 if group == _PRIOR else group for group in of]
     left = targets - scaled @ base
     trees, importances = _fit_trees(scaled, left, offered, seed, _TREES)
-    heads = targets[None] if base_of_all else np.concatenate([targets[None], ends(y)])
+    heads = np.concatenate([targets[None], further])
     process, without = None, np.zeros(heads.shape)
     if len(y) <= _MOST_FOR_PROCESS:
         weights, grid = column_weights(of, distance), FEW

@@ -63,9 +63,9 @@ def _middle(y: Floats) -> float:
 
 
 def at_ends(said: Floats) -> Floats:
-    """What is `said` of the ends [2, n], as a correction of ranks: 0 but for cells of which it says that they are there.
+    """What is `said` of the ends [2, n], as a correction of ranks: 0 for cells of which it says that they are elsewhere.
 
-    None is made of [0, n].
+    Also 0 where nothing is said of any: [0, n].
     """
     if not len(said):
         return np.zeros(said.shape[1])

@@ -158,7 +158,8 @@ def test_a_file_of_version_3_is_read_as_it_was_meant(path: Path) -> None:
     assert alphas.shape == process.alphas.shape
     without_ends = replace(small().ranker, process=replace(process, alphas=alphas[:, :1]))
     np.testing.assert_allclose(
-        loaded.predict_rows(rows(seed=1)).rank, replace(small(), ranker=without_ends).predict_rows(rows(seed=1)).rank
+        loaded.predict_rows(rows(seed=1)).rank,
+        replace(small(), ranker=without_ends).predict_rows(rows(seed=1)).rank,
     )
     assert not same(loaded, small())
 

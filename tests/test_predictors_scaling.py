@@ -15,7 +15,9 @@ def test_ends_tell_apart_what_is_best_and_what_is_worst() -> None:
     np.testing.assert_allclose([good.std(), bad.std()], 1)
     ranked = normal_scores(y)
     assert good[1] - good[0] > ranked[1] - ranked[0]
-    assert bad[80] - bad[79] > 5 * (ranked[80] - ranked[79])  # a gap of the scores, of which ranks know nothing
+    assert bad[80] - bad[79] > 5 * (
+        ranked[80] - ranked[79]
+    )  # a gap of the scores, of which ranks know nothing
     assert (np.diff(good) > 0).all()
     assert (np.diff(bad) > 0).all()
 
