@@ -63,7 +63,7 @@ def _middle(y: Floats) -> float:
 
 
 def at_ends(said: Floats) -> Floats:
-    """What is `said` of the ends [2, n], as a correction of ranks: 0 for cells of which it says that they are elsewhere.
+    """What is `said` of the ends [2, n], as a correction of ranks: 0 for cells that it says to be elsewhere.
 
     Also 0 where nothing is said of any: [0, n].
     """
