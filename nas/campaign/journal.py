@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import socket
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from nas._plain import plain
 from nas.errors import BrokenRunError, RunError
 
 SCHEMA = 3
@@ -112,18 +112,8 @@ def _check_schema(first: Event, path: Path) -> None:
 
 def encode(event: Mapping[str, Any]) -> bytes:
     """The line of an event, newline included. Numbers that JSON lacks (nan, inf) become null."""
-    body = json.dumps(_plain(event), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    body = json.dumps(plain(event), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     return body[:-1] + f',"crc":"{zlib.crc32(body):08x}"}}\n'.encode()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 class Lock:
