@@ -49,6 +49,10 @@ def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
+def kept() -> Tensor | None:
+    return scratch._kept.buffer
+
+
 def lent(floats: int, candidates: int = 0) -> tuple[list[Tensor | None], scratch.Lent]:
     values: list[Tensor | None] = [None, None]
     rows = (candidates, floats) if candidates else (floats,)
@@ -77,12 +81,12 @@ def test_a_call_inside_of_another_gets_its_own() -> None:
     assert inner[0].data_ptr() != outer[0].data_ptr()
     scratch.give_back(inner)
     scratch.give_back(outer)
-    assert scratch._kept.buffer is inner[0]  # the larger one
+    assert kept() is inner[0]  # the larger one
     _, outer = lent(300)
     _, inner = lent(50)
     scratch.give_back(inner)
     scratch.give_back(outer)
-    assert scratch._kept.buffer is outer[0]
+    assert kept() is outer[0]
 
 
 def test_parts_lie_apart_and_candidates_share_them() -> None:
@@ -104,9 +108,9 @@ def test_too_large_a_buffer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
     _, small = lent(100)
     scratch.give_back(small)
     _, large = lent(1000)
-    assert scratch._kept.buffer is small[0]
+    assert kept() is small[0]
     scratch.give_back(large)
-    assert scratch._kept.buffer is small[0]
+    assert kept() is small[0]
 
 
 def test_each_thread_has_its_own() -> None:
@@ -114,7 +118,7 @@ def test_each_thread_has_its_own() -> None:
     scratch.give_back(own)
 
     def other() -> tuple[bool, int]:
-        had = scratch._kept.buffer is not None
+        had = kept() is not None
         _, found = lent(100)
         scratch.give_back(found)
         return had, found[0].data_ptr()
@@ -123,7 +127,7 @@ def test_each_thread_has_its_own() -> None:
         had, place = pool.submit(other).result()
     assert not had
     assert place != own[0].data_ptr()
-    assert scratch._kept.buffer is own[0]
+    assert kept() is own[0]
 
 
 def test_it_is_poisoned_as_fresh_memory_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +271,7 @@ def test_candidates_after_each_other_in_it_give_what_each_gives() -> None:
 def test_a_call_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = module_of(CELLS["convs"]), drawn(1, BATCH, STEPS, WIDTH)
     wanted = alone(module, x)
-    assert scratch._kept.buffer is not None
+    assert kept() is not None
 
     def failing(self: Running, *given: Any) -> None:
         raise MemoryError("none")
@@ -276,5 +280,5 @@ def test_a_call_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch
         patch.setattr(Running, "__call__", failing)
         with pytest.raises(MemoryError, match="none"):
             module(x)
-    assert scratch._kept.buffer is None
+    assert kept() is None
     torch.testing.assert_close(alone(module, x), wanted, rtol=0, atol=0)

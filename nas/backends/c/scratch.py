@@ -68,5 +68,6 @@ def _borrowed(floats: int) -> Tensor:
 
 def _poison(buffer: Tensor, floats: int) -> None:
     """Fill it with NaN where torch fills fresh memory: reading what was not written, or was given back, must show."""
-    if torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory:
+    fills = torch.utils.deterministic
+    if torch.are_deterministic_algorithms_enabled() and fills.fill_uninitialized_memory:  # type: ignore[attr-defined]
         ctypes.memset(buffer.data_ptr(), 0xFF, 4 * floats)  # in any mode of autograd
