@@ -1,7 +1,7 @@
 """Memory that calls of C work in, which nobody reads after them: one buffer for each thread, kept between calls.
 
-What is freed after every call, the C library gives back to the system, which hands it out again page by page and full
-of zeros: between two steps of a training loop that took longer than a small cell itself.
+What is freed after every call, the C library gives back to the system once it is enough, and the system hands it out
+again page by page and full of zeros: between the steps of a training loop that took up to a fifth of a cell's time.
 """
 
 from __future__ import annotations
