@@ -29,7 +29,7 @@ LEFT = {
     "nas.searchers": ("search_spaces", "predictors", "nas.supernet"),
     "nas.campaign": ("nas.searchers", "nas._modules"),
     "nas.exporters": ("nas.campaign",),
-    "nas.reports": ("nas.campaign",),
+    "nas.reports": ("nas.exporters",),
     "nas.serving": ("predictors", "nas.errors", "nas._lazy", "nas._modules"),
     "nas.cli": ("nas.exporters", "nas.reports", "nas.bench", "nas.serving"),
 }

@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from predictors import Predictor
 
 CellsArgument = Annotated[
-    list[str], typer.Argument(metavar="CELL...", help="Texts, files, zoo:lstm, RUN#3, or - to read one.")
+    list[str], typer.Argument(metavar="CELL", help="Texts, files, zoo:lstm, RUN#3, or - to read one.")
 ]
 FromOption = Annotated[
     Path | None,
     typer.Option(
         "-p",
         "--predictor",
-        help="A file that `recell predictor fit` wrote. [default: one that comes with recell]",
+        help="A file that `recell predictor fit` wrote. (default: one that comes with recell)",
     ),
 ]
 TaskOption = Annotated[
-    str | None, typer.Option("--task", help="Which of those that come with recell. [default: text]")
+    str | None, typer.Option("--task", help="Which of those that come with recell. (default: text)")
 ]
 SourcesArgument = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="RUN...",
+        metavar="RUN",
         help="Folders of runs, tables (.csv, .jsonl) with `cell` and `score`, or tables of trials (.jsonl.gz).",
         show_default=False,
     ),
@@ -202,7 +202,7 @@ def evaluate(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PREDICTOR] RUN...",
+            metavar="[PREDICTOR] RUN",
             help="The file of a predictor, and runs or tables as for `fit`; with --folds no predictor.",
             show_default=False,
         ),
