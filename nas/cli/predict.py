@@ -16,6 +16,7 @@ from nas.cli.cells import Json
 from nas.cli.console import score_text, show, show_json
 from nas.cli.console import table as table_of
 from nas.cli.errors import UsageError
+from nas.cli.produce import Quiet
 from nas.cli.values import read_cell
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def fit(
     model: Annotated[
         str, typer.Option(help="What is seen of cells: ensemble (the best), wl, graph or text (no probes).")
     ] = "ensemble",
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
@@ -194,7 +196,8 @@ def fit(
         card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
     made = fit_predictor(cells, scores, seed=seed, extras=extras, card=card, model=model)
     made.save(out, small)
-    _show_card(made, json)
+    if json or not quiet:
+        _show_card(made, json)
 
 
 @app.command("eval", epilog="Example: recell predictor eval p.recell runs/c")

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from grammar import DIGEST_VERSION, Cell
-from nas.campaign import Run
+from nas.campaign import Run, open_run
 from nas.errors import ExportError
 from nas.exporters.check import check_export
 from nas.exporters.source import WEIGHTS, Source, cell_source
@@ -39,9 +39,9 @@ class Exported:
 
 
 def export(
-    what: Run | Cell, out: str | Path, *, rank: int = 1, trial: int | None = None, **sizes: Any
+    what: Run | Cell | str | Path, out: str | Path, *, rank: int = 1, trial: int | None = None, **sizes: Any
 ) -> Exported:
-    """Write a cell of a run, or a cell by itself, into the new or empty folder `out`.
+    """Write a cell of a run (or of the run in that place), or a cell by itself, into the new or empty folder `out`.
 
     From a run it is the one of this `rank` (1 is the best; `trial` names one by its number), with its trained weights
     if it was retrained. A cell by itself has fresh weights, and `sizes`: input_size, hidden_size, num_layers, heads,
@@ -50,6 +50,8 @@ def export(
     """
     folder = Path(out)
     check_folder(folder)
+    if isinstance(what, str | Path):
+        what = open_run(what)
     if isinstance(what, Run):
         if sizes:
             raise ExportError(
