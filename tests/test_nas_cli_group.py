@@ -101,7 +101,11 @@ def test_help_is_broken_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch)
         recell("top", "--help").out
     )
     assert "(default: one that comes with recell)" in recell("predict", "--help").out
-    for panel, command in (("Runs", "search"), ("Cells, spaces and tasks", "show"), ("Predictors", "predict")):
+    for panel, command in (
+        ("Runs", "search"),
+        ("Cells, spaces and tasks", "show"),
+        ("Predictors", "predict"),
+    ):
         assert re.search(rf"{panel} [^a-z]*\s{command} ", recell("--help").out), panel
 
 
