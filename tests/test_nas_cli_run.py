@@ -12,6 +12,7 @@ from made_runs import make_run
 
 from nas.campaign import SearchConfig, open_run
 from nas.campaign.pool import Ending
+from nas.errors import RunError
 from nas.searchers import searcher_names
 from nas.searchers.registry import SYNONYMS
 
@@ -67,25 +68,24 @@ def test_options_become_the_configuration(given: dict[str, Any], tmp_path: Path)
     )
 
 
-def test_limits_and_aims_have_options_of_their_own(given: dict[str, Any], tmp_path: Path) -> None:
-    options = "--max-params 150k --max-latency-us 42.5 --constraint flops<=1e6 --max-trials 1"
-    recell("search", *options.split(), "--out", tmp_path / "a")
-    assert given["config"].constraints == ("flops<=1000000", "params<=150000", "latency_us<=42.5")
-    recell(
-        "search",
-        "--objective",
-        "loss, flops",
-        "-O",
-        "population=4",
-        "--out",
-        tmp_path / "b",
-        "--max-trials",
-        1,
-    )
-    assert given["config"].method == "nsga2"
-    assert given["config"].options == {"population": 4, "objectives": "loss,flops"}
-    recell("search", "--objective", "loss", "--method", "random", "--out", tmp_path / "c", "--max-trials", 1)
-    assert (given["config"].method, dict(given["config"].options)) == ("random", {})
+def test_limits_and_aims_have_options_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def start(config: SearchConfig, out: Path, on_event: Any) -> Any:
+        seen.append(config)
+        raise RunError("that was all")
+
+    seen: list[SearchConfig] = []
+    monkeypatch.setattr("nas.campaign.start", start)
+    for options in (
+        "--max-params 150k --max-latency-us 42.5 --constraint flops<=1e6",
+        "--objective loss,flops -O population=4",
+        "--objective loss --method random",
+    ):
+        assert refused("search", *options.split(), "--out", tmp_path / "a") == "that was all"
+    assert seen == [
+        SearchConfig(constraints=("flops<=1000000", "params<=150000", "latency_us<=42.5")),
+        SearchConfig(method="nsga2", options={"population": 4, "objectives": "loss,flops"}),
+        SearchConfig(method="random"),
+    ]
 
 
 def test_defaults_are_those_of_the_configuration(given: dict[str, Any], tmp_path: Path) -> None:
