@@ -32,7 +32,7 @@ def test_names() -> None:
         ("predictor", "guided", None),
         ("darts", "oneshot", "darts"),
         ("gdas", "oneshot", "gdas"),
-        ("supernet", "oneshot", None),
+        ("supernet", "oneshot", "uniform"),
     ],
 )
 def test_the_names_that_the_literature_has(name: str, meant: str, method: str | None) -> None:
@@ -44,9 +44,9 @@ def test_the_names_that_the_literature_has(name: str, meant: str, method: str | 
         assert made.options.method == method
         assert make_searcher(name, space, {"method": method, "steps": 3}).name == meant
         with pytest.raises(
-            SearchError, match=f"method {name} is oneshot with method={method}; received method=uniform"
+            SearchError, match=f"method {name} is oneshot with method={method}; received method=darts2"
         ):
-            make_searcher(name, space, {"method": "uniform"})
+            make_searcher(name, space, {"method": "darts2"})
 
 
 def test_a_synonym_may_propose_for_another() -> None:

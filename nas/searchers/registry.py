@@ -32,7 +32,7 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
 SYNONYMS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "predictor": ("guided", MappingProxyType({})),
-        "supernet": ("oneshot", MappingProxyType({})),
+        "supernet": ("oneshot", MappingProxyType({"method": "uniform"})),
         "darts": ("oneshot", MappingProxyType({"method": "darts"})),
         "gdas": ("oneshot", MappingProxyType({"method": "gdas"})),
     }
