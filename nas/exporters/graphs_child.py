@@ -35,7 +35,7 @@ class Steps(nn.Module):
 
     def __init__(self, part: Any) -> None:
         super().__init__()
-        self.part = part.requires_grad_(False)
+        self.part = part
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """x [B, T, ...] -> y [B, T, ...] and the state after the last step."""
@@ -54,7 +54,7 @@ class Steps(nn.Module):
 
 def write(folder: Path, formats: Sequence[str], states: Sequence[tuple[str, bool]]) -> None:
     """`cell.pt2` and `cell.onnx` beside `cell.py`, and the state before the first step of one sequence."""
-    part = _loaded(folder)
+    part = _loaded(folder).requires_grad_(False)  # a learned beginning of the state is a parameter, too
     cell = getattr(part, "cell", part)
     initial = _parts(part.init_state(1))
     save_file(
@@ -68,7 +68,8 @@ def write(folder: Path, formats: Sequence[str], states: Sequence[tuple[str, bool
         x = torch.zeros(BATCH, STEPS, dtype=torch.int64)
     else:
         x = torch.randn(BATCH, STEPS, part.inputs.in_features)
-    state = part.init_state(BATCH)
+    state: Any = tuple(value.contiguous() for value in _parts(part.init_state(BATCH)))
+    state = state[0] if len(state) == 1 else state
     batch, steps = torch.export.Dim("batch", min=1), torch.export.Dim("steps", min=1)
     of_state: Any = {1: batch} if isinstance(state, Tensor) else tuple({1: batch} for _ in state)
     with torch.no_grad():
