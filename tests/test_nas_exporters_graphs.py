@@ -15,6 +15,7 @@ from source_tree import ROOT
 from grammar import parse, zoo
 from nas.errors import ExportError
 from nas.exporters import ExportMismatchError, export, graphs, read_formats
+from nas.exporters.subject import subject_of_cell
 
 ONNX = (
     importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
@@ -75,6 +76,14 @@ def test_a_graph_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(graphs, "_child", lambda *arguments: Done)
     with pytest.raises(ExportMismatchError, match=r"cell\.pt2 differs from the original: rest by 0\.003"):
         export(zoo("elman"), tmp_path / "e", formats="pt2", input_size=3, hidden_size=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_complex_states_are_none_of_onnx(tmp_path: Path) -> None:
+    subject = subject_of_cell(zoo("lru"), 4, 4)
+    states = [{"name": "z", "type": "cvec"}]
+    with pytest.raises(ExportError, match="the states z of lru are complex, which ONNX does not have"):
+        graphs.write_graphs(tmp_path, subject, ["pt2", "onnx"], states)
     assert list(tmp_path.iterdir()) == []
 
 

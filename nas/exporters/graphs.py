@@ -37,7 +37,13 @@ def write_graphs(
     Returns the largest difference of each from the original in float32. Raises ExportMismatchError if torch cannot
     trace the cell, or if a graph differs.
     """
-    named = json.dumps([(state["name"], state["type"] in ("cvec", "cmat")) for state in states])
+    complex_ones = [state["name"] for state in states if state["type"] in ("cvec", "cmat")]
+    if "onnx" in graphs and complex_ones:
+        raise ExportError(
+            f"the states {', '.join(complex_ones)} of {subject.cell.name} are complex, which ONNX does not have; "
+            "leave it out with --format pt2"
+        )
+    named = json.dumps([(state["name"], state["name"] in complex_ones) for state in states])
     what = [str(folder.resolve()), ",".join(graphs), named]
     done = _child("write", *what)
     if done.returncode != 0:
