@@ -35,7 +35,7 @@ def write_graphs(
 
     `states` are the parts of the state (`Source.states`); its value before the first step goes to `state.safetensors`.
     Returns the largest difference of each from the original in float32. Raises ExportMismatchError if torch cannot
-    trace the cell, or if a graph differs.
+    trace the cell, or if a graph differs, and ExportError for complex states in ONNX.
     """
     complex_ones = [state["name"] for state in states if state["type"] in ("cvec", "cmat")]
     if "onnx" in graphs and complex_ones:
