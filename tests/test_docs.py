@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/spaces.md",
     "docs/importers.md",
     "docs/ensembles.md",
+    "docs/export.md",
 )
 
 

@@ -32,7 +32,7 @@ LEFT = {
     "nas.searchers": ("search_spaces", "predictors", "nas.supernet", "nas._student"),
     "nas.campaign": ("nas.searchers", "nas._modules", "nas._plain"),
     "nas.exporters": ("nas.campaign",),
-    "nas.reports": ("nas.campaign",),
+    "nas.reports": ("nas.exporters",),
     "nas.serving": ("predictors", "nas.errors", "nas._lazy", "nas._modules", "nas._plain"),
     "nas.cli": ("nas.exporters", "nas.reports", "nas.bench", "nas.serving"),
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,20 @@ def test_help_has_examples_for_every_command() -> None:
         assert command.help
 
 
+def test_help_is_broken_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "the Pareto front comes first. Where trials were trained for different numbers of steps," in (
+        recell("top", "--help").out
+    )
+    assert "(default: one that comes with recell)" in recell("predict", "--help").out
+    for panel, command in (
+        ("Runs", "search"),
+        ("Cells, spaces and tasks", "show"),
+        ("Predictors", "predict"),
+    ):
+        assert re.search(rf"{panel} [^a-z]*\s{command} ", recell("--help").out), panel
+
+
 def test_reading_commands_have_json_and_working_ones_quiet() -> None:
     root = typer.main.get_group(app)
     flags = {name: {flag for p in c.params for flag in p.opts} for name, c in root.commands.items()}
@@ -102,6 +117,11 @@ def test_reading_commands_have_json_and_working_ones_quiet() -> None:
     assert [
         name for name in "search resume report export clean".split() if "--quiet" not in flags[name]
     ] == []
+    group = root.commands["predictor"]
+    assert isinstance(group, typer.core.TyperGroup)
+    of = {name: {flag for p in c.params for flag in p.opts} for name, c in group.commands.items()}
+    assert [name for name in of if "--json" not in of[name]] == []
+    assert "--quiet" in of["fit"]
 
 
 def test_no_arguments_and_help_and_version() -> None:

@@ -12,7 +12,9 @@ from made_runs import make_run
 
 from nas.campaign import SearchConfig, open_run
 from nas.campaign.pool import Ending
+from nas.errors import RunError
 from nas.searchers import searcher_names
+from nas.searchers.registry import SYNONYMS
 
 
 @pytest.fixture
@@ -66,6 +68,26 @@ def test_options_become_the_configuration(given: dict[str, Any], tmp_path: Path)
     )
 
 
+def test_limits_and_aims_have_options_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def start(config: SearchConfig, out: Path, on_event: Any) -> Any:
+        seen.append(config)
+        raise RunError("that was all")
+
+    seen: list[SearchConfig] = []
+    monkeypatch.setattr("nas.campaign.start", start)
+    for options in (
+        "--max-params 150k --max-latency-us 42.5 --constraint flops<=1e6",
+        "--objective loss,flops -O population=4",
+        "--objective loss --method random",
+    ):
+        assert refused("search", *options.split(), "--out", tmp_path / "a") == "that was all"
+    assert seen == [
+        SearchConfig(constraints=("flops<=1000000", "params<=150000", "latency_us<=42.5")),
+        SearchConfig(method="nsga2", options={"population": 4, "objectives": "loss,flops"}),
+        SearchConfig(method="random"),
+    ]
+
+
 def test_defaults_are_those_of_the_configuration(given: dict[str, Any], tmp_path: Path) -> None:
     recell("search", "--out", tmp_path / "run", "--max-trials", 1)
     assert given["config"] == SearchConfig(max_trials=1)
@@ -94,7 +116,7 @@ def test_a_search_prints_its_events_and_what_it_found(given: dict[str, Any], tmp
 
 def test_help_names_every_method() -> None:
     said = recell("search", "--help").out
-    assert not [name for name in searcher_names() if name not in said]
+    assert not [name for name in (*searcher_names(), *SYNONYMS) if name not in said]
 
 
 def test_quiet_prints_nothing(given: dict[str, Any], tmp_path: Path) -> None:
@@ -156,6 +178,21 @@ def test_resuming_a_finished_run_says_so(given: dict[str, Any], tmp_path: Path) 
         ("--params 0", "--params must be a whole number"),
         ("--device tpu", "device must be one of auto, cpu, cuda; got 'tpu'"),
         ("--method evolutoin", "unknown method 'evolutoin'; did you mean 'evolution'?"),
+        ("--max-params 0", "--max-params must be a whole number"),
+        ("--max-latency-us -1", "--max-latency-us must be a number above 0; received -1"),
+        ("--max-latency-us nan", "--max-latency-us must be a number above 0; received nan"),
+        (
+            "--objective loss,params",
+            "method nsga2 is to minimise params, and the width of every model is matched",
+        ),
+        ("--objective flops", "nsga2: two or more different objectives are needed"),
+        ("--objective loss,speed", "nsga2: there is no objective 'speed'"),
+        ("--objective loss,flops --method random", "is for --method nsga2; random minimises the loss alone"),
+        (
+            "--objective loss,flops -O objectives=loss,params",
+            "give --objective or -O objectives=..., not both",
+        ),
+        ("--method darts -O method=gdas --space darts_rnn", "method darts is oneshot with method=darts"),
         ("--space gatd", "unknown space 'gatd'; did you mean 'gated'"),
         ("--task txt", "unknown task 'txt'; did you mean 'text'?"),
         ("--data nowhere.txt", "data file"),

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from made_runs import make_run
 
+from nas._student import student_p
 from nas.campaign import Contender, Retraining, Run
 from nas.reports import verdict
 from nas.reports.judge import estimate, final_tests, p_text
-from nas.reports.significance import holm, paired_p, student_p
+from nas.reports.significance import holm, paired_p
 
 
 @pytest.mark.parametrize(

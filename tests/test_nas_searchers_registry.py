@@ -10,7 +10,8 @@ import pytest
 from searcher_suite import OPTIONS, ToySpace
 
 from nas.errors import SearchError
-from nas.searchers import Searcher, make_searcher, searcher_names
+from nas.searchers import Searcher, make_searcher, searcher_names, settled_options
+from search_spaces import load_space
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +26,34 @@ def test_names() -> None:
         assert make_searcher(name, ToySpace(), OPTIONS[name]).name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "meant", "method"),
+    [
+        ("predictor", "guided", None),
+        ("darts", "oneshot", "darts"),
+        ("gdas", "oneshot", "gdas"),
+        ("supernet", "oneshot", "uniform"),
+    ],
+)
+def test_the_names_that_the_literature_has(name: str, meant: str, method: str | None) -> None:
+    space = load_space("darts_rnn")
+    made: Any = make_searcher(name, space)
+    assert made.name == meant
+    assert settled_options(name, space, {}).get("method") == method
+    if method is not None:
+        assert made.options.method == method
+        assert make_searcher(name, space, {"method": method, "steps": 3}).name == meant
+        with pytest.raises(
+            SearchError, match=f"method {name} is oneshot with method={method}; received method=darts2"
+        ):
+            make_searcher(name, space, {"method": "darts2"})
+
+
+def test_a_synonym_may_propose_for_another() -> None:
+    made: Any = make_searcher("halving", load_space("darts_rnn"), {"proposer": "gdas"})
+    assert made.proposer.options.method == "gdas"
+
+
 def test_a_users_own_class_by_module_and_class() -> None:
     searcher = make_searcher("nas.searchers.random_search:RandomSearch", ToySpace(), {"tries": 3})
     assert searcher.name == "random"
@@ -37,6 +66,11 @@ def test_a_users_own_class_by_module_and_class() -> None:
             "evolutoin",
             {},
             "unknown method 'evolutoin'; did you mean 'evolution'\\? \\(methods are random, evolution",
+        ),
+        (
+            "gdass",
+            {},
+            "unknown method 'gdass'; did you mean 'gdas'.*\\? \\(methods are .*, list, predictor, supernet",
         ),
         ("evolution", {"poplation": 3}, "no option 'poplation'; did you mean 'population'\\? \\(options are"),
         ("evolution", {"population": 0}, "population must be a whole number of at least 2, got 0"),

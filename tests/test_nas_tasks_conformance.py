@@ -21,6 +21,10 @@ TASKS = (
     "text",
     "words",
     "parity",
+    "even_pairs",
+    "cycle_navigation",
+    "s5",
+    "dyck",
     "modular_arithmetic",
     "listops",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -64,11 +65,56 @@ def test_arithmetic_answers(size: str) -> None:
         assert [modulo_five(text) for text in texts] == batch.y.tolist()
 
 
+def few(name: str) -> Iterator[Batch]:
+    """Batches of all lengths, for training and of the test."""
+    task = formal(name)
+    drawn = itertools.islice(task.train_batches(np.random.default_rng(0)), 0, 1_200, 60)
+    return itertools.chain(drawn, itertools.islice(task.eval_batches("test"), 0, 60, 6))
+
+
+def test_even_pairs_answers() -> None:
+    for batch in few("even_pairs"):
+        texts = strings(batch, "01")
+        pairs = [sum(a != b for a, b in itertools.pairwise(text)) for text in texts]
+        assert [count % 2 for count in pairs] == batch.y.tolist()
+
+
+def test_cycle_answers() -> None:
+    for batch in few("cycle_navigation"):
+        texts = strings(batch, "0+-")
+        assert [(text.count("+") - text.count("-")) % 5 for text in texts] == batch.y.tolist()
+
+
+def test_products_of_permutations() -> None:
+    every = list(itertools.permutations(range(5)))
+    symbols = "".join(map(chr, range(120)))
+    for batch in few("s5"):
+        for text, answer in zip(strings(batch, symbols), batch.y.tolist(), strict=True):
+            things = list(range(5))
+            for symbol in text:
+                things = [every[ord(symbol)][thing] for thing in things]
+            assert tuple(things) == every[answer]
+
+
+def test_brackets_answers() -> None:
+    deepest = 0
+    for batch in few("dyck"):
+        for text, answer in zip(strings(batch, "([)]"), batch.y.tolist(), strict=True):
+            closed = text
+            while closed != (closed := closed.replace("()", "").replace("[]", "")):
+                pass
+            assert closed
+            assert set(closed) <= {"(", "["}, text
+            assert "(["[answer] == closed[-1]
+            deepest = max(deepest, len(closed))
+    assert deepest >= 10
+
+
 def test_precedence_and_signs_by_hand() -> None:
     assert [modulo_five(text) for text in ("1+2*3", "2*3-4", "0-1", "4*4*4-2", "3")] == [2, 2, 4, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["parity", "modular_arithmetic"])
+@pytest.mark.parametrize("name", ["parity", "modular_arithmetic", "dyck"])
 def test_each_string_ends_with_the_symbol_that_asks(name: str) -> None:
     task = formal(name)
     for batch in task.eval_batches("valid"):

@@ -46,7 +46,7 @@ PUBLIC: dict[str, str] = {
         app main
     """,
     "nas.exporters": """
-        ExportMismatchError Exported check_folder export ranking value_names
+        ExportMismatchError Exported FORMATS check_folder export ranking read_formats value_names
     """,
     "nas.ir": """
         Adjoint Array Builder Chain ChildGradient Circle Contraction DEPTH_ONLY DERIVATIVES EXPANSIONS Factors Form

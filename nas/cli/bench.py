@@ -23,7 +23,7 @@ def bench(
     cells: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CELL]...",
+            metavar="CELL",
             help="Texts, files, zoo:lstm, RUN#3; `zoo` stands for all known cells over time.",
         ),
     ] = None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -18,9 +20,15 @@ A cell is a short text of equations. `recell search` tries many on your data, `r
 
 _EPILOG = """Exit codes: 0 done, 1 the work failed, 2 wrong use. Begin with: recell search --out runs/a --budget 5m"""
 
+
+def _flowing(text: str) -> str:
+    """Paragraphs without line ends of their own: they are broken where the terminal ends."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
 app = typer.Typer(
     cls=Group,
-    help=_DOC,
+    help=_flowing(_DOC),
     epilog=_EPILOG,
     add_completion=False,
     invoke_without_command=True,
@@ -41,10 +49,20 @@ def root(
         typer.echo(context.get_help())
 
 
-def _add(function: object, *examples: str) -> None:
+_PANELS = {
+    "search resume status top report export export-optuna clean": "Runs",
+    "show zoo sample bench spaces tasks": "Cells, spaces and tasks",
+    "predict similar predictor serve-predictor": "Predictors",
+    "doctor": "This machine",
+}
+_PANEL = {name: panel for names, panel in _PANELS.items() for name in names.split()}
+
+
+def _add(function: Callable[..., None], *examples: str) -> None:
     """Register a command; its examples are shown under its help."""
     epilog = "Examples:\n\n" + "\n\n".join(examples)
-    app.command(epilog=epilog)(function)  # type: ignore[type-var]
+    panel = _PANEL.get(function.__name__.replace("_", "-"))
+    app.command(help=_flowing(inspect.getdoc(function) or ""), epilog=epilog, rich_help_panel=panel)(function)
 
 
 _add(
@@ -100,7 +118,7 @@ _add(
     "recell predict -p p.recell runs/notes#12 --json",
 )
 _add(predict.similar, "recell similar zoo:gru_cho", "recell similar runs/notes#12 --run runs/notes")
-app.add_typer(predict.app, name="predictor")
+app.add_typer(predict.app, name="predictor", rich_help_panel=_PANEL["predictor"])
 _add(serving.serve_predictor, "recell serve-predictor", "recell serve-predictor -p p.recell --port 9000 -w 2")
 _add(look.doctor, "recell doctor")
 

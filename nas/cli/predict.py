@@ -16,6 +16,7 @@ from nas.cli.cells import Json
 from nas.cli.console import score_text, show, show_json
 from nas.cli.console import table as table_of
 from nas.cli.errors import UsageError
+from nas.cli.produce import Quiet
 from nas.cli.values import read_cell
 
 if TYPE_CHECKING:
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
     from predictors import Predictor
 
 CellsArgument = Annotated[
-    list[str], typer.Argument(metavar="CELL...", help="Texts, files, zoo:lstm, RUN#3, or - to read one.")
+    list[str], typer.Argument(metavar="CELL", help="Texts, files, zoo:lstm, RUN#3, or - to read one.")
 ]
 FromOption = Annotated[
     Path | None,
     typer.Option(
         "-p",
         "--predictor",
-        help="A file that `recell predictor fit` wrote. [default: one that comes with recell]",
+        help="A file that `recell predictor fit` wrote. (default: one that comes with recell)",
     ),
 ]
 TaskOption = Annotated[
-    str | None, typer.Option("--task", help="Which of those that come with recell. [default: text]")
+    str | None, typer.Option("--task", help="Which of those that come with recell. (default: text)")
 ]
 SourcesArgument = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="RUN...",
+        metavar="RUN",
         help="Folders of runs, tables (.csv, .jsonl) with `cell` and `score`, or tables of trials (.jsonl.gz).",
         show_default=False,
     ),
@@ -178,6 +179,7 @@ def fit(
     model: Annotated[
         str, typer.Option(help="What is seen of cells: ensemble (the best), wl, graph or text (no probes).")
     ] = "ensemble",
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
@@ -194,7 +196,8 @@ def fit(
         card["zero_cost"], extras = zero_cost_key(), zero_cost_columns(cells)
     made = fit_predictor(cells, scores, seed=seed, extras=extras, card=card, model=model)
     made.save(out, small)
-    _show_card(made, json)
+    if json or not quiet:
+        _show_card(made, json)
 
 
 @app.command("eval", epilog="Example: recell predictor eval p.recell runs/c")
@@ -202,7 +205,7 @@ def evaluate(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PREDICTOR] RUN...",
+            metavar="[PREDICTOR] RUN",
             help="The file of a predictor, and runs or tables as for `fit`; with --folds no predictor.",
             show_default=False,
         ),

@@ -94,6 +94,14 @@ def export(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of a cell: draws its weights. (default: 0)")
     ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAMES",
+            help="cell; pt2 and onnx add a program of torch.export and ONNX (the extra `onnx`); all. With commas.",
+        ),
+    ] = "cell",
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -111,7 +119,7 @@ def export(
         "seed": seed,
     }
     sizes = {name: value for name, value in given.items() if value is not None}
-    made = _export(what, out, rank, sizes)
+    made = _export(what, out, rank, formats, sizes)
     if json:
         facts = {"folder": str(made.folder), "trained": made.trained, "difference": made.difference}
         show_json({**facts, "cell": made.facts})
@@ -119,23 +127,25 @@ def export(
         _say(made)
 
 
-def _export(what: str, out: Path, rank: int, sizes: dict[str, int]) -> Exported:
+def _export(what: str, out: Path, rank: int, names: str, sizes: dict[str, int]) -> Exported:
     from nas.campaign import open_run
-    from nas.exporters import check_folder
+    from nas.exporters import check_folder, read_formats
     from nas.exporters import export as write
+
+    formats = read_formats(names)
 
     check_folder(out)  # before torch is loaded
     place = run_and_trial(what)
     if place is None and not Path(what).is_dir():
-        return write(read_cell(what), out, **sizes)
+        return write(read_cell(what), out, formats=formats, **sizes)
     if sizes:
         option = "--" + next(iter(sizes)).replace("_", "-")
         raise UsageError(
             f"{option} is for a cell by itself; a cell of a run has the sizes that it was trained with"
         )
     if place is not None:
-        return write(place[0], out, trial=place[1])
-    return write(open_run(what), out, rank=rank)
+        return write(place[0], out, trial=place[1], formats=formats)
+    return write(open_run(what), out, rank=rank, formats=formats)
 
 
 def _say(made: Exported) -> None:

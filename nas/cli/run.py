@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas.cli.console import show
+from nas.cli.errors import UsageError
 from nas.cli.group import INTERRUPTED
 from nas.cli.look import RunArgument
 from nas.cli.produce import Quiet
@@ -41,12 +43,13 @@ def search(
     data: Data = None,
     size: Annotated[str, typer.Option(help="Of the task: smoke, search, table or full.")] = "search",
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="random, evolution, guided, reinforce, nsga2, halving, hyperband, oneshot, list (docs/searchers.md), "
-            "or module:Class."
+            help="random, evolution, guided (or predictor), reinforce, nsga2, halving, hyperband, oneshot (or "
+            "supernet, darts, gdas), list (docs/searchers.md), or module:Class. (default: evolution; nsga2 for "
+            "several objectives)"
         ),
-    ] = "evolution",
+    ] = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -95,6 +98,20 @@ def search(
             "May be given several times.",
         ),
     ] = None,
+    max_params: Annotated[
+        str | None, typer.Option(metavar="N", help="The same as --constraint params<=N.")
+    ] = None,
+    max_latency_us: Annotated[
+        float | None, typer.Option(metavar="M", help="The same as --constraint latency_us<=M.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="What to minimise, with commas: loss, params, flops, state_bytes, gemm_depth, latency_us. Several are "
+            "for nsga2. (default: loss)",
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("-O", "--option", metavar="NAME=VALUE", help="Of the method; see docs/searchers.md."),
@@ -114,6 +131,7 @@ def search(
     """
     from nas.campaign import SearchConfig
 
+    method, aims = _aims(method, objective, options("--option", option or ()))
     config = SearchConfig(
         space=space,
         task=task,
@@ -135,8 +153,8 @@ def search(
         trial_memory_gb=trial_memory,
         lint=lint,
         width=width,
-        constraints=tuple(constraint or ()),
-        options=options("--option", option or ()),
+        constraints=(*(constraint or ()), *_limits(max_params, max_latency_us)),
+        options=aims,
     )
 
     def work(view: View) -> Run:
@@ -145,6 +163,30 @@ def search(
         return start(config, out, view.on_event)
 
     _follow(work, out, quiet)
+
+
+def _limits(params: str | None, latency_us: float | None) -> Iterator[str]:
+    """The constraints that have an option of their own."""
+    if params is not None:
+        yield f"params<={count('--max-params', params)}"
+    if latency_us is not None:
+        if not 0 < latency_us < inf:
+            raise UsageError(f"--max-latency-us must be a number above 0; received {latency_us:g}")
+        yield f"latency_us<={latency_us!r}"
+
+
+def _aims(method: str | None, objective: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method and its options, with what is to be minimised among them where it is more than the loss."""
+    if objective is None:
+        return method or "evolution", given
+    names = [name.strip() for name in objective.split(",")]
+    if names == ["loss"] and method != "nsga2":
+        return method or "evolution", given
+    if method not in (None, "nsga2"):
+        raise UsageError(f"--objective {objective} is for --method nsga2; {method} minimises the loss alone")
+    if "objectives" in given:
+        raise UsageError("give --objective or -O objectives=..., not both")
+    return "nsga2", {**given, "objectives": ",".join(names)}
 
 
 def resume(

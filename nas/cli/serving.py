@@ -17,7 +17,7 @@ def serve_predictor(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     workers: Annotated[
         int | None,
-        typer.Option("-w", "--workers", min=1, help="Encoders of new cells. [default: one for each core]"),
+        typer.Option("-w", "--workers", min=1, help="Encoders of new cells. (default: one for each core)"),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Processor seconds that one cell may take.")] = 10.0,
 ) -> None:

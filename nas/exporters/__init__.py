@@ -8,6 +8,8 @@ from nas._lazy import attach
 
 if TYPE_CHECKING:
     from nas.exporters.errors import ExportMismatchError as ExportMismatchError
+    from nas.exporters.formats import FORMATS as FORMATS
+    from nas.exporters.formats import read_formats as read_formats
     from nas.exporters.names import value_names as value_names
     from nas.exporters.order import ranking as ranking
     from nas.exporters.write import Exported as Exported
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "FORMATS": "nas.exporters.formats",
         "ExportMismatchError": "nas.exporters.errors",
         "Exported": "nas.exporters.write",
         "check_folder": "nas.exporters.write",
         "export": "nas.exporters.write",
         "ranking": "nas.exporters.order",
+        "read_formats": "nas.exporters.formats",
         "value_names": "nas.exporters.names",
     },
 )

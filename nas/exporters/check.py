@@ -33,8 +33,7 @@ def check_export(folder: Path, subject: Subject, seed: int = 0) -> dict[str, flo
     """
     with tempfile.TemporaryDirectory(prefix="recell-check-") as elsewhere:
         place = Path(elsewhere)
-        for dtype in (torch.float32, torch.float64):
-            save_file(_expected(subject, seed, dtype), place / f"{dtype}.safetensors")
+        save_expected(place, subject, seed)
         command = [
             sys.executable,
             "-I",
@@ -63,6 +62,12 @@ def check_export(folder: Path, subject: Subject, seed: int = 0) -> dict[str, flo
     single = found["torch.float32"]
     # A trained cell is made for what its model feeds it; on noise its float32 differences say little.
     return {name: value for name, value in single.items() if name.startswith("model")} or single
+
+
+def save_expected(folder: Path, subject: Subject, seed: int) -> None:
+    """Inputs, and what the original makes of them: `torch.float32.safetensors`, `torch.float64.safetensors`."""
+    for dtype in (torch.float32, torch.float64):
+        save_file(_expected(subject, seed, dtype), folder / f"{dtype}.safetensors")
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from typing import Any
 from safetensors.torch import save_file
 
 from grammar import DIGEST_VERSION, Cell
-from nas.campaign import Run
+from nas.campaign import Run, open_run
 from nas.errors import ExportError
 from nas.exporters.check import check_export
+from nas.exporters.formats import read_formats
+from nas.exporters.graphs import graph_files, write_graphs
 from nas.exporters.source import WEIGHTS, Source, cell_source
 from nas.exporters.subject import Subject, exported_weights, subject_of_cell, subject_of_run
 
@@ -39,17 +41,28 @@ class Exported:
 
 
 def export(
-    what: Run | Cell, out: str | Path, *, rank: int = 1, trial: int | None = None, **sizes: Any
+    what: Run | Cell | str | Path,
+    out: str | Path,
+    *,
+    rank: int = 1,
+    trial: int | None = None,
+    formats: str | Sequence[str] = "cell",
+    **sizes: Any,
 ) -> Exported:
-    """Write a cell of a run, or a cell by itself, into the new or empty folder `out`.
+    """Write a cell of a run (or of the run in that place), or a cell by itself, into the new or empty folder `out`.
 
     From a run it is the one of this `rank` (1 is the best; `trial` names one by its number), with its trained weights
     if it was retrained. A cell by itself has fresh weights, and `sizes`: input_size, hidden_size, num_layers, heads,
     key_size, seed. The folder gets `cell.py` (torch only), `weights.safetensors` and `cell.json`, after they were
-    loaded in a fresh process without recell and gave the same outputs. Raises ExportError; then nothing is written.
+    loaded in a fresh process without recell and gave the same outputs. `formats` adds "pt2", a program of
+    torch.export, and "onnx" (the extra `onnx`), or "all": graphs of any batch and number of steps, for inference, with
+    `state.safetensors` to begin with. Raises ExportError; then nothing is written.
     """
     folder = Path(out)
+    graphs = [name for name in read_formats(formats) if name != "cell"]
     check_folder(folder)
+    if isinstance(what, str | Path):
+        what = open_run(what)
     if isinstance(what, Run):
         if sizes:
             raise ExportError(
@@ -61,7 +74,7 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        facts = _write(beside, subject)
+        facts = _write(beside, subject, graphs)
         beside.chmod(0o755)
         os.replace(beside, folder)  # takes the place of an empty folder, and of nothing else
     except OSError as error:
@@ -80,7 +93,7 @@ def check_folder(folder: Path) -> None:
         raise ExportError(f"{folder} is not empty and nothing is overwritten; give a new or empty folder")
 
 
-def _write(folder: Path, subject: Subject) -> dict[str, Any]:
+def _write(folder: Path, subject: Subject, graphs: Sequence[str] = ()) -> dict[str, Any]:
     """Write all files and check them; returns what `cell.json` holds."""
     source = cell_source(subject.cell, subject.name, subject.sizes, _docstring(subject), subject.model)
     (folder / CODE).write_text(source.text, encoding="utf-8")
@@ -88,8 +101,10 @@ def _write(folder: Path, subject: Subject) -> dict[str, Any]:
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes files that only their owner can read
     difference = check_export(folder, subject)
+    if graphs:
+        difference |= write_graphs(folder, subject, graphs, source.states)
     facts = _facts(subject, source, sum(w.numel() for w in weights.values()), difference)
-    facts["files"] = {name: _sha256(folder / name) for name in (CODE, WEIGHTS)}
+    facts["files"] = {name: _sha256(folder / name) for name in (CODE, WEIGHTS, *graph_files(graphs))}
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from grammar import OPS, Cell, Graph, Node, show_number
+from nas.exporters import value_names
 
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "div": "÷", "sigmoid": "σ", "neg": "−"}  # noqa: RUF001
 _LONGEST_CHAIN = 22  # characters of a label
@@ -19,7 +20,7 @@ _CHARACTER = 7.6
 
 @dataclass
 class Box:
-    """A value, or a chain of operations that each have one reader. `kind` chooses its colour."""
+    """A value, or a chain of operations that each have one reader. `kind` chooses its colour, `title` is its name."""
 
     label: str
     kind: str
@@ -74,6 +75,8 @@ class _Boxes:
 
     def __init__(self, cell: Cell) -> None:
         self.graph: Graph = cell.graph
+        new = {*cell.graph.next, cell.graph.out}  # these have boxes of their own at the foot
+        self.names = {node: name for node, name in value_names(cell).items() if node not in new}
         self.uses = self.graph.uses()
         self.diagram = Diagram()
         self.box_of: dict[int, int] = {}
@@ -110,10 +113,9 @@ class _Boxes:
         last = self.graph.nodes[chain[-1]]
         args = [(a, port) for a, port in _operands(self.graph, last) if self.graph.nodes[a].op != "num"]
         sources = [(self._visit(a), port) for a, port in args]
-        weights = [self.graph.nodes[i].weight for i in chain if self.graph.nodes[i].weight >= 0]
-        title = self.graph.weights[weights[-1]].site if weights else ""
         label = " ".join(_label(self.graph, self.graph.nodes[i]) for i in chain)
-        box = self._box(index, label, self._kind([self.graph.nodes[i] for i in chain]), title)
+        kind = self._kind([self.graph.nodes[i] for i in chain])
+        box = self._box(index, label, kind, self.names.get(index, ""))
         for source, port in sources:
             self._arrow(source, box, port)
         return box
@@ -130,7 +132,8 @@ class _Boxes:
             following = self.graph.nodes[inner[0]]
             text = _label(self.graph, following)
             length += 1 + len(text)
-            if following.op not in OPS or _is_join(self.graph, following) or length > _LONGEST_CHAIN:
+            named = inner[0] in self.names  # an equation of its own, as the reader knows it
+            if named or following.op not in OPS or _is_join(self.graph, following) or length > _LONGEST_CHAIN:
                 return chain
             chain.append(inner[0])
 

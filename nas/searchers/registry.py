@@ -28,20 +28,29 @@ SEARCHERS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# Further names: those that the literature has for a searcher with some of its options.
+SYNONYMS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "predictor": ("guided", MappingProxyType({})),
+        "supernet": ("oneshot", MappingProxyType({"method": "uniform"})),
+        "darts": ("oneshot", MappingProxyType({"method": "darts"})),
+        "gdas": ("oneshot", MappingProxyType({"method": "gdas"})),
+    }
+)
+
 
 def searcher_names() -> tuple[str, ...]:
-    """The names that `make_searcher` knows, besides `module:Class`."""
+    """The names that `make_searcher` knows, besides those of `SYNONYMS` and `module:Class`."""
     return tuple(SEARCHERS)
 
 
 def make_searcher(name: str, space: SpaceLike, options: Mapping[str, Any] | None = None) -> Searcher:
     """Make the searcher `name` for a space; `options` are the keyword arguments of its class.
 
-    `name` is one of `searcher_names()`, or names a subclass of `Searcher` as `module:Class`: that code is run. Raises
-    SearchError for an unknown name and for options that the searcher does not have or cannot take.
+    `name` is one of `searcher_names()` or of `SYNONYMS`, or names a subclass of `Searcher` as `module:Class`: that code
+    is run. Raises SearchError for an unknown name and for options that the searcher does not have or cannot take.
     """
-    cls = _find(name)
-    given = dict(options or {})
+    cls, given = _find(name), _with_synonym(name, options or {})
     known = list(inspect.signature(cls).parameters.values())[1:]
     open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known)
     names = [p.name for p in known if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
@@ -60,16 +69,28 @@ def make_searcher(name: str, space: SpaceLike, options: Mapping[str, Any] | None
 
 def settled_options(name: str, space: SpaceLike, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as a run writes them down: with what files hold in place of the files' names (`Searcher.settled`)."""
-    return _find(name).settled(space, options)
+    return _find(name).settled(space, _with_synonym(name, options))
+
+
+def _with_synonym(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with those that a synonym stands for. Raises SearchError where the two do not agree."""
+    meant, preset = SYNONYMS.get(name, (name, {}))
+    for option, value in preset.items():
+        if options.get(option, value) != value:
+            raise SearchError(
+                f"method {name} is {meant} with {option}={value}; received {option}={options[option]}"
+            )
+    return {**preset, **options}
 
 
 def _find(name: str) -> type[Searcher]:
-    where = SEARCHERS.get(name, name)
+    meant, _ = SYNONYMS.get(name, (name, {}))
+    where = SEARCHERS.get(meant, meant)
     module_name, colon, class_name = where.partition(":")
     if not colon:
-        names = ", ".join(searcher_names())
+        names = ", ".join((*searcher_names(), *SYNONYMS))
         raise SearchError(
-            f"unknown method {name!r}{suggest(name, searcher_names())} (methods are {names}, and your own as "
+            f"unknown method {name!r}{suggest(name, (*SEARCHERS, *SYNONYMS))} (methods are {names}, and your own as "
             "module:Class)"
         )
     sys.path.insert(0, "")  # a user's module may lie in the current directory

@@ -7,6 +7,7 @@ up to 40, tested at lengths 41 to 100; after the string one extra symbol asks fo
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
@@ -117,6 +118,91 @@ class Parity(FormalTask):
         width = int(lengths.max())
         bits = rng.integers(2, size=(len(lengths), width))
         return bits, (bits * (np.arange(width) < lengths[:, None])).sum(axis=1) % 2
+
+
+class EvenPairs(FormalTask):
+    """Do the pairs 01 and 10 sum up to an odd number? They do where the first symbol is not the last."""
+
+    name = "even_pairs"
+    symbols = 2
+    outputs = 2
+
+    def strings(self, lengths: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Uniform bits."""
+        bits = rng.integers(2, size=(len(lengths), int(lengths.max())))
+        return bits, (bits[:, 0] != bits[np.arange(len(bits)), lengths - 1]).astype(np.int64)
+
+
+class CycleNavigation(FormalTask):
+    """Where on a cycle of five places one is after staying (0), going on (1) and going back (2)."""
+
+    name = "cycle_navigation"
+    symbols = 3
+    outputs = 5
+
+    def strings(self, lengths: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Uniform moves."""
+        width = int(lengths.max())
+        moves = rng.integers(self.symbols, size=(len(lengths), width))
+        steps = np.where(moves == 2, -1, moves) * (np.arange(width) < lengths[:, None])
+        return moves, steps.sum(axis=1) % self.outputs
+
+
+class S5(FormalTask):
+    """The product of permutations of five things, which are numbered in the order of `itertools.permutations`.
+
+    The word problem of a group that is not solvable: Merrill et al. 2024, https://arxiv.org/abs/2404.08819.
+    """
+
+    name = "s5"
+    symbols = 120
+    outputs = 120
+
+    def strings(self, lengths: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Uniform permutations; those further to the right are applied to the result of those before."""
+        width = int(lengths.max())
+        factors = rng.integers(self.symbols, size=(len(lengths), width))
+        product = factors[:, 0].copy()
+        for i in range(1, width):
+            product = np.where(i < lengths, PRODUCTS[product, factors[:, i]], product)
+        return factors, product
+
+
+def _products() -> Ints:
+    """[120, 120]: the number of "first a, then b" for two permutations by their numbers."""
+    every = np.array(list(itertools.permutations(range(5))))
+    number = {tuple(row): i for i, row in enumerate(every.tolist())}
+    return np.array([[number[tuple(after[before].tolist())] for after in every] for before in every])
+
+
+PRODUCTS = _products()
+
+
+class Dyck(FormalTask):
+    """Which of two kinds of bracket has to come to close the innermost open one. Lengths are odd: one is open."""
+
+    name = "dyck"
+    symbols = 4
+    outputs = 2
+    odd_only = True
+
+    def strings(self, lengths: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Beginnings of balanced strings: 0 and 1 open, 2 and 3 close these; as many of both where any is open."""
+        count, width = len(lengths), int(lengths.max())
+        rows = np.arange(count)
+        text = np.empty((count, width), dtype=np.int64)
+        stack = np.zeros((count, width + 1), dtype=np.int64)
+        depth = np.zeros(count, dtype=np.int64)
+        answers = np.zeros(count, dtype=np.int64)
+        opens, kinds = rng.integers(2, size=(2, count, width))
+        for i in range(width):
+            opening = (depth == 0) | (opens[:, i] == 1)
+            top = stack[rows, depth]
+            text[:, i] = np.where(opening, kinds[:, i], top + 2)
+            depth += np.where(opening, 1, -1)
+            stack[rows[opening], depth[opening]] = kinds[opening, i]
+            answers = np.where(i == lengths - 1, stack[rows, depth], answers)
+        return text, answers
 
 
 class ModularArithmetic(FormalTask):
