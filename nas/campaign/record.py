@@ -271,6 +271,7 @@ class Run:
             "trivial_score": self.task.get("trivial_score"),
             "finished": sum(trial.status == "ok" for trial in self.trials),
             "supernets": sum(trial.status == "supernet" for trial in self.trials),
+            "passed": sum(trial.passed for trial in self.trials),
             "running": len(running) if live else 0,
             "pending": sum(trial.status in OPEN for trial in self.trials) - (len(running) if live else 0),
             "failed": self.failures,
@@ -362,7 +363,7 @@ class Run:
         trial = self.trials[event["trial"]]
         fill(trial, event, "ok" if trial.supernet is None else "supernet")
         if trial.supernet is not None:
-            trial.score, trial.found = None, tuple(event["found"])
+            trial.score, trial.found, trial.passed = None, tuple(event["found"]), event.get("passed", 0)
         self._supersede(trial)
         self.duplicates_in_a_row = self.refused_in_a_row = 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grammar import GrammarError, Sizes, parse_sketch
+from grammar import Cell, GrammarError, Sizes, parse_sketch
 from nas.backends import backend_names, choose
 from nas.errors import BuildError, SearchError
 from nas.supernet.architecture import Architecture
@@ -16,6 +16,9 @@ from nas.supernet.options import SupernetOptions
 from nas.tasks import Task
 from nas.training import TrialSpec, match_width
 from search_spaces import Relaxed, SpaceError
+
+LITTLE = 4
+"""Times the weights of a path that a mixture has at most if paths are to run through it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Plan:
     typical: float
     """The cost of a cell drawn from the sketch, 1 where cost plays no part."""
     architecture: Architecture
+    through: bool
+    """Whether paths run through the mixture: it is little larger than they are, and compiled once."""
 
     @classmethod
     def of(cls, spec: TrialSpec, options: SupernetOptions, task: Task, rng: np.random.Generator) -> Plan:
@@ -43,11 +48,28 @@ class Plan:
         typical = relaxed.derived(picks)
         width = spec.width or match_width(typical, task, budget, spec.heads, recipe.num_layers)[0]
         sizes = Sizes.of(width, width, spec.heads)
-        check_memory(relaxed, sizes, recipe, options.memory_gb, None if options.mixed else typical)
+        through = options.method == "uniform" and _little(relaxed.cell, typical) and _compiled(options.backend, relaxed.cell)
+        whole = options.mixed or through
+        check_memory(relaxed, sizes, recipe, options.memory_gb, None if whole else typical)
         wanted = options.cost_weight > 0 or options.cost_limit is not None
         cost = Cost(relaxed, sizes, options.cost) if wanted else None
         price = cost.of(picks) if cost else 1.0
-        return cls(relaxed, width, cost, price, Architecture(relaxed, rng, cost, options.cost_limit))
+        architecture = Architecture(relaxed, rng, cost, options.cost_limit)
+        return cls(relaxed, width, cost, price, architecture, through)
+
+
+def _little(mixture: Cell, path: Cell) -> bool:
+    """Whether a mixture has at most LITTLE times the weights of a path: products with them are what takes the time."""
+    whole, one = (sum(not weight.fixed for weight in cell.graph.weights) for cell in (mixture, path))
+    return whole <= LITTLE * one
+
+
+def _compiled(backend: str, mixture: Cell) -> bool:
+    """Whether a backend that compiles would run the mixture here; one that cannot be had is refused elsewhere."""
+    try:
+        return choose(backend, mixture).name != "reference"
+    except BuildError:
+        return False
 
 
 def check_supernet(spec: TrialSpec, task: Task, here: bool = True) -> None:

@@ -20,7 +20,7 @@ from nas.supernet.model import Supernet
 from nas.supernet.options import SupernetOptions
 from nas.supernet.plan import Plan
 from nas.supernet.selection import Scored, candidates, perturbed, shown
-from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
+from nas.supernet.steps import Stream, first_order, leave, mixture_loss, optimiser, path_loss, second_order
 from nas.tasks import Task
 from nas.training import TrialResult, TrialSpec, device_of, learning_rate, task_of
 from search_spaces import SpaceError, read_space
@@ -124,6 +124,7 @@ def train_supernet(
         seconds=time.perf_counter() - started,
         message=message,
         fallback=fallbacks().get(run.net.relaxed.cell, ""),
+        passed=run.passed,
     )
     final = tuple(tuple(round(p, 6) for p in hole.tolist()) for hole in run.architecture.probabilities())
     return SupernetResult(trial, found, final, run.spent if run.cost is not None else None)
@@ -150,8 +151,9 @@ class _Search:
             heads=spec.heads,
             dropout=recipe.dropout,
             embed=task.embed,
-            backend=options.backend if options.runs_mixture else "reference",
+            backend=options.backend if options.runs_mixture or plan.through else "reference",
             policy=spec.policy,
+            through=plan.through,
         ).to(device)
         self.steps = options.steps or recipe.steps
         self.rate = options.lr or recipe.lr
@@ -167,6 +169,7 @@ class _Search:
             Stream(task.train_batches(np.random.default_rng(seed)), device, carries) for seed in seeds
         )
         self.curve: list[tuple[int, float]] = []
+        self.passed = 0
         self.spent = 0.0
 
     # -- training -------------------------------------------------------------------------------
@@ -214,9 +217,12 @@ class _Search:
             torch.autograd.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.net.stack.parameters(), self.schedule.clip)
             if self.options.mixed or torch.isfinite(norm):
+                if self.net.through:
+                    leave(self.net.stack.parameters())
                 self.weights.step()
                 return value
         self.first.state = None  # the next path would go on from where this one exploded
+        self.passed += 1
         return None
 
     def _weights_loss(self, step: int) -> Tensor:
@@ -253,16 +259,16 @@ class _Search:
             names = self.net.state_names()
             before = self.other.before(names)
             if self.options.method == "darts2":
-                train = self.first.next(), self.first.before(names)
+                train = self.first.peek(), self.first.before(names)  # that of the step to come, as in DARTS
                 rate = learning_rate(step, self.schedule)
                 decay, clip = self.schedule.weight_decay, self.schedule.clip
-                grads = second_order(
+                _, grads, state = second_order(
                     self.net, self.task, gates, self.logits, train, (batch, before), rate, decay, clip
-                )[1]
+                )
             else:
                 loss, state = mixture_loss(self.net, self.task, gates, batch, before)
-                self.other.after(state, names)
                 grads = first_order(loss, self.logits)
+            self.other.after(state, names)
         if self.cost is not None and self.options.cost_weight:
             share = self.cost.expected(self.architecture.probabilities(temperature)) / max(self.typical, 1.0)
             price = first_order(self.options.cost_weight * share, self.logits)
