@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_search_spaces_relaxing import MINE
 
 from grammar import parse, parse_sketch
@@ -13,7 +14,8 @@ from nas.backends import fallback
 from nas.errors import SearchError, TrainingError
 from nas.supernet import SupernetOptions, train_supernet, train_trial
 from nas.supernet.selection import shown
-from nas.tasks import load_task
+from nas.supernet.training import _Search
+from nas.tasks import Batch, load_task
 from nas.training import TrialResult, TrialSpec
 from search_spaces import GrammarSpace, Relaxed, load_space, unroll
 
@@ -69,6 +71,18 @@ def test_same_seed_same_cells_and_another_seed_others() -> None:
     assert first.probabilities == again.probabilities
     assert first.trial.curve == again.trial.curve
     assert first.trial.curve != other.trial.curve
+
+
+def test_second_order_looks_at_the_batch_of_the_step_to_come() -> None:
+    task = load_task("modular_arithmetic", None, "smoke")
+    options = SupernetOptions(**QUICK, method="darts2", warmup=0.0)
+    run = _Search(spec(), options, task, torch.device("cpu"), lambda cell: True)
+    read: list[Batch] = []
+    batches = run.first.batches
+    run.first.batches = (read.append(batch) or batch for batch in batches)  # type: ignore[func-returns-value]
+    assert run.train(None, None) == ("ok", "")
+    assert len(read) == 6  # one for each step of the weights, and none beside
+    assert run.other.state is not None  # and what the architecture sees goes on, as with first order
 
 
 def test_a_soft_cost_makes_the_expected_cell_cheaper() -> None:
@@ -182,6 +196,7 @@ def test_paths_that_explode_are_passed_over(method: str) -> None:
     assert result.trial.status == "ok"
     assert np.isfinite(result.probabilities).all()
     losses = [loss for _, loss in result.trial.curve]
+    assert result.trial.passed == 60 - len(losses)
     assert 0 < len(losses) < 60  # each step has a loss in the curve, but for those that were passed over
     assert max(losses) < 2 * load_task("modular_arithmetic", None, "smoke").trivial_loss
     assert result.found

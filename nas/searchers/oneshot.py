@@ -115,9 +115,11 @@ class OneShot(Searcher):
     def _supernet(self, sketch: Sketch, seed: int) -> Mapping[str, Any]:
         space = getattr(self.space, "text", None) if isinstance(self.space, GrammarSpace) else None
         options = self.options.to_dict()
+        about = {"sketch": str(sketch), "space": space, "seed": seed, "options": options}
         if self.around == "best":
             options["keep"] = self.options.candidates  # which of them are new is for `tell` to say
-        return {"sketch": str(sketch), "space": space, "seed": seed, "options": options}
+            about["centred"] = True
+        return about
 
     def entered(self, proposal: Proposal, trial: int) -> None:
         """Count supernets, and do not propose again what is under way."""

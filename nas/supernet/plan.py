@@ -17,7 +17,7 @@ from nas.tasks import Task
 from nas.training import TrialSpec, match_width
 from search_spaces import Relaxed, SpaceError
 
-LITTLE = 4
+LITTLE = 5
 """Times the weights of a path that a mixture has at most if paths are to run through it."""
 
 
@@ -29,14 +29,14 @@ class Plan:
     width: int
     cost: Cost | None
     typical: float
-    """The cost of a cell drawn from the sketch, 1 where cost plays no part."""
+    """The cost of the cell that the width is matched to, 1 where cost plays no part."""
     architecture: Architecture
     through: bool
     """Whether paths run through the mixture: it is little larger than they are, and compiled once."""
 
     @classmethod
     def of(cls, spec: TrialSpec, options: SupernetOptions, task: Task, rng: np.random.Generator) -> Plan:
-        """The plan for the sketch `spec.cell`.
+        """The plan for the sketch `spec.cell`; its width is that of a cell drawn from it, or of the one it is around.
 
         Raises BuildError or SpaceError for a sketch that has no mixture, or one that takes too much memory, and
         SearchError where `cost_limit` leaves no cell.
@@ -44,7 +44,9 @@ class Plan:
         relaxed = Relaxed(parse_sketch(spec.cell), lift=options.lift)
         recipe = task.recipe
         budget = task.params if spec.params is None else spec.params
-        picks = relaxed.template.complete({}, np.random.default_rng(0))
+        centred = bool(spec.supernet and spec.supernet.get("centred"))
+        first = dict.fromkeys(range(len(relaxed.holes)), 0) if centred else {}
+        picks = relaxed.template.complete(first, np.random.default_rng(0))
         typical = relaxed.derived(picks)
         width = spec.width or match_width(typical, task, budget, spec.heads, recipe.num_layers)[0]
         sizes = Sizes.of(width, width, spec.heads)

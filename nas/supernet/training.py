@@ -60,7 +60,8 @@ def train_trial(
     """Train the supernet that `spec.supernet` describes, as a trial of a campaign, with what it gave as `found`.
 
     It has "sketch" (a text), "options" (fields of SupernetOptions) and "space" (a text, or None): only members of the
-    space are handed over. `spec.cell` is not looked at, and the test split never.
+    space are handed over. With "centred" the width is matched to the cell of the first option of each hole, which the
+    sketch is around. `spec.cell` is not looked at, and the test split never.
     """
     assert spec.supernet is not None
     text = spec.supernet.get("space")
@@ -93,7 +94,7 @@ def train_supernet(
 ) -> SupernetResult:
     """Train the supernet of the sketch `spec.cell` as `options` say; the rest of `spec` is as for a trial.
 
-    The width is that of a cell drawn from the sketch with the budget of parameters. The shared weights see the
+    The width is that of a cell of the sketch with the budget of parameters. The shared weights see the
     training batches of the seed, the architecture others of the training split; candidates are scored on validation
     batches, so the test split is not touched. Cells that `accept` refuses are not handed over. All randomness comes
     from `spec.seed`, and the global random state is left as it was found.
