@@ -232,7 +232,7 @@ class GrammarSpace(Space):
         return self._varier.graft(cell, self._member(cell), motif, rng)
 
     def neighbourhood(
-        self, cell: Cell, rng: np.random.Generator, changes: int = 12, share: float = 0.25
+        self, cell: Cell, rng: np.random.Generator, changes: int = 12, share: float = 0.125
     ) -> Sketch:
         """The member `cell` and `changes` of its mutations as a sketch: holes at some of its places.
 

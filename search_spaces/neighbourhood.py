@@ -37,6 +37,8 @@ OPERATORS = ("replace", "point", "insert", "delete", "rewire")
 """Those that change one place and nothing else."""
 TRIES = 40
 """Times the number of changes wanted that mutations are tried at most."""
+MOST = 3
+"""Mutations of one place."""
 
 Where = tuple[int, Path]
 """The number of an equation and the way down to a place in it."""
@@ -47,9 +49,9 @@ def neighbourhood(
 ) -> Sketch:
     """The sketch of the cell that `made` derives and of `changes` mutations of it, each with the weight `share`.
 
-    Each mutation gives another member by itself; which of several are members together is not known. A place has as
-    many of them as leave its present part the greatest weight or an equal one. Raises SpaceError for a space over trees
-    and where no mutation gives another cell.
+    Each mutation gives another member by itself; which of several are members together is not known. A place has at
+    most MOST of them, and as many as leave its present part the greatest weight or an equal one. Raises SpaceError for a
+    space over trees and where no mutation gives another cell.
     """
     if made.form.children:
         raise SpaceError(
@@ -58,7 +60,7 @@ def neighbourhood(
     own = made.cell(varier.rules).digest
     found: dict[Where, list[Tree]] = {}
     seen = {own}
-    most = int((1 - share) / share + 1e-9)
+    most = min(MOST, int((1 - share) / share + 1e-9))
     for _ in range(TRIES * changes):
         if len(seen) > changes:
             break

@@ -34,14 +34,12 @@ def test_each_option_by_itself_is_another_member(name: str) -> None:
         assert relaxed.derived(relaxed.template.complete(first, rng)).digest == cell.digest
         others = [(hole, k) for hole, site in enumerate(relaxed.holes) for k in range(1, len(site.options))]
         assert len(others) == 6
-        children = [
-            relaxed.derived(relaxed.template.complete({**first, hole: k}, rng)) for hole, k in others
-        ]
+        children = [relaxed.derived(relaxed.template.complete({**first, hole: k}, rng)) for hole, k in others]
         assert len({cell.digest, *(child.digest for child in children)}) == 7
         assert all(child in space for child in children)
         for site in relaxed.holes:
-            assert site.weights[1:] == (0.25,) * (len(site.options) - 1)
-            assert site.weights[0] == 1 - 0.25 * (len(site.options) - 1) >= 0.25
+            assert site.weights[1:] == (0.125,) * (len(site.options) - 1)
+            assert site.weights[0] == 1 - 0.125 * (len(site.options) - 1) >= 0.5
 
 
 def sketched(parent: str, *children: str) -> str:
@@ -63,7 +61,10 @@ ONE = "cell one {{ state h: vec; h' = {}; out h' }}"
 def test_what_a_mutation_keeps_has_the_same_weights() -> None:
     tanh, relu = ONE.format("tanh(lin(x, h))"), ONE.format("relu(lin(x, h))")
     kept = "h' = choice{ tanh(part_1) [0.75] | relu(part_1) [0.25] }; out h'"
-    assert sketched(tanh, relu) in (f"part_1 = lin(x, h); {kept}", f"part_1 = lin(x, h); part_2 = part_1; {kept}")
+    assert sketched(tanh, relu) in (
+        f"part_1 = lin(x, h); {kept}",
+        f"part_1 = lin(x, h); part_2 = part_1; {kept}",
+    )
 
 
 def test_a_part_is_kept_once_and_what_is_new_has_its_own_weights() -> None:

@@ -107,7 +107,10 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     supernets = sum(t.status == "supernet" for t in run.trials)
     if supernets:
         passed = sum(t.passed for t in run.trials)
-        yield f"{supernets}", "supernets trained" + (f" ({passed} of their paths passed over)" if passed else "")
+        yield (
+            f"{supernets}",
+            "supernets trained" + (f" ({passed} of their paths passed over)" if passed else ""),
+        )
     if run.duplicates:
         yield f"{run.duplicates}", "duplicates not trained again"
     if run.refused + over:

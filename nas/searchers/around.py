@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Sources(ABC):
 
 
 class Whole(Sources):
-    """The sketches of a space in turn, or those that its rules unroll to. Once they are used up the space is sampled."""
+    """The sketches of a space in turn, or those that its rules unroll to. Once they give nothing the space is sampled."""
 
     def __init__(self, sketches: Sequence[Sketch], lift: bool) -> None:
         self.sketches = tuple(sketches)

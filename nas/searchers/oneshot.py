@@ -19,7 +19,7 @@ from search_spaces import GrammarSpace
 
 SEEDS = 1 << 31
 AROUND = ("best", "space")
-OF_BEST = {"candidates": 48}
+OF_BEST = {"candidates": 32, "keep": 8}
 """Other defaults of supernets around a cell."""
 
 
@@ -31,13 +31,14 @@ class OneShot(Searcher):
     selected cell first.
 
     `around` says what a supernet is of. "space": a sketch of the space; several take turns, and a space of rules is
-    unrolled (`depth`, see `search_spaces.unroll`). Once supernets fail or give nothing new the space is sampled. "best",
-    for a space of rules: one of the `centres` best cells so far and `changes` mutations of it, each with the share
+    unrolled (`depth`, see `search_spaces.unroll`). Once supernets fail or give nothing new the space is sampled.
+    "best", for a space of rules: one of the `centres` best cells so far and `changes` mutations of it, each in a
     `share` of the paths (see `GrammarSpace.neighbourhood`), after `seeds` (see `read_seeds`) and `samples` cells of the
     space that have a score; see `Best`. All candidates are in the record then, and the `keep` best that are new are
     proposed. None: "best" for rules, else "space".
 
-    The other options are those of `nas.supernet.SupernetOptions`; for a space of rules `method` is "uniform" by default.
+    The other options are those of `nas.supernet.SupernetOptions`; for a space of rules `method` is by default
+    "uniform".
     """
 
     name = "oneshot"
@@ -52,7 +53,7 @@ class OneShot(Searcher):
         seeds: Seeds | None = None,
         centres: int = 4,
         changes: int = 12,
-        share: float = 0.25,
+        share: float = 0.125,
         **options: Any,
     ) -> None:
         super().__init__(space)
@@ -77,7 +78,9 @@ class OneShot(Searcher):
             self._sources = Best(space, samples, seeds, centres, changes, share)
         else:
             if seeds is not None:
-                raise SearchError("oneshot: seeds are for around=best; with around=space there is no use for them")
+                raise SearchError(
+                    "oneshot: seeds are for around=best; with around=space there is no use for them"
+                )
             self.options = SupernetOptions.from_dict({**default, **options})
             self._sources = Whole.of(space, self.options.depth, self.options.lift)
         self.around = around
@@ -110,12 +113,16 @@ class OneShot(Searcher):
 
     def planned(self) -> tuple[Mapping[str, Any], ...]:
         """One supernet of each sketch, or around a cell that may be the first."""
-        return tuple(self._supernet(sketch, 0) for sketch in self._sources.planned())
+        planned = [self._supernet(sketch, 0) for sketch in self._sources.planned()]
+        if self.around == "space":
+            return tuple(planned)
+        # Whether a limit of cost leaves a cell depends on which cell it is around.
+        return tuple({**one, "options": {**one["options"], "cost_limit": None}} for one in planned)
 
     def _supernet(self, sketch: Sketch, seed: int) -> Mapping[str, Any]:
         space = getattr(self.space, "text", None) if isinstance(self.space, GrammarSpace) else None
         options = self.options.to_dict()
-        about = {"sketch": str(sketch), "space": space, "seed": seed, "options": options}
+        about: dict[str, Any] = {"sketch": str(sketch), "space": space, "seed": seed, "options": options}
         if self.around == "best":
             options["keep"] = self.options.candidates  # which of them are new is for `tell` to say
             about["centred"] = True
@@ -144,7 +151,11 @@ class OneShot(Searcher):
         new = drawn = 0
         for found in observation.found:
             digest, selected = str(found["digest"]), bool(found.get("selected"))
-            if digest in self._known or digest in self._found or (drawn == self.options.keep and not selected):
+            if (
+                digest in self._known
+                or digest in self._found
+                or (drawn == self.options.keep and not selected)
+            ):
                 continue
             how = f"{self.options.method} {'selected' if selected else 'drawn'}"
             self._found[digest] = Proposal(parse(str(found["cell"])), how, tuple(observation.parents))

@@ -50,7 +50,11 @@ class Plan:
         typical = relaxed.derived(picks)
         width = spec.width or match_width(typical, task, budget, spec.heads, recipe.num_layers)[0]
         sizes = Sizes.of(width, width, spec.heads)
-        through = options.method == "uniform" and _little(relaxed.cell, typical) and _compiled(options.backend, relaxed.cell)
+        through = (
+            options.method == "uniform"
+            and _little(relaxed.cell, typical)
+            and _compiled(options.backend, relaxed.cell)
+        )
         whole = options.mixed or through
         check_memory(relaxed, sizes, recipe, options.memory_gb, None if whole else typical)
         wanted = options.cost_weight > 0 or options.cost_limit is not None
