@@ -50,8 +50,8 @@ def neighbourhood(
     """The sketch of the cell that `made` derives and of `changes` mutations of it, each with the weight `share`.
 
     Each mutation gives another member by itself; which of several are members together is not known. A place has at
-    most MOST of them, and as many as leave its present part the greatest weight or an equal one. Raises SpaceError for a
-    space over trees and where no mutation gives another cell.
+    most MOST of them, and as many as leave its present part the greatest weight or an equal one. Raises SpaceError for
+    a space over trees and where no mutation gives another cell.
     """
     if made.form.children:
         raise SpaceError(
@@ -142,9 +142,9 @@ class _Sketching:
 
     def _present(self, at: Where, tree: Tree) -> tuple[Expr, ...]:
         """What stands at a place, as expressions, with all its choices."""
-        found = self._filled(
-            tree, [_name(p) if isinstance(p, str) else self._present(_inside(at, i), p) for i, p in enumerate(tree.parts)]
-        )  # fmt: skip
+        inside = enumerate(tree.parts)
+        parts = [_name(p) if isinstance(p, str) else self._present(_inside(at, i), p) for i, p in inside]
+        found = self._filled(tree, parts)
         if at in self.bare:
             found = (self._let(self.bare[at], found[0]),)
         if at in self.others:

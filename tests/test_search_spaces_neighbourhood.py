@@ -29,7 +29,7 @@ def test_each_option_by_itself_is_another_member(name: str) -> None:
         cell = space.sample(rng)
         relaxed = Relaxed(space.neighbourhood(cell, rng, changes=6), lift=False)
         assert relaxed.cell.digest != cell.digest  # the mixture can be made
-        first = {hole: 0 for hole in range(len(relaxed.holes))}
+        first = dict.fromkeys(range(len(relaxed.holes)), 0)
         rng = np.random.default_rng(0)
         assert relaxed.derived(relaxed.template.complete(first, rng)).digest == cell.digest
         others = [(hole, k) for hole, site in enumerate(relaxed.holes) for k in range(1, len(site.options))]

@@ -52,7 +52,7 @@ class Sources(ABC):
 
 
 class Whole(Sources):
-    """The sketches of a space in turn, or those that its rules unroll to. Once they give nothing the space is sampled."""
+    """The sketches of a space in turn, or those that its rules unroll to. If they give nothing it is sampled."""
 
     def __init__(self, sketches: Sequence[Sketch], lift: bool) -> None:
         self.sketches = tuple(sketches)
