@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_search_spaces_relaxing import MINE
 
-from grammar import parse, parse_sketch
+from grammar import parse, parse_sketch, zoo
 from nas.backends import fallback
 from nas.errors import SearchError, TrainingError
 from nas.supernet import SupernetOptions, train_supernet, train_trial
@@ -208,3 +208,19 @@ def test_a_supernet_of_nothing_but_exploding_paths_diverges() -> None:
     assert result.trial.status == "diverged"
     assert result.trial.message == "none of the 60 paths before step 60 could be trained"
     assert result.found == ()
+
+
+def test_a_supernet_around_a_cell_gives_members_near_it() -> None:
+    space, cell = load_space("gated"), zoo("gru_cho")
+    assert isinstance(space, GrammarSpace)
+    sketch = space.neighbourhood(cell, np.random.default_rng(0), changes=5)
+    options = SupernetOptions(**{**QUICK, "keep": 3}, method="uniform").to_dict()
+    supernet = {"sketch": str(sketch), "space": space.text, "seed": 0, "options": options, "centred": True}
+    result = train_trial(spec(cell=cell.one_line, supernet=supernet))
+    assert (result.status, result.passed) == ("ok", 0)
+    assert len(result.found) == 3
+    for found in result.found:
+        near = parse(found["cell"])
+        assert near in space
+        assert near.digest == found["digest"]
+        assert "part_" not in found["cell"]
