@@ -263,6 +263,6 @@ def test_what_is_planned_is_like_what_is_trained() -> None:
     assert planned["options"]["cost_limit"] is None  # it depends on the cell
     assert planned["options"]["method"] == "uniform"
     assert "choice{" in planned["sketch"]
-    assert planned["space"] == RULES.text  # type: ignore[attr-defined]
+    assert planned["space"] == RULES.text
     (seeded,) = around(seeds=["zoo:mgu"]).planned()
     assert seeded["sketch"].startswith("cell mgu")

@@ -20,7 +20,7 @@ digest, lints or violates and metrics, operator, parents |
 | stop | the sitting ends | reason, finished, message |
 
 `ask`, `duplicate` and `refuse` also have `until`, `continues` and `recipe` where the proposal has them.
-A supernet's `ask` has `supernet`, its `finish` has `found`; it has no fingerprint and no metrics.
+A supernet's `ask` has `supernet`, its `finish` has `found` and perhaps `passed`; it has no fingerprint and no metrics.
 """
 
 from __future__ import annotations
