@@ -224,3 +224,15 @@ def test_a_supernet_around_a_cell_gives_members_near_it() -> None:
         assert near in space
         assert near.digest == found["digest"]
         assert "part_" not in found["cell"]
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_around_a_cell_all_options_are_trained_alike_and_candidates_are_near(centred: bool) -> None:
+    text = "cell c { state h: vec; h' = choice{ tanh(lin(x, h)) [0.9] | relu(lin(x, h)) [0.1] }; out h' }"
+    task = load_task("modular_arithmetic", None, "smoke")
+    around = spec(cell=text, supernet={"centred": centred})
+    run = _Search(around, SupernetOptions(**QUICK, method="uniform"), task, torch.device("cpu"), bool)
+    trained = np.mean([run._path()[0] for _ in range(400)])
+    drawn = np.mean([run.architecture.sample(run.rng)[0] for _ in range(400)])
+    assert abs(trained - (0.5 if centred else 0.1)) < 0.08
+    assert abs(drawn - 0.1) < 0.05

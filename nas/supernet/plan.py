@@ -33,6 +33,8 @@ class Plan:
     architecture: Architecture
     through: bool
     """Whether paths run through the mixture: it is little larger than they are, and compiled once."""
+    centred: bool
+    """Whether the sketch is around a cell, that of the first option of each hole."""
 
     @classmethod
     def of(cls, spec: TrialSpec, options: SupernetOptions, task: Task, rng: np.random.Generator) -> Plan:
@@ -61,7 +63,7 @@ class Plan:
         cost = Cost(relaxed, sizes, options.cost) if wanted else None
         price = cost.of(picks) if cost else 1.0
         architecture = Architecture(relaxed, rng, cost, options.cost_limit)
-        return cls(relaxed, width, cost, price, architecture, through)
+        return cls(relaxed, width, cost, price, architecture, through, centred)
 
 
 def _little(mixture: Cell, path: Cell) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -13,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grammar import Cell, GrammarError, parse
+from grammar import Cell, GrammarError
 from nas.backends import fallbacks
 from nas.errors import BuildError, TrialAborted
 from nas.supernet.model import Supernet
 from nas.supernet.options import SupernetOptions
 from nas.supernet.plan import Plan
-from nas.supernet.selection import Scored, candidates, perturbed, shown
+from nas.supernet.selection import Scored, candidates, perturbed
 from nas.supernet.steps import Stream, first_order, leave, mixture_loss, optimiser, path_loss, second_order
 from nas.tasks import Task
 from nas.training import TrialResult, TrialSpec, device_of, learning_rate, task_of
-from search_spaces import SpaceError, read_space
+from search_spaces import SpaceError
 
 CURVE_POINTS = 40
 WORST = 2.0
@@ -48,40 +47,6 @@ class SupernetResult:
     found: tuple[Scored, ...] = ()
     probabilities: tuple[tuple[float, ...], ...] = ()
     spent: float | None = None
-
-
-def train_trial(
-    spec: TrialSpec,
-    *,
-    test: bool = False,
-    on_progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> TrialResult:
-    """Train the supernet that `spec.supernet` describes, as a trial of a campaign, with what it gave as `found`.
-
-    It has "sketch" (a text), "options" (fields of SupernetOptions) and "space" (a text, or None): only members of the
-    space are handed over. With "centred" the width is matched to the cell of the first option of each hole, which the
-    sketch is around. `spec.cell` is not looked at, and the test split never.
-    """
-    assert spec.supernet is not None
-    text = spec.supernet.get("space")
-    space = None if text is None else read_space(text)
-    result = train_supernet(
-        spec.replace(cell=spec.supernet["sketch"]),
-        SupernetOptions.from_dict(spec.supernet["options"]),
-        accept=lambda cell: space is None or cell in space,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
-    cells = [s if space is None else dataclasses.replace(s, cell=_shown(s.cell)) for s in result.found]
-    found = tuple(
-        {name: value for name, value in dataclasses.asdict(s).items() if value is not None} for s in cells
-    )
-    return dataclasses.replace(result.trial, found=found)
-
-
-def _shown(text: str) -> str:
-    return shown(parse(text)).one_line
 
 
 def train_supernet(
@@ -142,7 +107,7 @@ class _Search:
         recipe = task.recipe
         plan = Plan.of(spec, options, task, self.rng)
         self.width, self.cost, self.typical = plan.width, plan.cost, plan.typical
-        self.architecture = plan.architecture.to(device)
+        self.architecture, self.centred = plan.architecture.to(device), plan.centred
         self.net = Supernet(
             plan.relaxed,
             task.inputs,
@@ -236,15 +201,21 @@ class _Search:
             uniform = self.options.method == "uniform"
             if uniform:
                 self.first.state = None  # that of another cell
-                picks = self.architecture.sample(
-                    self.rng, uniform=self.cost is None or self.options.cost_limit is None
-                )
+                picks = self._path()
             else:
                 picks = self.architecture.gumbel(self.rng, self._temperature(step))[0]
             names = self.net.state_names(picks)
             loss, state = path_loss(self.net, self.task, picks, batch, self.first.before(names))
         self.first.after(state, names)
         return loss
+
+    def _path(self) -> dict[int, int]:
+        """A path to train. Around a cell all options alike: those of small weight would look worse than they are."""
+        if self.cost is not None and self.options.cost_limit is not None:
+            return self.architecture.sample(self.rng)
+        if self.centred:
+            return self.architecture.even(self.rng)
+        return self.architecture.sample(self.rng, uniform=True)
 
     def _learn_architecture(self, step: int) -> None:
         temperature = self._temperature(step)
