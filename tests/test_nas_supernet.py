@@ -164,7 +164,7 @@ def test_second_order_is_the_derivative_through_a_step_of_the_weights() -> None:
 
 def test_the_next_batch_can_be_looked_at_before_it_is_taken() -> None:
     stream = Stream(iter([batch(0), batch(1)]), torch.device("cpu"), carries=True)
-    stream.state, stream.names = [torch.ones(1)], ("h",)
+    stream.state, stream.names = torch.ones(1), ("h",)
     ahead = stream.peek()
     assert stream.peek() is ahead
     assert stream.before(("h",)) is None  # a fresh batch goes on from nothing
@@ -272,7 +272,7 @@ def test_a_path_through_the_mixture_is_the_path(backend: str) -> None:
         torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
         for net, loss in zip((apart, through), found, strict=True):
             net.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         leave(through.parameters())
         for (name, p), q in zip(apart.named_parameters(), through.parameters(), strict=True):
             assert (p.grad is None) == (q.grad is None), name

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,13 @@ def test_second_order_looks_at_the_batch_of_the_step_to_come() -> None:
     run = _Search(spec(), options, task, torch.device("cpu"), lambda cell: True)
     read: list[Batch] = []
     batches = run.first.batches
-    run.first.batches = (read.append(batch) or batch for batch in batches)  # type: ignore[func-returns-value]
+
+    def counted() -> Iterator[Batch]:
+        for batch in batches:
+            read.append(batch)
+            yield batch
+
+    run.first.batches = counted()
     assert run.train(None, None) == ("ok", "")
     assert len(read) == 6  # one for each step of the weights, and none beside
     assert run.other.state is not None  # and what the architecture sees goes on, as with first order
