@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from searcher_suite import Drive, ToySpace, made_up_found, made_up_score
+from searcher_suite import RECIPE, Drive, ToySpace, made_up_found, made_up_score
 
 from grammar import parse_sketch
 from nas.errors import SearchError
@@ -148,7 +148,9 @@ AROUND: dict[str, Any] = {"samples": 3, "changes": 4, "keep": 2, "candidates": 5
 
 
 def around(**options: Any) -> Any:
-    return make_searcher("oneshot", RULES, {**AROUND, **options})
+    searcher = make_searcher("oneshot", RULES, {**AROUND, **options})
+    searcher.begin(RECIPE.to_dict())
+    return searcher
 
 
 def test_supernets_are_around_the_best_cells_so_far() -> None:
@@ -172,6 +174,7 @@ def test_supernets_are_around_the_best_cells_so_far() -> None:
         assert relaxed.derived(relaxed.template.complete(first, np.random.default_rng(0))).digest == centre
         assert sum(len(hole.options) - 1 for hole in relaxed.holes) == 4
         assert proposal.supernet["centred"]
+        assert proposal.supernet["options"]["steps"] == 9  # a third of the recipe's
         assert (
             proposal.supernet["options"]["keep"] == 5
         )  # all of them, of which the best two that are new count

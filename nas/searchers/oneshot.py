@@ -21,6 +21,8 @@ SEEDS = 1 << 31
 AROUND = ("best", "space")
 OF_BEST = {"candidates": 32, "keep": 8}
 """Other defaults of supernets around a cell."""
+SHORTER = 3
+"""Times the steps of such a supernet that the recipe has, where `steps` is not given: more did not rank better."""
 
 
 class OneShot(Searcher):
@@ -35,7 +37,7 @@ class OneShot(Searcher):
     "best", for a space of rules: one of the `centres` best cells so far and `changes` mutations of it, each in a
     `share` of the candidates (see `GrammarSpace.neighbourhood`), after `seeds` (see `read_seeds`) and `samples` cells
     of the space that have a score; see `Best`. All candidates are in the record then, and the `keep` best that are new
-    are proposed. None: "best" for rules, else "space".
+    are proposed; `steps` is a third of the recipe's by default. None: "best" for rules, else "space".
 
     The other options are those of `nas.supernet.SupernetOptions`; for a space of rules `method` is by default
     "uniform".
@@ -126,6 +128,8 @@ class OneShot(Searcher):
         if self.around == "best":
             options["keep"] = self.options.candidates  # which of them are new is for `tell` to say
             about["centred"] = True
+            if options["steps"] is None and self.recipe:
+                options["steps"] = max(1, self.recipe["steps"] // SHORTER)
         return about
 
     def entered(self, proposal: Proposal, trial: int) -> None:
