@@ -28,6 +28,7 @@ from grammar.evaluate import evaluate as evaluate
 from grammar.fingerprint import FINGERPRINT_VERSION as FINGERPRINT_VERSION
 from grammar.fingerprint import fingerprint as fingerprint
 from grammar.graph import GRAPH_LEAVES as GRAPH_LEAVES
+from grammar.graph import HALT as HALT
 from grammar.graph import Graph as Graph
 from grammar.graph import Node as Node
 from grammar.graph import Region as Region

@@ -16,6 +16,8 @@ from grammar.types import Type
 # the running value of a state inside `depth ... until` (`carry`) and its value after it (`final`).
 GRAPH_LEAVES = ("x", "num", "state", "child", "carry", "final")
 
+HALT = 0.99  # `depth n until(p)` ends where the sum of p reaches this: 1 - epsilon of A. Graves, arXiv 1603.08983
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -9,7 +9,7 @@ States make cycles, so a bottom-up hash would not do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -142,50 +142,42 @@ class _Structure:
             others = vertices[:place] + vertices[place + 1 :]
             self.links[vertex].append((role * 4 + place, others))
 
-    def refine(self, colours: _Colours) -> _Colours:
-        """The coarsest stable refinement of `colours`.
+    def refine(self, partition: _Partition, beside: set[int]) -> None:
+        """Make `partition` the coarsest stable one below it; only what stands beside a split can fall apart.
 
-        In each round a vertex is keyed by its colour and those that it is linked with. Keys change only beside what
-        was split off in the round before, so only these are looked at again, and one for all the others of a colour.
+        In each round a vertex is keyed by what it is linked with, by colour. Keys change only beside what was split off
+        in the round before, so only these are looked at again, and one for all the others of a colour.
         """
-        order = sorted(range(self.size), key=colours.__getitem__)
-        members: dict[int, set[int]] = {}  # a colour is the place of its first vertex in the order
-        colour = [0] * self.size
-        for _, group in groupby(enumerate(order), key=lambda pair: colours[pair[1]]):
-            pairs = list(group)
-            members[pairs[0][0]] = {vertex for _, vertex in pairs}
-            for _, vertex in pairs:
-                colour[vertex] = pairs[0][0]
-        beside: set[int] = set(range(self.size))
         while beside:
-            splits = list(self._splits(members, colour, beside))
+            splits = list(self._splits(partition, beside))
             beside = set()
             for place, parts in splits:
+                partition.split(place, parts)
                 largest = max(parts, key=len)
                 for part in parts:
-                    members[place] = part
-                    for vertex in part:
-                        colour[vertex] = place
-                        if part is not largest:
-                            beside |= self.neighbours[vertex]
-                    place += len(part)
-        return _ranks(colour)
+                    if part is not largest:
+                        beside.update(*(self.neighbours[vertex] for vertex in part))
 
-    def _splits(
-        self, members: Mapping[int, set[int]], colour: Sequence[int], beside: set[int]
-    ) -> Iterator[tuple[int, list[set[int]]]]:
+    def individualise(self, partition: _Partition, vertex: int) -> None:
+        """Put a vertex before the others of its colour, and refine: their links to it tell the rest apart."""
+        place = partition.colour[vertex]
+        partition.split(place, [[vertex], [v for v in partition.members(place) if v != vertex]])
+        self.refine(partition, self.neighbours[vertex])
+
+    def _splits(self, partition: _Partition, beside: Iterable[int]) -> Iterator[tuple[int, list[list[int]]]]:
         """The colours that fall apart, each with its parts in the order of their keys."""
-        changed: dict[int, list[int]] = {}
+        changed: dict[int, set[int]] = {}
         for vertex in beside:
-            if len(members[colour[vertex]]) > 1:
-                changed.setdefault(colour[vertex], []).append(vertex)
+            place = partition.colour[vertex]
+            if partition.length[place] > 1:
+                changed.setdefault(place, set()).add(vertex)
         for place, vertices in changed.items():
-            parts: dict[_Key, set[int]] = {}
+            parts: dict[_Key, list[int]] = {}
             for vertex in vertices:
-                parts.setdefault(self._key(vertex, colour), set()).add(vertex)
-            others = members[place].difference(vertices)
-            if others:
-                parts.setdefault(self._key(next(iter(others)), colour), set()).update(others)
+                parts.setdefault(self._key(vertex, partition.colour), []).append(vertex)
+            if len(vertices) < partition.length[place]:
+                others = [vertex for vertex in partition.members(place) if vertex not in vertices]
+                parts.setdefault(self._key(others[0], partition.colour), []).extend(others)
             if len(parts) > 1:
                 yield place, [parts[key] for key in sorted(parts)]
 
@@ -193,6 +185,14 @@ class _Structure:
         """What a vertex is linked with, by colour."""
         of = colour.__getitem__
         return tuple(sorted([(role, tuple(map(of, others))) for role, others in self.links[vertex]]))
+
+    def is_automorphism(self, moves: Mapping[int, int]) -> bool:
+        """Whether moving these vertices, of equal colours, keeps all relations: those of others follow."""
+        for vertex, image in moves.items():
+            links = [(role, tuple(moves.get(o, o) for o in others)) for role, others in self.links[vertex]]
+            if Counter(links) != Counter(self.links[image]):
+                return False
+        return True
 
     def certificate(self, colours: _Colours) -> tuple[object, ...]:
         """The whole structure in terms of a discrete colouring; equal ones are isomorphic."""
@@ -210,56 +210,210 @@ def _ranks(keys: Sequence[object]) -> _Colours:
     return tuple(order[k] for k in keys)
 
 
+class _Partition:
+    """Vertices in an order, cut into colours; a colour is the place of its first vertex.
+
+    Splits are kept in a trail, so that a search can take them back.
+    """
+
+    def __init__(self, colours: _Colours) -> None:
+        self.order = sorted(range(len(colours)), key=colours.__getitem__)
+        self.colour = [0] * len(colours)
+        self.length = [0] * len(colours)  # by colour
+        self.trail: list[tuple[int, int]] = []  # (colour, its length before it was split)
+        place = 0
+        for _, group in groupby(self.order.copy(), key=colours.__getitem__):
+            place += self._put(place, list(group))
+
+    def _put(self, place: int, vertices: Sequence[int]) -> int:
+        self.length[place] = len(vertices)
+        self.order[place : place + len(vertices)] = vertices
+        for vertex in vertices:
+            self.colour[vertex] = place
+        return len(vertices)
+
+    def copy(self) -> _Partition:
+        """The same partition with a trail of its own."""
+        made = _Partition(())
+        made.order, made.colour, made.length = self.order.copy(), self.colour.copy(), self.length.copy()
+        return made
+
+    def members(self, place: int) -> list[int]:
+        """The vertices of a colour."""
+        return self.order[place : place + self.length[place]]
+
+    def split(self, place: int, parts: Iterable[Sequence[int]]) -> None:
+        """Cut a colour into these parts, in this order."""
+        self.trail.append((place, self.length[place]))
+        for part in parts:
+            place += self._put(place, part)
+
+    def undo(self, mark: int) -> None:
+        """Take back every split after the first `mark`."""
+        while len(self.trail) > mark:
+            place, length = self.trail.pop()
+            self._put(place, self.order[place : place + length])
+
+    def first_tie(self, place: int = 0) -> int | None:
+        """The first colour at or after `place` that more than one vertex has."""
+        while place < len(self.order) and self.length[place] == 1:
+            place += 1
+        return place if place < len(self.order) else None
+
+    def split_since(self, mark: int) -> set[int]:
+        """The colours that stand where something was split after the first `mark`."""
+        found: set[int] = set()
+        for first, length in self.trail[mark:]:
+            place = first
+            while place not in found and place < first + length:  # else it lies in an earlier split
+                found.add(place)
+                place += self.length[place]
+        return found
+
+
+class _Tie:
+    """A place of the search: vertices of equal colour, of which each in turn is put first.
+
+    `depth` vertices have been put first above it, and `mark` splits done.
+    """
+
+    def __init__(self, partition: _Partition, place: int, depth: int) -> None:
+        self.place = place
+        self.depth = depth
+        self.mark = len(partition.trail)
+        self.vertices = iter(sorted(partition.members(place)))
+        self.explored: list[int] = []
+        self.known = 0  # automorphisms that `orbits` takes in
+        self.orbits: dict[int, int] = {}  # union-find: a vertex's parent
+
+    def orbit(self, vertex: int) -> int:
+        """One vertex for all those that the known automorphisms take to this one."""
+        while (parent := self.orbits.get(vertex, vertex)) != vertex:
+            self.orbits[vertex] = self.orbits.get(parent, parent)
+            vertex = parent
+        return vertex
+
+
 class _Search:
+    """The leaf of the tree of ties with the smallest certificate; of equal ones the first.
+
+    A vertex that an automorphism takes to an explored one leads to nothing smaller, so it is passed over. Most are
+    found without a leaf of their own (`_twins`): interchangeable parts of a cell cost one look each and not a tree.
+    """
+
     def __init__(self, structure: _Structure) -> None:
         self.structure = structure
         self.best: _Colours | None = None
+        self.best_path: list[int] = []
         self.best_certificate: tuple[object, ...] = ()
-        self.automorphisms: list[tuple[int, ...]] = []
+        self.automorphisms: list[dict[int, int]] = []  # the vertices that each moves
+        self.partition = _Partition(structure.start)
+        self.path: list[int] = []
+        self.ties: list[_Tie] = []
 
     def run(self) -> _Colours:
-        self._visit(self.structure.refine(self.structure.start), ())
+        self.structure.refine(self.partition, set(range(self.structure.size)))
+        self._descend(0)
+        while self.ties:
+            tie = self.ties[-1]
+            self.partition.undo(tie.mark)
+            del self.path[tie.depth :]
+            vertex = self._following(tie)
+            if vertex is None:
+                self.ties.pop()
+                continue
+            tie.explored.append(vertex)
+            self.path.append(vertex)
+            self.structure.individualise(self.partition, vertex)
+            self._descend(tie.place)
         assert self.best is not None
         return self.best
 
-    def _visit(self, colours: _Colours, prefix: tuple[int, ...]) -> None:
-        cell = self._first_tie(colours)
-        if not cell:
-            self._leaf(colours)
-            return
-        explored: list[int] = []
-        for vertex in cell:
-            if explored and self._equivalent(vertex, explored, prefix):
-                continue
-            explored.append(vertex)
-            split = tuple(2 * c + (c == colours[vertex] and v != vertex) for v, c in enumerate(colours))
-            self._visit(self.structure.refine(_ranks(split)), (*prefix, vertex))
-
-    def _first_tie(self, colours: _Colours) -> list[int]:
-        groups: dict[int, list[int]] = {}
-        for vertex, colour in enumerate(colours):
-            groups.setdefault(colour, []).append(vertex)
-        ties = [colour for colour, group in groups.items() if len(group) > 1]
-        return groups[min(ties)] if ties else []
+    def _descend(self, place: int) -> None:
+        """To the next tie, of which there is none before `place`, or to a leaf."""
+        following = self.partition.first_tie(place)
+        if following is None:
+            self._leaf(tuple(self.partition.colour))
+        else:
+            self.ties.append(_Tie(self.partition, following, len(self.path)))
 
     def _leaf(self, colours: _Colours) -> None:
         certificate = self.structure.certificate(colours)
         if self.best is None or certificate < self.best_certificate:
-            self.best, self.best_certificate = colours, certificate
+            self.best, self.best_path, self.best_certificate = colours, self.path.copy(), certificate
         elif certificate == self.best_certificate:
-            place = {colour: vertex for vertex, colour in enumerate(colours)}
-            self.automorphisms.append(tuple(place[c] for c in self.best))
+            vertices = self.partition.order
+            self.automorphisms.append({v: vertices[c] for v, c in enumerate(self.best) if vertices[c] != v})
+            # What is below the tie where the paths part is the image of what was explored there: no need to see it.
+            depth = next(i for i, (a, b) in enumerate(zip(self.path, self.best_path, strict=False)) if a != b)
+            while self.ties[-1].depth > depth:
+                self.ties.pop()
+            self.ties[-1].explored.pop()
 
-    def _equivalent(self, vertex: int, explored: list[int], prefix: tuple[int, ...]) -> bool:
-        """Whether an automorphism that keeps `prefix` takes an explored vertex to this one."""
-        fixing = [a for a in self.automorphisms if all(a[p] == p for p in prefix)]
-        seen = {vertex}
-        stack = [vertex]
-        while stack:
-            current = stack.pop()
-            for mapping in fixing:
-                for image in (mapping[current], mapping.index(current)):
-                    if image not in seen:
-                        seen.add(image)
-                        stack.append(image)
-        return any(v in seen for v in explored)
+    def _following(self, tie: _Tie) -> int | None:
+        """The next vertex that no automorphism takes to an explored one."""
+        for vertex in tie.vertices:
+            if not tie.explored:
+                return vertex
+            self._take_in(tie)
+            if tie.orbit(vertex) in {tie.orbit(v) for v in tie.explored}:
+                continue
+            if not any(self._twins(v, vertex) for v in tie.explored):
+                return vertex
+        return None
+
+    def _take_in(self, tie: _Tie) -> None:
+        """Join the orbits of automorphisms found since; they must leave in place what was put first above."""
+        above = self.path[: tie.depth] if tie.known < len(self.automorphisms) else ()
+        for moves in self.automorphisms[tie.known :]:
+            if not any(vertex in moves for vertex in above):
+                for vertex, image in moves.items():
+                    tie.orbits[tie.orbit(vertex)] = tie.orbit(image)
+        tie.known = len(self.automorphisms)
+
+    def _twins(self, one: int, other: int) -> bool:
+        """Whether an automorphism is found that exchanges two vertices of one colour, and what hangs on each.
+
+        What putting either of them first sets apart is matched by its place, and the rest stays as it is. Where that
+        is none and sets of vertices differ, one of each is put first too.
+        """
+        structure = self.structure
+        left, right = self.partition.copy(), self.partition.copy()
+        pair: tuple[int, int] | None = (one, other)
+        while pair is not None:
+            structure.individualise(left, pair[0])
+            structure.individualise(right, pair[1])
+            places = left.split_since(0)
+            if places != right.split_since(0) or any(left.length[p] != right.length[p] for p in places):
+                return False
+            single = [p for p in places if left.length[p] == 1]
+            moves = _exchange({left.order[p]: right.order[p] for p in single})
+            if structure.is_automorphism(moves):
+                self.automorphisms.append(moves)
+                return True
+            pair = _unmatched(left, right, sorted(places.difference(single)), moves)
+        return False
+
+
+def _exchange(images: Mapping[int, int]) -> dict[int, int]:
+    """The vertices that a permutation moves which maps as `images` say, and the rest to themselves or back."""
+    moves = {vertex: image for vertex, image in images.items() if image != vertex}
+    for start in moves.keys() - moves.values():
+        end = start
+        while end in moves:
+            end = moves[end]
+        moves[end] = start
+    return moves
+
+
+def _unmatched(
+    left: _Partition, right: _Partition, places: Iterable[int], moves: Mapping[int, int]
+) -> tuple[int, int] | None:
+    """A vertex of a colour on the left that has not that colour on the right, and one that is so on the right."""
+    for place in places:
+        here, there = left.members(place), right.members(place)
+        ones = set(here).difference(there, moves)
+        others = set(there).difference(here, moves)
+        if ones and others:
+            return min(ones), min(others)
+    return None

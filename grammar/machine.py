@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from grammar.errors import CellBuildError
-from grammar.graph import Graph
+from grammar.graph import HALT, Graph
 from grammar.renderings import RENDERINGS, Array, Call, Value, align
 from grammar.sizes import Sizes
 from grammar.types import SCAL, Type
 from grammar.weights import initial_name, written_arrays
-
-HALT = 0.99  # `depth n until(p)` stops where the sum of p reaches this (Graves, 2016: 1 - epsilon)
 
 
 def memory_length(graph: Graph, index: int) -> int:

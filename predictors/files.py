@@ -27,7 +27,8 @@ from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker
 from predictors.scaling import Columns, Scale
 from predictors.weights import NETWORKS, Network, restored
 
-FILE_VERSION = 3
+FILE_VERSION = 4
+_READ = ("3", str(FILE_VERSION))  # those of version 3 say nothing of the ends
 MOST_BYTES = 1 << 30
 _MOST_PRIORS = 4
 _HEADER_LENGTH = 8  # bytes that say how long the header of safetensors is
@@ -85,9 +86,9 @@ def load(path: str | Path) -> Predictor:
 def _read(data: bytes) -> Predictor:
     header = _header(data)
     version = header.get("recell_predictor")
-    if version != str(FILE_VERSION):
+    if version not in _READ:
         raise PredictorFileError(
-            f"this version reads predictor files of version {FILE_VERSION}; received {_short(version)}"
+            f"this version reads predictor files of versions {' and '.join(_READ)}; received {_short(version)}"
         )
     model = header.get("model", "ensemble")  # files of before there were others do not say it
     if model not in MODELS:

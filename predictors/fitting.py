@@ -29,7 +29,7 @@ from predictors.models import (
 )
 from predictors.novelty import fit_novelty
 from predictors.predictor import PRIOR_COLUMNS, Predictor, Ranker, with_extras
-from predictors.scaling import Columns, Scale, fit_scale, normal_scores
+from predictors.scaling import Columns, Scale, at_ends, ends, fit_scale, normal_scores
 from predictors.statistics import statistic_names
 from predictors.targets import TOGETHER
 
@@ -162,7 +162,7 @@ def fit_rows(
 def fit_ranker(
     x: Floats, y: Floats, groups: Sequence[int], seed: int, check: bool = True, model: str = "ensemble"
 ) -> tuple[Ranker, Floats, Floats]:
-    """Trees and a process on the normal scores of `y`, or on what a prior leaves of them.
+    """Trees and a process on the normal scores of `y`, or on what a prior leaves of them; the process on its ends, too.
 
     Also the rank and spread of each row as predicted without its score: trees from folds, the process in closed
     form. Without `check` they are zeros.
@@ -171,7 +171,7 @@ def fit_ranker(
     columns = columns_of(x, model, x.shape[1] - len(names))
     scaled, targets = columns(x), normal_scores(y)
     of = [groups[i] for i in columns.used]
-    slope, shares = 0.0, _SHARES_OF.get(model, _SHARES)
+    slope, shares, further = 0.0, _SHARES_OF.get(model, _SHARES), ends(y)
     base = _untrained(names, columns, scaled, targets)
     said, distance, offered = np.zeros(len(y)), _DISTANCE, of
     if _PRIOR in groups:
@@ -180,6 +180,7 @@ def fit_ranker(
         if beside is None:
             slope = max(float(said @ targets / (said @ said + 1)), 0.0)
             base, targets, shares = np.zeros(len(of)), targets - slope * said, _SHARES_ON_PRIOR
+            further = further[:0]  # the prior has ends of its own
         else:
             slope, shares = beside[1], (shares[0] * beside[0], shares[1] * beside[0])
             scaled = np.where(
@@ -189,20 +190,22 @@ def fit_ranker(
             offered = [_PRIOR - 1 if group == _PRIOR else group for group in of]
     left = targets - scaled @ base
     trees, importances = _fit_trees(scaled, left, offered, seed, _TREES)
-    process, without = None, np.zeros(len(y))
+    heads = np.concatenate([targets[None], further])
+    process, without = None, np.zeros(heads.shape)
     if len(y) <= _MOST_FOR_PROCESS:
         weights, grid = column_weights(of, distance), FEW
         if len(y) > _MANY:
             weights, grid = weights * (importances / importances.mean() + _LEAST_IMPORTANCE), MANY
         weights = distance_weights(columns, scaled, weights / weights.sum(), model)
-        process, without = fit_process(scaled, targets, weights, grid)
+        process, without = fit_process(scaled, heads, weights, grid)
     elif not slope:
         shares = (1.0, 0.0)
     ranker = Ranker(columns, trees, process, shares, slope, base, len(names))
     if not check:
         return ranker, np.zeros(len(y)), np.zeros(len(y))
     rank, spread = _held_out(scaled, left, offered, seed)
-    return ranker, shares[0] * (rank + scaled @ base) + shares[1] * without + slope * said, spread
+    own = shares[0] * (rank + scaled @ base) + shares[1] * without[0] + sum(shares) * at_ends(without[1:])
+    return ranker, own + slope * said, spread
 
 
 def _weights_beside(
@@ -218,7 +221,7 @@ def _weights_beside(
     own = [group for group in of if group != _PRIOR]
     within = scaled[:, [i for i, group in enumerate(of) if group != _PRIOR]]
     weights = column_weights(own, _DISTANCE)
-    _, without = fit_process(within, targets, weights / weights.sum(), FEW)
+    without = fit_process(within, targets[None], weights / weights.sum(), FEW)[1][0]
     if not said.std() or not without.std():
         return None
     known, own_fit = (float(np.corrcoef(one, targets)[0, 1]) for one in (said, without))

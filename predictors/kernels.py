@@ -20,6 +20,7 @@ LAPLACE, EXPONENTIAL, MATERN = 0, 1, 2  # kinds of kernels, as files name them
 FEW = tuple((LAPLACE, length, linear) for length in (0.5, 1.0, 2.0, 4.0) for linear in (0.3, 1.0))
 MANY = tuple((kind, length, 0.0) for kind in (EXPONENTIAL, MATERN) for length in (1.0, 2.0))
 _NOISES = (0.03, 0.1, 0.2, 0.4)
+HEADS = 3  # of each row: its rank, and how far it is at either end (see `predictors.scaling.ends`)
 _KEPT = 0.02  # kernels of a smaller share of the evidence are dropped
 
 
@@ -28,7 +29,7 @@ class Process:
     """A mixture of Gaussian processes over scaled rows `rows` [n, F] (Rasmussen and Williams, 2006, chapters 2 and 5).
 
     `weights` [F] scale the differences of columns (squared ones, but for Laplace). Each row of `kernels` is (kind,
-    length, linear, share), `alphas` [kernels, n] are the solved targets.
+    length, linear, share), `alphas` [kernels, heads, n] are the solved targets, of which there are several of each row.
     """
 
     rows: Floats
@@ -37,11 +38,11 @@ class Process:
     alphas: Floats
 
     def mean(self, x: Floats) -> Floats:
-        """The mean at each row of `x` [m, F]."""
+        """The mean of each target at each row of `x` [m, F]: [heads, m]."""
         kernel = _Kernel(x, self.rows, self.weights)
-        found = np.zeros(len(x))
+        found = np.zeros((self.alphas.shape[1], len(x)))
         for (kind, length, linear, share), alpha in zip(self.kernels, self.alphas, strict=True):
-            found += share * (kernel(int(kind), length, linear) @ alpha)
+            found += share * (kernel(int(kind), length, linear) @ alpha.T).T
         return found
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -57,28 +58,28 @@ class Process:
 def fit_process(
     rows: Floats, targets: Floats, weights: Floats, grid: Sequence[tuple[int, float, float]] = FEW
 ) -> tuple[Process, Floats]:
-    """Fit to `targets` [n] of mean 0: every kernel of the grid counts by its marginal likelihood.
+    """Fit to `targets` [heads, n] of mean 0: every kernel of the grid counts by its marginal likelihood for the first.
 
-    Also what it would say of each row without that row's target [n] (Rasmussen and Williams, section 5.4.2).
+    Also what it would say of each row without that row's targets [heads, n] (Rasmussen and Williams, section 5.4.2).
     """
     rows = np.ascontiguousarray(rows, np.float32).astype(np.float64)  # as it is kept
     within = _Kernel(rows, rows, weights)
     found: list[tuple[float, int, Floats, Floats]] = []
     for place, kernel in enumerate(grid):
         values, vectors = np.linalg.eigh(within(*kernel))
-        turned, squared = vectors.T @ targets, vectors**2
+        turned, squared = targets @ vectors, vectors**2
         for noise in _NOISES:
             spectrum = np.maximum(values, 0) + noise
-            amplitude = max(float((turned**2 / spectrum).mean()), 1e-9)
-            cost = 0.5 * len(targets) * np.log(amplitude) + 0.5 * float(np.log(spectrum).sum())
-            alpha = vectors @ (turned / spectrum)
+            amplitude = max(float((turned[0] ** 2 / spectrum).mean()), 1e-9)
+            cost = 0.5 * len(rows) * np.log(amplitude) + 0.5 * float(np.log(spectrum).sum())
+            alpha = (turned / spectrum) @ vectors.T
             found.append((cost, place, alpha, targets - alpha / (squared @ (1 / spectrum))))
     least = min(cost for cost, *_ in found)
     shares = np.exp([least - cost for cost, *_ in found])
     kept = [i for i, share in enumerate(shares) if share >= _KEPT * shares.max()]
     total = sum(shares[i] for i in kept)
     kernels = [[*grid[found[i][1]], shares[i] / total] for i in kept]
-    without = sum((shares[i] / total * found[i][3] for i in kept), np.zeros(len(targets)))
+    without = sum((shares[i] / total * found[i][3] for i in kept), np.zeros(targets.shape))
     return Process(rows, weights, np.array(kernels), np.array([found[i][2] for i in kept])), without
 
 
@@ -89,10 +90,13 @@ def process_from(arrays: Mapping[str, NDArray[Any]], features: int) -> Process:
         for name in ("rows", "weights", "kernels", "alphas")
         if name in arrays
     }
+    if "alphas" in found and found["alphas"].ndim == 2:  # files of version 3 have one target of each row
+        found["alphas"] = found["alphas"][:, None]
     shapes = {name: array.shape for name, array in found.items()}
     n = shapes.get("rows", (0,))[0]
     k = shapes.get("kernels", (0,))[0]
-    expected = {"rows": (n, features), "weights": (features,), "kernels": (k, 4), "alphas": (k, n)}
+    heads = HEADS if shapes.get("alphas", ())[1:2] == (HEADS,) else 1
+    expected = {"rows": (n, features), "weights": (features,), "kernels": (k, 4), "alphas": (k, heads, n)}
     if shapes != expected or not n or not k or not all(np.isfinite(a).all() for a in found.values()):
         raise PredictorFileError(f"a process has finite arrays of shapes {expected}; received {shapes}")
     kind, length, linear, share = found["kernels"].T

@@ -18,7 +18,7 @@ from predictors.kernels import Process
 from predictors.known import Known, make_known
 from predictors.models import model_names, model_rows
 from predictors.novelty import Novelty
-from predictors.scaling import Columns, Scale
+from predictors.scaling import Columns, Scale, at_ends
 from predictors.weights import Network
 
 Floats = NDArray[np.float64]
@@ -55,6 +55,7 @@ class Prediction:
 class Ranker:
     """Trees and a Gaussian process on the same columns, added up: predicted ranks and how far the trees disagree.
 
+    Where the process says that a cell is at either end of all, what it says of that end counts too.
     `process` is None where there were too many cells for one.
     """
 
@@ -72,7 +73,8 @@ class Ranker:
         each = self.trees.each(scaled)
         rank = self.shares[0] * (each.mean(axis=1) + scaled @ self.base)
         if self.process is not None:
-            rank = rank + self.shares[1] * self.process.mean(scaled)
+            said = self.process.mean(scaled)
+            rank = rank + self.shares[1] * said[0] + sum(self.shares) * at_ends(said[1:])
         if self.slope:
             rank = rank + self.slope * x[:, self.prior_column]
         return rank, each.std(axis=1)

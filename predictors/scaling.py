@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 _LIMIT = 4.0  # scaled columns lie within +- this
 _LEAST = 1e-6  # columns that vary less are left out
 _KNOTS = 65
+_END = 0.5  # standard deviations from the mean, beyond which a cell is at an end
+_GOOD, _BAD = 1.0, 0.5  # of what is beyond, how much counts
+_FAR = 10.0  # widths of the middle half above the median: no score counts as worse
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,33 @@ def normal_scores(y: Floats) -> Floats:
     """Scores as normal quantiles of their ranks: what the models are fitted to."""
     places = (ranks(y) - 0.5) / len(y)
     return np.array([NormalDist().inv_cdf(place) for place in places])
+
+
+def ends(y: Floats) -> Floats:
+    """How far each score is at the good end, and at the bad one: [2, n], each of mean 0 and spread 1.
+
+    At the good end the logarithm of the place tells apart what is better still. At the bad end it is the score itself:
+    ranks say as little of it as few of the fitted cells are there, and others may be there more often.
+    """
+    good, bad = np.log((ranks(y) - 0.5) / len(y)), np.clip(y, None, float(np.median(y)) + _FAR * _middle(y))
+    return np.array([(one - one.mean()) / max(float(one.std()), _LEAST) for one in (good, bad)])
+
+
+def _middle(y: Floats) -> float:
+    """The width of the middle half."""
+    low, high = np.quantile(y, [0.25, 0.75])
+    return float(high - low)
+
+
+def at_ends(said: Floats) -> Floats:
+    """What is `said` of the ends [2, n], as a correction of ranks: 0 for cells that it says to be elsewhere.
+
+    Also 0 where nothing is said of any: [0, n].
+    """
+    if not len(said):
+        return np.zeros(said.shape[1])
+    good, bad = said
+    return np.asarray(_GOOD * np.minimum(good + _END, 0) + _BAD * np.maximum(bad - _END, 0))
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,16 @@ class RealRun:
         return list(self.active) if axis == "active" else list(accumulate(self.seconds))
 
     def reached(self, axis: str) -> float:
-        """How far it has come; without end where its space came to an end."""
+        """How far its search has come; without end where its space came to an end.
+
+        The trainings of the final comparison are no part of it: a run that trains finalists anew searches no further,
+        and one that still searches is not to be compared with it there.
+        """
         if self.run.search_end in ("exhausted", "duplicates", "refusals"):
             return math.inf
         if axis == "active":
-            return self.run.active
+            searched = self.run.active if self.run.searched is None else self.run.searched
+            return max(searched, *self.active, 0.0)  # trials that ran when it ended are of the search too
         spent = self.costs(axis)
         return spent[-1] if spent else 0.0
 
@@ -107,7 +112,7 @@ def read_runs(named: Sequence[str], reach: float | None = None) -> tuple[list[Re
                 raise NasError(
                     f"{one.run.path} has {what} {there}, and {runs[0].run.path} has {here}: they do not compare"
                 )
-    short = [one for one in runs if reach is not None and one.reached("active") < reach]
+    short = [one for one in runs if reach is not None and max(one.run.active, one.reached("active")) < reach]
     kept = [one for one in runs if one not in short]
     if not any(score is not None for one in kept for score in one.scores):
         raise NasError("none of these runs has a trial with a score" + (" yet" if short else ""))

@@ -6,18 +6,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import permutations, product
+from itertools import islice
 
 import numpy as np
 
 from grammar import Expr, ref
 from search_spaces.derivation import LEAF, OUT, Derivation, dead, state_lines
+from search_spaces.errors import SpaceError
 from search_spaces.reaching import Reach
 from search_spaces.rules import INPUT, StateRule
 from search_spaces.sampling import Plan, Sampler, pick, state_names
 from search_spaces.shapes import Shapes, in_order
 
 DRAWS = 16_000  # derivations drawn to estimate how many are alive, where that cannot be summed; of all plans together
+MAX_ORDERS = (
+    50_000  # of the states and lets of a cell, each of which is a text that its probability is summed over
+)
 
 Scope = Mapping[str, tuple[str, ...]]
 Use = tuple[str, int]  # a nonterminal and the number of a production; LET and the number of a let's rule
@@ -51,9 +55,15 @@ class Likelihood:
         return math.log(weight) - math.log(total) - math.log(len(self.plans)) - math.log(self.alive)
 
     def share(self, made: Derivation) -> Share:
-        """The derivations of the same cell up to names and order."""
+        """The derivations of the same cell up to names and order. Raises SpaceError where these are too many."""
         lines = state_lines(self.rules, made.states)
-        orders = dict.fromkeys(self._orders(made, lines))
+        found = list(islice(self._orders(made, lines), MAX_ORDERS + 1))
+        if len(found) > MAX_ORDERS:
+            raise SpaceError(
+                f"a probability is a sum over at most {MAX_ORDERS:,} orders of states and helper names; "
+                f"{made.name} has {len(made.states)} states and {len(made.lets())} helper names in more"
+            )
+        orders = dict.fromkeys(found)
         return _either([_Sum(self, self._plan(made), written).whole() for written in orders])
 
     def _plan(self, made: Derivation) -> Plan:
@@ -93,17 +103,15 @@ class Likelihood:
         uses = {e.name: frozenset(e.tree.names()) for e in made.equations}
         by_line = [[s.name for s in made.states if lines[s.name] is r] for r in self.rules.states]
         for let_order in _after_uses(lets, uses):
-            for groups in product(*(permutations(g) for g in by_line)):
-                states = [name for group in groups for name in group]
-                if _readable(states, uses):
-                    names = dict(zip(states, state_names(len(states), self.rules), strict=True))
-                    for old, new in [*names.items()]:
-                        names |= {f"{old}'": f"{new}'", f"{LEAF}{old}'": f"{LEAF}{new}'"}
-                        names |= {f"{c}.{old}": f"{c}.{new}" for c in made.form.children}
-                    names |= {name: f"#{i}" for i, name in enumerate(let_order)}
-                    order = [*let_order, *(f"{s}'" for s in states), OUT]
-                    order += [f"{LEAF}{s}'" for s in states if made.form.children]
-                    yield tuple((names.get(n, n), in_order(_renamed(exprs[n], names))) for n in order)
+            for states in _readable(by_line, uses):
+                names = dict(zip(states, state_names(len(states), self.rules), strict=True))
+                for old, new in [*names.items()]:
+                    names |= {f"{old}'": f"{new}'", f"{LEAF}{old}'": f"{LEAF}{new}'"}
+                    names |= {f"{c}.{old}": f"{c}.{new}" for c in made.form.children}
+                names |= {name: f"#{i}" for i, name in enumerate(let_order)}
+                order = [*let_order, *(f"{s}'" for s in states), OUT]
+                order += [f"{LEAF}{s}'" for s in states if made.form.children]
+                yield tuple((names.get(n, n), in_order(_renamed(exprs[n], names))) for n in order)
 
 
 class _Sum:
@@ -234,11 +242,15 @@ def _after_uses(lets: Sequence[str], uses: Mapping[str, frozenset[str]]) -> Iter
                 yield [name, *after]
 
 
-def _readable(states: Sequence[str], uses: Mapping[str, frozenset[str]]) -> bool:
-    """Whether each new value uses only new values before it."""
-    later = {f"{at}{s}'" for s in states for at in ("", LEAF)}
-    for s in states:
-        if (uses[f"{s}'"] | uses.get(f"{LEAF}{s}'", frozenset())) & later:
-            return False
-        later -= {f"{s}'", f"{LEAF}{s}'"}
-    return True
+def _readable(lines: Sequence[Sequence[str]], uses: Mapping[str, frozenset[str]]) -> Iterator[list[str]]:
+    """The orders of the states, line by line, in which each new value uses only new values before it."""
+    if not any(lines):
+        yield []
+        return
+    at = next(i for i, line in enumerate(lines) if line)
+    later = {f"{where}{s}'" for line in lines for s in line for where in ("", LEAF)}
+    for s in lines[at]:
+        if not (uses[f"{s}'"] | uses.get(f"{LEAF}{s}'", frozenset())) & later:
+            rest = [other for other in lines[at] if other != s]
+            for after in _readable([rest, *lines[at + 1 :]], uses):
+                yield [s, *after]

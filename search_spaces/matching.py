@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 from grammar import OPS, Cell, Expr, State
-from search_spaces.places import Path, Places, block_pairs, skeleton
+from search_spaces.places import Equation, Path, Places, block_pairs, skeleton
 from search_spaces.shapes import symmetric
 from search_spaces.templates import Template, site_of
 
@@ -59,15 +58,12 @@ def readings(template: Template, cell: Cell) -> list[Found] | str:
         return f"{unused!r} is not used"
     found: dict[Found, None] = {}
     try:
-        for chosen in permutations(cell.states):
-            if all(_alike(a, b) for a, b in zip(sketch.states, chosen, strict=True)):
-                names = {a.name: b.name for a, b in zip(sketch.states, chosen, strict=True)}
-                for bound in _Match(template, cell, names).whole():
-                    found[_options(bound)] = None
-                    if len(found) == FOUND:
-                        return list(found)
-    except _GivenUp:
-        return "it takes too long to compare"
+        for bound in _Match(template, cell).whole():
+            found[_options(bound)] = None
+            if len(found) == FOUND:
+                break
+    except _GivenUp:  # what was found is right, but interchangeable states have too many pairings
+        return list(found) or "it takes too long to compare"
     return list(found) or "its equations are others"
 
 
@@ -99,14 +95,15 @@ def _alike(a: State, b: State) -> bool:
 
 
 class _Match:
-    """One cell against one template, with certain states taken for its states."""
+    """One cell against one template. Which states are meant by its states is settled where they are first read."""
 
-    def __init__(self, template: Template, cell: Cell, states: Mapping[str, str]) -> None:
+    def __init__(self, template: Template, cell: Cell) -> None:
         self.sketch = template.sketch
         self.ours = template.places
         self.theirs = Places(cell.statements)
         self.cell = cell
-        self.states = dict(states) | {f"{a}'": f"{b}'" for a, b in states.items()}
+        ours, theirs = self.sketch.states, cell.states
+        self.alike = {a.name: [b.name for b in theirs if _alike(a, b)] for a in ours}
         self.children = dict(zip(self.sketch.tree.children, cell.tree.children, strict=True))
         self.steps = 0
         self._known: dict[
@@ -119,18 +116,41 @@ class _Match:
             yield from self._with_blocks(blocks)
 
     def _with_blocks(self, blocks: Mapping[Path, Path]) -> Iterator[Bound]:
-        theirs = {
-            (e.scope, e.name or str(e.path[-1] < 0)): e for e in self.theirs.equations.values() if not e.let
-        }
-        pairs: list[tuple[_At, _At]] = []
-        for e in self.ours.roots():
-            key = (blocks[e.scope], self.states[e.name] if e.name else str(e.path[-1] < 0))
-            if key not in theirs:
-                return
-            other = theirs.pop(key)
-            pairs.append((_At(e.expr, e.scope, e.path), _At(other.expr, other.scope, other.path)))
-        if not theirs:
-            yield from self._all(pairs, {})
+        theirs = {(e.scope, _root_name(e)): e for e in self.theirs.roots()}
+        ours = self.ours.roots()
+        if len(ours) == len(theirs):
+            yield from self._roots(ours, theirs, blocks, {})
+
+    def _roots(
+        self, ours: Sequence[Equation], theirs: Mapping[tuple[Path, str], Equation], blocks: Mapping[Path, Path],
+        bound: Bound,
+    ) -> Iterator[Bound]:  # fmt: skip
+        """Each way to pair the equations: first those of which it is settled what they are to be paired with."""
+        if not ours:
+            yield bound
+            return
+        at = next((i for i, e in enumerate(ours) if not e.name or ("state", e.name[:-1]) in bound), 0)
+        self._step()
+        e, rest = ours[at], [*ours[:at], *ours[at + 1 :]]
+        for name in [f"{b}'" for b in self.alike[e.name[:-1]]] if e.name else [_root_name(e)]:
+            other = theirs.get((blocks[e.scope], name))
+            settled = self._named(e.name, name, bound) if e.name else bound
+            if other is not None and settled is not None:
+                pair = _At(e.expr, e.scope, e.path), _At(other.expr, other.scope, other.path)
+                for found in self._one(*pair, settled):
+                    yield from self._roots(rest, theirs, blocks, found)
+
+    def _named(self, ours: str, theirs: str, bound: Bound) -> Bound | None:
+        """Whether a name of a state, primed or not, may mean this one of the cell, and what that settles."""
+        state, other = ours.removesuffix("'"), theirs.removesuffix("'")
+        if (state == ours) != (other == theirs):
+            return None
+        before = bound.get(("state", state))
+        if before is not None:
+            return bound if before == other else None
+        if ("their state", other) in bound or other not in self.alike.get(state, ()):
+            return None
+        return {**bound, ("state", state): other, ("their state", other): state}
 
     def _all(self, pairs: Sequence[tuple[_At, _At]], bound: Bound) -> Iterator[Bound]:
         if not pairs:
@@ -140,9 +160,7 @@ class _Match:
             yield from self._all(pairs[1:], found)
 
     def _one(self, ours: _At, theirs: _At, bound: Bound) -> Iterator[Bound]:
-        self.steps += 1
-        if self.steps > STEPS:
-            raise _GivenUp
+        self._step()
         theirs = self._meant(theirs)
         let = self.ours.let(ours.expr, ours.scope)
         if let is not None:
@@ -159,6 +177,11 @@ class _Match:
             settled = self._same(ours, theirs, bound)
             if settled is not None:
                 yield from self._operands(ours, theirs, settled)
+
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps > STEPS:
+            raise _GivenUp
 
     def _meant(self, at: _At) -> _At:
         """What a let of the cell is."""
@@ -195,19 +218,25 @@ class _Match:
             return False
         if _weighted(a.expr) and not a.expr.attr("share"):
             return False
-        return any(
-            all(self._equal(a.operand(i), b.operand(j)) for i, j in enumerate(order))
-            for order in _orders(a.expr)
-        )
+        left = [b.operand(j) for j in range(len(b.expr.args))]
+        for i in range(
+            len(a.expr.args)
+        ):  # what is equal to one is equal to all that are: none has to be tried again
+            among = left if symmetric(a.expr) else left[:1]
+            equal = next((k for k, part in enumerate(among) if self._equal(a.operand(i), part)), None)
+            if equal is None:
+                return False
+            del left[equal]
+        return True
 
     def _same(self, ours: _At, theirs: _At, bound: Bound) -> Bound | None:
         """Whether two nodes are the same but for their operands, and what that settles."""
         a, b = dict(ours.expr.attrs), dict(theirs.expr.attrs)
         if ours.expr.op == "ref":
-            return bound if self.states[str(a["name"])] == b["name"] else None
+            return self._named(str(a["name"]), str(b["name"]), bound)
         if ours.expr.op == "child":
-            same = self.children[str(a["child"])] == b["child"] and self.states[str(a["state"])] == b["state"]
-            return bound if same else None
+            same = self.children[str(a["child"])] == b["child"]
+            return self._named(str(a["state"]), str(b["state"]), bound) if same else None
         label, other = a.pop("share", None), b.pop("share", None)
         if a != b or len(ours.expr.args) != len(theirs.expr.args) or (label is None) != (other is None):
             return None
@@ -221,17 +250,27 @@ class _Match:
         return {**bound, **new} if new else bound
 
     def _operands(self, ours: _At, theirs: _At, bound: Bound) -> Iterator[Bound]:
-        seen: set[tuple[object, ...]] = set()
-        for order in _orders(ours.expr):
-            parts = [self._meant(theirs.operand(j)) for j in order]
+        parts = [self._meant(theirs.operand(j)) for j in range(len(theirs.expr.args))]
+        if symmetric(ours.expr):
+            yield from self._in_any_order(ours, 0, parts, bound)
+        else:
+            yield from self._all([(ours.operand(i), part) for i, part in enumerate(parts)], bound)
+
+    def _in_any_order(self, ours: _At, number: int, parts: Sequence[_At], bound: Bound) -> Iterator[Bound]:
+        """Each way to pair the operands from `number` on with these parts."""
+        if number == len(ours.expr.args):
+            yield bound
+            return
+        seen: set[object] = set()
+        for k, part in enumerate(parts):
             # One value, or one name, that changes places with itself gives the same readings once more.
-            key = tuple(p.expr if p.expr.op in _NAMES else p.place for p in parts)
+            key = part.expr if part.expr.op in _NAMES else part.place
             if key not in seen:
                 seen.add(key)
-                yield from self._all([(ours.operand(i), p) for i, p in enumerate(parts)], bound)
+                for found in self._one(ours.operand(number), part, bound):
+                    yield from self._in_any_order(ours, number + 1, [*parts[:k], *parts[k + 1 :]], found)
 
 
-def _orders(expr: Expr) -> Iterator[tuple[int, ...]]:
-    """The orders of operands that mean the same."""
-    numbers = tuple(range(len(expr.args)))
-    yield from permutations(numbers) if symmetric(expr) else (numbers,)
+def _root_name(equation: Equation) -> str:
+    """What tells apart what a block computes for its own sake: the name of a new value, `until`, or `out`."""
+    return equation.name or ("until" if equation.path[-1] < 0 else "out")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 from grammar import Depth, Expr, Leaf, Let, Out, Repeat, Statement
 
@@ -116,13 +115,19 @@ def block_pairs(
     mine, other = (
         [(i, s) for i, s in enumerate(text) if not isinstance(s, Let | Out)] for text in (ours, theirs)
     )
-    for order in permutations(other):
-        found = [{here: there}]
-        for (i, a), (j, b) in zip(mine, order, strict=True):
-            alike = _kind(a) == _kind(b) and skeleton(a.body) == skeleton(b.body)
-            inner = [*block_pairs(a.body, b.body, (*here, i), (*there, j))] if alike else []
-            found = [one | more for one in found for more in inner]
-        yield from found
+
+    def paired(number: int, left: list[tuple[int, Repeat | Depth | Leaf]]) -> Iterator[dict[Path, Path]]:
+        if number == len(mine):
+            yield {here: there}
+            return
+        i, a = mine[number]
+        for k, (j, b) in enumerate(left):
+            if _kind(a) == _kind(b) and skeleton(a.body) == skeleton(b.body):
+                for inner in block_pairs(a.body, b.body, (*here, i), (*there, j)):
+                    for rest in paired(number + 1, left[:k] + left[k + 1 :]):
+                        yield inner | rest
+
+    yield from paired(0, other)
 
 
 def rebuilt(

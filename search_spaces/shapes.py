@@ -36,9 +36,25 @@ class Shapes:
                     if rest:
                         yield {**found, at: rest}
         elif len(items) == len(exprs):
-            orders = [tuple(exprs)] if ordered else permutations(exprs)
+            orders = [tuple(exprs)] if ordered else self._orders(p, items, exprs)
             for order in orders:
                 yield from self._each(p, items, order, bound)
+
+    def _orders(
+        self, p: Production, items: Sequence[Expr], exprs: Sequence[Expr]
+    ) -> Iterator[tuple[Expr, ...]]:
+        """The orders in which each expression may stand at its place, in the order of `permutations`."""
+        fits = [[next(self._one(p, item, e, {}), None) is not None for e in exprs] for item in items]
+
+        def placed(number: int, left: tuple[int, ...]) -> Iterator[tuple[Expr, ...]]:
+            if number == len(items):
+                yield ()
+            for i in left:
+                if fits[number][i]:
+                    for rest in placed(number + 1, tuple(k for k in left if k != i)):
+                        yield (exprs[i], *rest)
+
+        return placed(0, tuple(range(len(exprs))))
 
     def _each(
         self, p: Production, items: Sequence[Expr], exprs: Sequence[Expr], bound: Bound

@@ -135,7 +135,8 @@ class Outcome:
     """What came of a case: `ok`, `failed`, `crashed`, `refused` by the backend, `wild` (numbers too large to compare).
 
     `worst` is the largest error of an array relative to what it may err: the case failed where it is above 1. `error`
-    is that array's RMS ratio, `own` that of the reference in float32 where it was needed.
+    is that array's RMS ratio; `own` that of the reference in float32, and `moved` how far the exact result moves
+    within rounding of what is given, each where it was needed.
     """
 
     case: Case
@@ -145,6 +146,7 @@ class Outcome:
     own: float | None = None
     where: str = ""
     message: str = ""
+    moved: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -155,6 +157,7 @@ class Outcome:
             "worst": told(self.worst),
             "error": told(self.error),
             "own": told(self.own),
+            "moved": told(self.moved),
             "where": self.where,
             "message": self.message,
         }
@@ -410,7 +413,7 @@ def _compare(
     own = _own_errors(case, truth, on, scales, tolerance)
     allowed = {name: max(tolerance, OWN * own[name]) for name in truth}
     parts = {name: errors[name] / allowed[name] for name in truth}
-    where = max(parts, key=lambda name: parts[name])
+    where, far = max(parts, key=lambda name: parts[name]), None
     status = "ok" if parts[where] <= 1 else "failed"
     if status == "failed" and not all(np.isfinite(list(own.values()))):
         status = "wild"  # float32 cannot hold what this cell computes
@@ -422,8 +425,8 @@ def _compare(
             if max(parts.values()) <= 1:
                 break
         where = max(parts, key=lambda name: parts[name])
-        status = "ok" if parts[where] <= 1 else "failed"
-    return Outcome(case, status, parts[where], errors[where], own[where], where)
+        status, far = "ok" if parts[where] <= 1 else "failed", moved[where]
+    return Outcome(case, status, parts[where], errors[where], own[where], where, moved=far)
 
 
 def _own_errors(

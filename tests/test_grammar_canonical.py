@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scramble import scramble
 from strategies import cells
 
-from grammar import DIGEST_VERSION, Cell, canonical_weights, fingerprint, parse, zoo, zoo_names
+from grammar import DIGEST_VERSION, Cell, canonical_weights, fingerprint, labelling, parse, zoo, zoo_names
 
 GOLDEN = Path(__file__).parent / "golden" / "digests.json"
 
@@ -153,6 +154,61 @@ def test_symmetry_is_pruned(count: int) -> None:
     assert cell.canonical() is not None
     if count == 2:
         assert cell.digest == mirrored.digest
+
+
+def _interchangeable(count: int, form: str) -> str:
+    """Cells whose states, or pairs of states, may all change places; in `all` each reads every other."""
+    names = [f"h{i}" for i in range(count)]
+    read = {
+        "alone": [f"x, {n}" for n in names],
+        "pairs": [f"x, {n}, {names[i ^ 1]}" for i, n in enumerate(names)],
+        "ring": [names[(i + 1) % count] for i in range(count)],
+        "all": [f"x, {', '.join(names)}"] * count,
+    }[form]
+    equations = "; ".join(f"{n}' = tanh(lin({r}))" for n, r in zip(names, read, strict=True))
+    return f"cell a {{ state {', '.join(f'{n}: vec' for n in names)}; {equations}; out lin({', '.join(names)}, x) }}"
+
+
+@pytest.mark.parametrize(("form", "count"), [("alone", 120), ("pairs", 60), ("ring", 40), ("all", 12)])
+def test_what_is_interchangeable_is_not_searched(form: str, count: int) -> None:
+    """A tree of ties would take more than a lifetime of the test's worker, or of its stack."""
+    cell = parse(_interchangeable(count, form))
+    assert scramble(cell, np.random.default_rng(0)).digest == cell.digest
+    assert len(cell.canonical().states) == count
+
+
+def test_the_work_for_interchangeable_states_is_about_the_square_of_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = 0
+    key = labelling._Structure._key
+
+    def counted(self: labelling._Structure, vertex: int, colour: Sequence[int]) -> object:
+        nonlocal keys
+        keys += 1
+        return key(self, vertex, colour)
+
+    monkeypatch.setattr(labelling._Structure, "_key", counted)
+    found = []
+    for count in (20, 40):
+        keys = 0
+        labelling.label(parse(_interchangeable(count, "alone")).graph)
+        found.append(keys)
+    assert found[1] < 5 * found[0]
+    assert found[1] < 40**2 * 10
+
+
+SYMMETRIC = {
+    ("alone", 6): "24be47b54f2affec",
+    ("pairs", 6): "fc6122e6392209bc",
+    ("ring", 6): "8bb77d26e77ba3ca",
+    ("all", 4): "e5ffa9da2129bb5d",
+}
+
+
+@pytest.mark.parametrize(("form", "count"), SYMMETRIC)
+def test_digests_of_symmetric_cells_stay(form: str, count: int) -> None:
+    assert parse(_interchangeable(count, form)).digest.startswith(SYMMETRIC[form, count])
 
 
 def test_equal_operands_of_a_map_are_not_searched() -> None:

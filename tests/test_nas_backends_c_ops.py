@@ -13,6 +13,7 @@ from grammar import zoo
 from nas.backends import FlexibleRunner, Steps, runner
 from nas.backends.c.compiler import problem
 from nas.backends.operators import operated
+from nas.errors import BuildError
 from nas.nn import CellModule, build
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=str(problem()))
@@ -176,3 +177,46 @@ def test_gradients_of_gradients_of_the_operator_are_refused() -> None:
     x = drawn(BATCH, STEPS, WIDTH).as_subclass(Own).requires_grad_()
     with pytest.raises(NotImplementedError, match='build the module with backend="reference"'):
         torch.autograd.grad(module_of("indrnn")(x)[0].sum(), x, create_graph=True)
+
+
+class Wrapper(Tensor):
+    """A tensor that has its values in another one, as a DTensor has."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapper:
+        return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __torch_dispatch__(self, *given: Any) -> Any:
+        raise AssertionError("nothing is to be computed")
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("place", ["weights", "state"])
+def test_what_has_no_memory_of_its_own_is_refused(place: str, grad: bool) -> None:
+    """C would read at address 0."""
+    compiled = runner("c", zoo("lstm"), module_of("lstm").sizes[0])
+    assert isinstance(compiled, FlexibleRunner)
+    weights = [p.detach() for p in module_of("lstm").parameters()]
+    state: list[Tensor | None] = [drawn(BATCH, WIDTH), None]
+    if place == "weights":
+        weights[1] = Wrapper(weights[1])
+    else:
+        state[0] = Wrapper(drawn(BATCH, WIDTH))
+    x = drawn(BATCH * STEPS, WIDTH)
+    with (
+        torch.set_grad_enabled(grad),
+        pytest.raises(BuildError, match="a Wrapper has none of its own; give plain"),
+    ):
+        compiled(x, weights, state, Steps.same(BATCH, STEPS))
+
+
+def test_weights_of_a_subclass_that_has_memory_are_read() -> None:
+    module, x = module_of("lstm"), drawn(BATCH * STEPS, WIDTH)
+    compiled = runner("c", zoo("lstm"), module.sizes[0])
+    assert isinstance(compiled, FlexibleRunner)
+    plain = [p.detach() for p in module.parameters()]
+    found, wanted = (
+        compiled(x, weights, [None, None], Steps.same(BATCH, STEPS))[0]
+        for weights in ([p.as_subclass(Own) for p in plain], plain)
+    )
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)

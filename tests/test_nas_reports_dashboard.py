@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import shutil
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import optuna
@@ -16,10 +18,16 @@ from nas.campaign import Run, open_run
 from nas.campaign.journal import Journal
 from nas.errors import RunError
 from nas.reports import write_study
+from nas.reports.dashboard import RUN_KEY
 
 
 def study(file: Path, name: str = "run") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(file))))
+
+
+def begun(run: Run, other: Path) -> None:
+    """Say that a run began when another one did, as a copy of its folder has it."""
+    run.first["t"] = open_run(other).first["t"]
 
 
 def test_the_study_has_what_ended(tmp_path: Path) -> None:
@@ -49,7 +57,7 @@ def test_written_again_it_gets_what_is_new(tmp_path: Path) -> None:
     file = tmp_path / "studies.journal"
     write_study(make_run(tmp_path / "run", trials=5, finish=False), file)
     whole = make_run(tmp_path / "again" / "run", trials=9)
-    whole.first["hash"] = make_run(tmp_path / "other" / "run", trials=5).first["hash"]
+    begun(whole, tmp_path / "run")
     assert write_study(whole, file) == ("run", 4)
     assert write_study(whole, file) == ("run", 0)
     assert [t.user_attrs["trial"] for t in study(file).trials] == [*range(9)]
@@ -59,9 +67,47 @@ def test_another_run_of_the_same_name_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "studies.journal"
     write_study(make_run(tmp_path / "run", trials=3), file)
     other = make_run(tmp_path / "other" / "run", trials=3)
-    other.first["hash"] = "0" * 64
+    assert other.first["hash"] == open_run(tmp_path / "run").first["hash"]  # of one configuration
     with pytest.raises(RunError, match="the study 'run' is of another run; give another file"):
         write_study(other, file)
+
+
+def test_a_run_that_was_moved_keeps_its_study(tmp_path: Path) -> None:
+    file = tmp_path / "studies.journal"
+    write_study(make_run(tmp_path / "run", trials=3), file)
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    assert write_study(open_run(tmp_path / "renamed"), file) == ("run", 0)
+    assert len(study(file).trials) == 3
+
+
+def test_a_copy_of_a_run_that_went_another_way_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "studies.journal"
+    write_study(make_run(tmp_path / "run", trials=5), file)
+    other = make_run(tmp_path / "copy", trials=5)
+    begun(other, tmp_path / "run")
+    other.trials[3].digest = "0" * 64
+    with pytest.raises(RunError, match="the study 'run' is of another run; give another file"):
+        write_study(other, file)
+
+
+def test_a_study_of_before_is_carried_on(tmp_path: Path) -> None:
+    """Then it was the hash of the settings alone that said which run it was."""
+    run, file = make_run(tmp_path / "run", trials=3), tmp_path / "studies.journal"
+    write_study(run, file)
+    study(file).set_user_attr(RUN_KEY, run.first["hash"])
+    assert write_study(run, file) == ("run", 0)
+    assert study(file).user_attrs[RUN_KEY] != run.first["hash"]
+
+
+def test_two_that_write_at_once_add_each_trial_once(tmp_path: Path) -> None:
+    run, file = make_run(tmp_path / "run", trials=3), tmp_path / "studies.journal"
+    with ThreadPoolExecutor(1) as pool:
+        with file.open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            waiting = pool.submit(write_study, run, file)
+            assert not wait([waiting], timeout=0.5).done
+        assert waiting.result() == ("run", 3)
+    assert write_study(run, file) == ("run", 0)
 
 
 def test_what_is_no_journal_of_optuna_is_refused(tmp_path: Path) -> None:

@@ -107,6 +107,38 @@ def test_a_child_better_than_its_parent_credits_its_operator() -> None:
     assert weights["near"] > 2 * weights["far"]
 
 
+@pytest.mark.parametrize("operators", ["bandit", "qlearning"])
+@pytest.mark.parametrize("status", ["infrastructure", "timeout"])
+def test_what_the_machine_stopped_says_nothing_of_an_operator(
+    operators: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 1, "operators": operators})
+    assert isinstance(searcher, Evolution)
+    parent, child, below = (SPACE.cell((1, 0, shift)) for shift in range(3))
+    searcher.tell(Observation(parent, parent.digest, 0.5, "ok", 0))
+    learned: list[tuple[str, float]] = []
+    monkeypatch.setattr(
+        searcher._choice, "learn", lambda operator, reward: learned.append((operator, reward))
+    )
+    searcher.tell(Observation(child, child.digest, None, status, 1, "near", (parent.digest,)))
+    assert learned == []
+    # trained after all, it is a child like any other, and a parent
+    searcher.tell(Observation(child, child.digest, 0.4, "ok", 2, "near", (parent.digest,)))
+    searcher.tell(Observation(below, below.digest, 0.45, "ok", 3, "far", (child.digest,)))
+    assert learned == [("near", 1.0), ("far", 0.0)]
+
+
+@pytest.mark.parametrize("status", ["diverged", "oom", "refused", "hopeless", "invalid"])
+def test_what_a_cell_is_to_blame_for_counts_against_its_operator(status: str) -> None:
+    searcher = make_searcher("evolution", SPACE, {"samples": 1, "operators": "bandit"})
+    assert isinstance(searcher, Evolution)
+    parent, child = (SPACE.cell((1, 0, shift)) for shift in range(2))
+    searcher.tell(Observation(parent, parent.digest, 0.5, "ok", 0))
+    before = searcher._choice.weights()["near"]
+    searcher.tell(Observation(child, child.digest, None, status, 1, "near", (parent.digest,)))
+    assert searcher._choice.weights()["near"] < before
+
+
 def test_seeds_come_first_each_once_also_with_several_workers() -> None:
     space = load_space("gated")
     seeds = ["zoo:gru", "zoo:lstm", "zoo:gru"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from predictors.encoding import encoding_key
 from predictors.forests import from_arrays
 from search_spaces import load_space
 
-HEADER = {"recell_predictor": "3", "encoding": encoding_key(), "cards": "[{}]"}
+HEADER = {"recell_predictor": "4", "encoding": encoding_key(), "cards": "[{}]"}
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ def rewritten(path: Path, header: dict[str, str], **changed: object) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({**HEADER, "recell_predictor": "1"}, "reads predictor files of version 3; received '1'"),
-        ({}, "does not say what it is|version 3; received None"),
+        ({**HEADER, "recell_predictor": "1"}, "reads predictor files of versions 3 and 4; received '1'"),
+        ({}, "does not say what it is|versions 3 and 4; received None"),
         ({**HEADER, "encoding": "0" * 16}, "another encoding of cells than this version has: fit it again"),
         ({**HEADER, "cards": "[]"}, "a list of 1 to 4 JSON objects"),
         ({**HEADER, "cards": "[" * 100_000}, "not JSON"),
@@ -146,6 +147,21 @@ def test_trees_that_no_walk_ends_in_soon_are_refused() -> None:
     right[inner] = inner + 2
     with pytest.raises(PredictorFileError, match="one branch leads to a node"):
         from_arrays(arrays, 1)
+
+
+def test_a_file_of_version_3_is_read_as_it_was_meant(path: Path) -> None:
+    alphas = read_arrays(path.read_bytes())["process.alphas"]
+    rewritten(path, {**HEADER, "recell_predictor": "3"}, process__alphas=alphas[:, 0].copy())
+    loaded = predictors.load(path)
+    process = small().ranker.process
+    assert process is not None
+    assert alphas.shape == process.alphas.shape
+    without_ends = replace(small().ranker, process=replace(process, alphas=alphas[:, :1]))
+    np.testing.assert_allclose(
+        loaded.predict_rows(rows(seed=1)).rank,
+        replace(small(), ranker=without_ends).predict_rows(rows(seed=1)).rank,
+    )
+    assert not same(loaded, small())
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

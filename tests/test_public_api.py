@@ -11,7 +11,7 @@ PUBLIC: dict[str, str] = {
     "grammar": """
         Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
         CellTypeError Component DIGEST_VERSION Dependence Depth EqualRows Evaluation Expr FINGERPRINT_VERSION
-        GRAPH_LEAVES Genotype GrammarError Graph IN ImportFormatError KEY KEYWORDS KNOWN_MATRICES
+        GRAPH_LEAVES Genotype GrammarError Graph HALT IN ImportFormatError KEY KEYWORDS KNOWN_MATRICES
         LINTS Labelling Leaf Let Lint LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly
         RENDERINGS Ranges Region Repeat SCAL SEQ SHAPES Sizes Sketch Span State Statement Type
         UnknownNameError VEC Value WEIGHTS Weight WeightSpec X analyse buffer_nodes call canonical_arrays
@@ -40,7 +40,7 @@ PUBLIC: dict[str, str] = {
         excess machine_facts outcomes over_limit products_of read_sizes transcendentals
     """,
     "nas.campaign": """
-        Contender Event Retraining Run SearchConfig TrialRecord open_run resume search start
+        Cleaned Contender Event Retraining Run SearchConfig TrialRecord clean open_run resume search start
     """,
     "nas.cli": """
         app main

@@ -61,6 +61,7 @@ def test_conformance_tells_of_what_is_not_finite(tmp_path: Path, monkeypatch: py
         Outcome(case, "failed", inf, inf, 1e-7, "y"),
         Outcome(case, "wild", nan, inf, inf, "y"),
         Outcome(case, "ok", 0.5, 1e-6),
+        Outcome(case, "ok", 0.5, 1e-4, 1e-5, "y", moved=2e-4),
     ]
     monkeypatch.setattr(_conformance, "known_cells", lambda: lstm)
     monkeypatch.setattr(_conformance, "_run", lambda cells, given: iter([("lstm", bad)]))
@@ -68,7 +69,26 @@ def test_conformance_tells_of_what_is_not_finite(tmp_path: Path, monkeypatch: py
         _conformance.main(["--backend", "reference", "--cells", "0", "--out", str(tmp_path)])
     facts = json.loads((tmp_path / "conformance_reference_float32.json").read_text())
     assert [(one["worst"], one["error"]) for one in facts["bad"]] == [(None, None)]
-    assert "100 % not finite" in (tmp_path / "conformance.md").read_text()
+    page = (tmp_path / "conformance.md").read_text()
+    assert "100 % not finite" in page
+    assert "1 of them are judged by how far exact results move" in page
+
+
+def test_conformance_tells_each_case_of_cells_that_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lstm = {"lstm": zoo("lstm")}
+    case = next(cases_of(lstm))
+    found = [Outcome(case, "ok", 0.5, 1e-6, None, "y"), Outcome(case, "ok", 0.5, 1e-4, 1e-5, "y", moved=2e-4)]
+    monkeypatch.setattr(_conformance, "known_cells", lambda: lstm)
+    monkeypatch.setattr(_conformance, "_run", lambda cells, given: iter([("lstm", found)]))
+    with pytest.raises(SystemExit, match="0"):
+        _conformance.main(["--backend", "reference", "--cells", "0", "--only", "lstm"])
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith("y 1.0e-06")
+    assert second.endswith("y 1.0e-04 (reference 1.0e-05, the exact result moves by 2.0e-04)")
+    with pytest.raises(SystemExit, match="received \\['lstn'\\]"):
+        _conformance.main(["--backend", "reference", "--cells", "0", "--only", "lstn"])
 
 
 @pytest.fixture

@@ -45,6 +45,23 @@ def test_runs_are_compared_at_what_all_have_spent(tmp_path: Path) -> None:
     assert trials["differences"][0]["real"] is False
 
 
+def test_the_final_comparison_is_no_part_of_the_search(tmp_path: Path) -> None:
+    """Else two runs are compared where one of them had left off searching."""
+    make_run(tmp_path / "ended", trials=12, method="random")
+    make_run(tmp_path / "longer", trials=30, finish=False, method="evolution")
+    runs, _ = read_runs([str(tmp_path / "ended"), str(tmp_path / "longer")])
+    ended, longer = runs
+    assert ended.run.searched is not None
+    assert ended.active[-1] <= ended.reached("active") == ended.run.searched < ended.run.active
+    assert compare_runs(runs, [], None)["axes"]["active"]["common"] == pytest.approx(
+        ended.run.searched, abs=0.1
+    )
+    assert longer.run.searched is None
+    assert longer.reached("active") == longer.run.active
+    # what of its budget it has used counts for `--reach` all the same
+    assert len(read_runs([str(tmp_path / "ended"), str(tmp_path / "longer")], reach=30.0)[0]) == 2
+
+
 def test_the_best_is_that_of_trials_that_had_ended_by_then(tmp_path: Path) -> None:
     make_run(tmp_path / "run", trials=12)
     one = RealRun.read(str(tmp_path / "run"))

@@ -21,6 +21,7 @@ from search_spaces import (
     SpaceError,
     SpaceFileError,
     load_space,
+    matching,
     read_space,
     space_names,
 )
@@ -264,6 +265,51 @@ def test_cells_in_other_words_are_members(name: str) -> None:
         other = rewritten(cell, rng)
         assert other in space, f"{space.why_not(other)}\n{cell}{other}"
         assert space.log_prob(other) == pytest.approx(space.log_prob(cell))
+
+
+def _of_many_states(count: int, holes: bool) -> str:
+    names = [f"h{i}" for i in range(count)]
+    act = "choice{ tanh(U) | relu(U) }" if holes else "tanh(U)"
+    equations = []
+    for i, n in enumerate(names):  # each reads the one before it, but the last reads none
+        equations.append(f"{n}' = " + act.replace("U", f"lin(x, {n}{', ' + names[i - 1] if i else ''})"))
+    return f"cell many {{ state {', '.join(f'{n}: vec' for n in names)}; {'; '.join(equations)}; out h{count - 1}' }}"
+
+
+def test_states_are_paired_by_what_reads_them() -> None:
+    """All pairings of fourteen states are 87 thousand million."""
+    space = read_space(f"space many {{ {_of_many_states(14, True)} }}")
+    cell = parse(_of_many_states(14, False))
+    for other in (cell, rewritten(cell, np.random.default_rng(1))):
+        assert other in space, space.why_not(other)
+        assert space.log_prob(other) == pytest.approx(-14 * math.log(2))
+    assert parse(_of_many_states(14, False).replace("out h13'", "out h12'")) not in space
+
+
+def test_operands_are_paired_one_by_one() -> None:
+    operands = [f"tanh(lin(x, h, bias={'yes' if i % 2 else 'no'}) * {i + 1})" for i in range(14)]
+    text = "cell c { state h: vec; h' = OP(lin(LIST)); out h' }"
+    total = f"s = lin({', '.join(operands)}); h' = choice{{ tanh(s) | relu(s) }}"
+    space = read_space(f"space many {{ cell c {{ state h: vec; {total}; out h' }} }}")
+    cell = parse(text.replace("OP", "tanh").replace("LIST", ", ".join(reversed(operands))))
+    assert cell in space, space.why_not(cell)
+    assert space.log_prob(cell) == pytest.approx(math.log(0.5))
+
+
+def test_interchangeable_states_are_paired_until_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "STEPS", 2_000)
+    names = [f"h{i}" for i in range(12)]
+    declared = f"state {', '.join(f'{n}: vec' for n in names)}"
+    body = (
+        f"{declared}; {'; '.join(f'{n} = tanh(lin(x, {n[:-1]}))' for n in (f'{m}{chr(39)}' for m in names))}"
+    )
+    total = f"lin({', '.join(names)})"
+    space = read_space(
+        f"space many {{ cell c {{ {body}; s = {total}; out choice{{ tanh(s) | relu(s) }} }} }}"
+    )
+    cell = parse(f"cell c {{ {body}; out relu({total}) }}")
+    assert cell in space, space.why_not(cell)
+    assert space.log_prob(cell) == pytest.approx(math.log(0.5))
 
 
 def test_genotypes_of_eight_nodes_are_members_of_darts_rnn() -> None:

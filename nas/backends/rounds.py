@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
-HALT = 0.99  # a gate's sum that ends the rounds: A. Graves, arXiv 1603.08983, with epsilon 0.01
+from grammar import HALT
 
 
 class Call(NamedTuple):

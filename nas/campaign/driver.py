@@ -313,21 +313,16 @@ class Campaign:
         if self._origin is None:
             self._origin = now
         self._started[job.key] = now
-        trial = self._trial(job.key)
+        trial = self.run_so_far.trial_at(job.key)
         if trial is not None:
             self._log("start", trial=trial.id, attempt=trial.attempts + 1, seed=job.spec.seed)
         else:
             self._log("retrain_start", key=job.key, seed=job.spec.seed)
         self.pool.submit(job)
 
-    def _trial(self, key: str) -> TrialRecord | None:
-        """The trial of a job, None for a retraining."""
-        number = key.removeprefix("trial-")
-        return self.run_so_far.trials[int(number)] if number != key and number.isdigit() else None
-
     def _settle(self, ending: Ending) -> None:
         wall = self._clock() - self._started.pop(ending.key)
-        trial = self._trial(ending.key)
+        trial = self.run_so_far.trial_at(ending.key)
         prefix = "" if trial is not None else "retrain_"
         fields: dict[str, Any] = {"trial": trial.id} if trial is not None else {"key": ending.key}
         result = ending.result
@@ -394,7 +389,7 @@ class Campaign:
             return
         if run.config.budget - self.active < MARGIN * least_need(run, self.pool.slots):
             for key in self._started:
-                if self._trial(key) is not None:
+                if run.trial_at(key) is not None:
                     self.pool.abort(
                         key, "timeout", "was still running when the finalists had to be retrained"
                     )

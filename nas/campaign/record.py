@@ -63,6 +63,7 @@ class Run:
         self.refused = 0
         self.refused_in_a_row = 0
         self.search_end: str | None = None
+        self.searched: float | None = None  # active seconds at which the search ended
         self.chosen = False
         self.stopped: Event | None = None
         self.active = 0.0
@@ -106,6 +107,12 @@ class Run:
     ) -> TrialRecord | None:
         """The trial that answers for a canonical digest trained this way, None if none is known to."""
         return self._by_digest.get(variant(digest, until, recipe))
+
+    def trial_at(self, key: str) -> TrialRecord | None:
+        """The trial that a job of this key trains (`trial-3`), None for a retraining."""
+        number = key.removeprefix("trial-")
+        known = number != key and number.isdigit() and int(number) < len(self.trials)
+        return self.trials[int(number)] if known else None
 
     def trial_like(
         self, fingerprint: str, until: int | None = None, recipe: Mapping[str, Any] | None = None
@@ -387,6 +394,7 @@ class Run:
 
     def _on_search_end(self, event: Event) -> None:
         self.search_end = event["reason"]
+        self.searched = float(event["active"])
         if self.config.finalists:
             for row in self.first["baselines"]:
                 cell = (row["text"], row["canonical"], row["digest"])

@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from nas.campaign import Contender, Event, Run, TrialRecord
+from nas.campaign import Contender, Event, Run
 from nas.cli.console import console, score_text, table
 from nas.cli.look import failures_text
 from nas.reports import recipe_text, seconds_text
@@ -198,19 +198,14 @@ def _running(run: Run) -> Table | None:
 
 
 def _title(run: Run, key: str) -> str:
-    trial = _trial(run, key)
+    trial = run.trial_at(key)
     return key if trial is None else f"#{trial.id} {trial.operator}"
 
 
 def _steps(run: Run, key: str) -> int:
     """How many steps a job takes."""
-    trial = _trial(run, key)
+    trial = run.trial_at(key)
     return run.full_steps if trial is None or trial.until is None else trial.until
-
-
-def _trial(run: Run, key: str) -> TrialRecord | None:
-    number = key.removeprefix("trial-")
-    return run.trials[int(number)] if number.isdigit() and int(number) < len(run.trials) else None
 
 
 def _last(run: Run) -> Table | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from grammar import NUM, Cell, Type
+from grammar import HALT, NUM, Cell, Type
 from nas.errors import BuildError
 from nas.ir.builder import BINARY, UNARY, Builder
 from nas.ir.circles import circles_of, reached
@@ -35,7 +35,6 @@ PRIMITIVES: dict[str, int] = (
     | dict.fromkeys(("cast", "reduce", "hmax", "tokey", "toval", "lin", "total"), 1)
     | dict.fromkeys(("outer", "read", "readt", "gram"), 2)
 )
-HALT = 0.99  # the sum of gates at which the rounds of a `depth n until(p)` block end; see nas.backends.rounds
 # Operations of the table that no normal program has: those over whole sequences.
 DEPTH_ONLY = ("attn", "top", "posemb")
 

@@ -412,7 +412,10 @@ class CellModule(nn.Module):
                 values = [layout.steps.pad(value) for value in values]
             if slot.type.kind == "in":  # as wide as the widest layer's input
                 widest = max(value.shape[-1] for value in values)
-                values = [F.pad(value, (0, widest - value.shape[-1])) for value in values]
+                values = [
+                    value if value.shape[-1] == widest else F.pad(value, (0, widest - value.shape[-1]))
+                    for value in values
+                ]
             value = torch.stack(values, axis) if len(values) > 1 else values[0].unsqueeze(axis)
             if layout.inverse is not None:
                 value = value.index_select(axis + 1, layout.inverse)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from grammar import OPS, parse
 from nas.campaign import Run, TrialRecord
 from nas.errors import RunError
 
-RUN_KEY = "recell:run"  # which run a study is of: the hash of its first event
+RUN_KEY = "recell:run"  # which run a study is of: the hash of its settings, and when it began
 
 LARGEST = 1 << 40
 PARAMS: dict[str, BaseDistribution] = dict.fromkeys(
@@ -28,22 +31,24 @@ PARAMS: dict[str, BaseDistribution] = dict.fromkeys(
 
 
 def write_study(run: Run, file: str | Path) -> tuple[str, int]:
-    """Add what of a run has ended to the study of its folder's name in `file`; the name, and how many trials are new.
+    """Add what of a run has ended to its study in `file`; the study's name, and how many trials are new.
 
-    The file is made if need be, and may hold other studies. Written again, it gets the trials that ended since. A
-    trial that failed is one of state FAIL; duplicates and supernets are none. Raises RunError if the study is of
-    another run, or the file is no journal of Optuna.
+    A study has the name of the folder that the run had when it was first written. The file is made if need be, and may
+    hold other studies. Written again, it gets the trials that ended since. A trial that failed is one of state FAIL;
+    duplicates and supernets are none. Raises RunError if the study of that name is of another run, if the run's trials
+    are not those of its study (a copy of the folder went another way), or if the file is no journal of Optuna.
     """
-    name = run.path.resolve().name
     _check(Path(file))
     said = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each study and trial otherwise
     try:
-        storage = JournalStorage(JournalFileBackend(str(file)))
-        study = optuna.create_study(
-            storage=storage, study_name=name, direction="minimize", load_if_exists=True
-        )
-        new = _add(run, study)
+        with _alone(Path(file)):
+            storage = JournalStorage(JournalFileBackend(str(file)))
+            name = _name(run, storage)
+            study = optuna.create_study(
+                storage=storage, study_name=name, direction="minimize", load_if_exists=True
+            )
+            new = _add(run, study)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"cannot keep a study in {file}: {error}") from error
     finally:
@@ -65,16 +70,40 @@ def _check(file: Path) -> None:
         raise RunError(f"cannot keep a study in {file}: it is no journal file of Optuna")
 
 
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Nobody else adds trials here meanwhile: what two find missing they would both add."""
+    with file.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _key(run: Run) -> str:
+    """Runs of one configuration have one hash; no two began in the same moment."""
+    return f"{run.first['hash']} {run.first['t']}"
+
+
+def _name(run: Run, storage: JournalStorage) -> str:
+    """The name of the run's study: the one that it has already, wherever its folder was, or that of its folder."""
+    for frozen in storage.get_all_studies():
+        if frozen.user_attrs.get(RUN_KEY) == _key(run):
+            return frozen.study_name
+    return run.path.resolve().name
+
+
 def _add(run: Run, study: optuna.Study) -> int:
     """Add the trials that the study lacks; how many."""
     known = study.user_attrs.get(RUN_KEY)
-    if known is not None and known != run.first["hash"]:
+    there = {t.user_attrs["trial"]: t.user_attrs["digest"] for t in study.get_trials(deepcopy=False)}
+    same = known in (None, _key(run), run.first["hash"])  # the hash alone: written before there was more
+    if not same or any(
+        number >= len(run.trials) or run.trials[number].digest != d for number, d in there.items()
+    ):
         raise RunError(f"the study {study.study_name!r} is of another run; give another file")
-    if known is None:
+    if known != _key(run):
         facts = {"metric": run.task["metric"], "space": run.space["name"], "method": run.config.method}
-        for key, value in {**facts, "task": run.config.task, RUN_KEY: run.first["hash"]}.items():
+        for key, value in {**facts, "task": run.config.task, RUN_KEY: _key(run)}.items():
             study.set_user_attr(key, value)
-    there = {t.user_attrs["trial"] for t in study.get_trials(deepcopy=False)}
     new = [t for t in run.trials if t.ended is not None and t.supernet is None and t.id not in there]
     for trial in sorted(new, key=lambda t: (t.ended, t.id)):
         study.add_trial(_frozen(run, trial))

@@ -8,30 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nas._student import student_t
 from nas.campaign import Contender, Run
 from nas.reports.significance import holm, paired_p
 
 LEVEL = 0.05
 """The chance that is taken of calling one finalist better when none is."""
-
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the next lower entry.
-_T95 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-)
 
 
 @dataclass(frozen=True)
@@ -85,8 +67,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     mean, count = statistics.fmean(values), len(values)
     if count == 1:
         return Estimate(mean, None, 1)
-    t = _T95[min(count - 1, len(_T95)) - 1]
-    return Estimate(mean, t * statistics.stdev(values) / math.sqrt(count), count)
+    return Estimate(mean, student_t(count - 1) * statistics.stdev(values) / math.sqrt(count), count)
 
 
 def scores(contender: Contender, split: str = "test") -> list[float]:

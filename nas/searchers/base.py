@@ -19,6 +19,8 @@ from search_spaces import Variation
 
 UNTRIED = ("infrastructure", "refused", "timeout", "oom")
 """Statuses of observations that say nothing about the loss of a cell."""
+STOPPED = ("infrastructure", "timeout")
+"""Of these, those that the machine is to blame for: they say nothing of what made the cell either."""
 
 
 class SpaceLike(Protocol):

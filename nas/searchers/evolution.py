@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nas.errors import SearchError
-from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
+from nas.searchers.base import STOPPED, Observation, Proposal, Searcher, SpaceLike
 from nas.searchers.motifs import Motifs
 from nas.searchers.operators import CHOICES, OperatorSpace, operator_choice
 from nas.searchers.options import check_choice, check_share, check_whole
@@ -105,7 +105,13 @@ class Evolution(Searcher):
         self._told.add(proposal.cell.digest)
 
     def tell(self, observation: Observation) -> None:
-        """Let the cell into the population if it has a score, and credit the operator that made it."""
+        """Let the cell into the population if it has a score, and credit the operator that made it.
+
+        A training that the machine stopped is no child: it says nothing of the operator.
+        """
+        self._told.add(observation.digest)
+        if observation.status in STOPPED:
+            return
         if observation.digest not in self._scores and not observation.duplicate:
             parents = [s for p in observation.parents[:1] if (s := self._scores.get(p)) is not None]
             if parents:
@@ -114,7 +120,6 @@ class Evolution(Searcher):
         if observation.score is not None and not observation.duplicate:
             self._population.append(observation)
         self._scores.setdefault(observation.digest, observation.score)
-        self._told.add(observation.digest)
 
     def _child(self, rng: np.random.Generator) -> Variation | None:
         """A child of a winner; None if it can have no other."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grammar import Cell, GrammarError, LocatedError, parse
+from nas._plain import plain
 from nas.errors import ServingError
 from nas.serving.limits import Limits
 from predictors import Predictor, PredictorError, encode
@@ -134,15 +135,7 @@ def as_json(value: Any) -> bytes:
     try:
         return json.dumps(value, allow_nan=False).encode()
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False).encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(plain(value), allow_nan=False).encode()
 
 
 class _TooLongError(BaseException):

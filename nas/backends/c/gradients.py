@@ -58,7 +58,11 @@ def _result(shape: tuple[int, ...], summands: Sequence[tuple[int, int]], alone: 
         return None
     if len(summands) == 1 and summands[0][0] < 0 and alone:
         ((_, place),) = summands
-        return lambda parts, lead: parts[place].view(lead + shape)
+        return _shaped(place, shape)
+    columns = dict(summands)
+    if len(summands) == len(columns) and sorted(columns) == list(range(shape[-1] if shape else 0)):
+        made = [_shaped(columns[column], shape[:-1]) for column in range(shape[-1])]
+        return lambda parts, lead: torch.stack([part(parts, lead) for part in made], -1)
 
     def result(parts: Parts, lead: torch.Size) -> Tensor:
         whole = [parts[place].view(lead + shape) for column, place in summands if column < 0]
@@ -70,3 +74,10 @@ def _result(shape: tuple[int, ...], summands: Sequence[tuple[int, int]], alone: 
         return total
 
     return result
+
+
+def _shaped(place: int, shape: tuple[int, ...]) -> Result:
+    """One of the sums in this shape."""
+    if len(shape) == 1:  # as it is
+        return lambda parts, lead: parts[place]
+    return lambda parts, lead: parts[place].view(lead + shape)

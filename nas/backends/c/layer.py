@@ -16,6 +16,7 @@ from nas.backends.c.gradients import Gradients
 from nas.backends.c.making import Making
 from nas.backends.c.outline import Outline, recalled, remember, slots_of
 from nas.backends.c.running import Geometry, Running, Values, room
+from nas.backends.c.scratch import give_back, lend
 from nas.backends.c.world import Key
 
 Table = tuple[
@@ -68,13 +69,13 @@ class Layer:
         again += [WINDOWS] if outline.window else []
         again += [("checkpoint", s) for s in self.checkpoints]
         self.again = [(self.ahead.place(key), self.back.place(key)) for key in again]
-        self.rows_made = [
-            (self.ahead.place(key), region[key], key[0] == OWN)
-            for key in ((SHARED, 0), (OWN, 0))
-            if region[key]
-        ]
-        self.rows_kept = [(self.ahead.place((KEPT, 0)), region[KEPT, 0])] if region[KEPT, 0] else []
-        self.rows_back = [(self.back.place((OWN, 1)), outline.own_back)] if outline.own_back else []
+        shared, kept, own = (
+            [(self.ahead.place(key), region[key])] if region[key] else []
+            for key in ((SHARED, 0), (KEPT, 0), (OWN, 0))
+        )
+        self.rows_saved, self.saved_rows = shared + kept, [floats for _, floats in shared + kept]
+        self.passing = (shared + own, own)  # rows that no later call reads: without and with a backward half
+        self.passing_back = [(self.back.place((OWN, 1)), outline.own_back)] if outline.own_back else []
         self.windows = [(self.ahead.place(WINDOWS), outline.window)] if outline.window else []
         self.checked = [(self.ahead.place(("checkpoint", s)), size) for s, size in self.checkpoints.items()]
         self.x, self.y = (self.ahead.place((name, 0)) for name in "xy")
@@ -86,7 +87,6 @@ class Layer:
         ]
         self.is_loaded = False
         self.keeps_y = int(outline.keeps_y)
-        self.saved_rows = [region[key] for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
         self.graded = [n for n, result in enumerate(self.gradients.results) if result is not None]
         self.empty = [[None] * len(run.places) for run in (self.ahead, self.back)]
 
@@ -144,17 +144,16 @@ class Layer:
             values[init] = value
             values[final] = made = room((*lead, geometry.batch, *shape), kind)
             finals.append(made)
-        for place, floats, own in self.rows_made:
-            passing = own or not keep  # what no later call reads is there once for all candidates
-            values[place] = _passing(rows, floats) if passing else room((*rows, floats))
         if keep:
-            for place, floats in self.rows_kept:
+            for place, floats in self.rows_saved:
                 values[place] = room((*rows, floats))
             for place, floats in self.windows:
                 values[place] = room((*lead, geometry.batch, floats))
             for place, floats in self.checked:
                 values[place] = room((*lead, geometry.batch, self.chunks(geometry.count), floats))
+        lent = lend(values, self.passing[keep], rows)
         self.ahead(values, geometry, *lead)
+        give_back(lent)
         return y, finals, [values[place] for place, _ in self.again] if keep else []  # type: ignore[misc]
 
     def backward(
@@ -198,10 +197,10 @@ class Layer:
             made = room((*lead, geometry.batch, *shape), kind) if want else None
             values[final] = made
             starts.append(made)
-        for place, floats in self.rows_back:
-            values[place] = _passing(rows, floats)
         values[self.sums] = sums = room((*lead, self.gradients.floats))
+        lent = lend(values, self.passing_back, rows)
         self.back(values, geometry, *lead)
+        give_back(lent)
         found = self.gradients(sums)
         if not self.seen_by_all:  # what nothing asked for sees has no gradient, not even zeros
             seen = self.seen_by(asked)
@@ -212,9 +211,3 @@ class Layer:
 def _candidates(x: Tensor | None) -> tuple[int, ...]:
     """The axis over candidates, where rows of x have one. Rows of a table have none."""
     return () if x is None else tuple(x.shape[:-2])
-
-
-def _passing(rows: tuple[int, ...], floats: int) -> Tensor:
-    """Rows that are read and written in one call, where candidates follow each other: the same memory for all."""
-    made = room((rows[-1], floats))
-    return made.expand(*rows, floats) if len(rows) > 1 else made

@@ -17,6 +17,7 @@ from nas.backends.c.driver import KEPT, OWN, SHARED, Driver, grams_in_order
 from nas.backends.c.gradients import Gradients, summands_of
 from nas.backends.c.half import Half
 from nas.backends.c.running import Geometry, Running, Values, room
+from nas.backends.c.scratch import give_back, lend
 from nas.backends.c.world import Column, Key, arrays_of
 from nas.ir import Adjoint, Normal, Program, Schedule, adjoint, normal_tree, schedule, width
 
@@ -126,10 +127,14 @@ class Part:
         self.pulls = [s for s in range(-1, len(self.widths)) if ("pull", s) in back.ports]
         region = ahead.widths
         self.again = [key for key in ((SHARED, 0), (KEPT, 0)) if region[key]]
-        self.rows_made = [(key, region[key]) for key in ((SHARED, 0), (OWN, 0)) if region[key]]
-        self.rows_kept = [(KEPT, 0)] if region[KEPT, 0] else []
-        self.kept_width = region[KEPT, 0]
-        self.own_back = back.widths[OWN, 1]
+        shared, kept, own = (
+            [(self.ahead.place(key), region[key])] if region[key] else []
+            for key in ((SHARED, 0), (KEPT, 0), (OWN, 0))
+        )
+        self.rows_saved = shared + kept
+        self.passing = (shared + own, own)  # rows that no later call reads: without and with a backward half
+        own_back = back.widths[OWN, 1]
+        self.passing_back = [(self.back.place((OWN, 1)), own_back)] if own_back else []
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -151,13 +156,14 @@ class Part:
             put(("child", n), child)
         for n, result in enumerate(results):
             put(("result", n), result)
-        made = {key: room((rows, floats)) for key, floats in self.rows_made}
-        if keep:
-            made |= {key: room((rows, self.kept_width)) for key in self.rows_kept}
-        for key, value in made.items():
-            put(key, value)
+        saved = []
+        for place, floats in self.rows_saved if keep else ():
+            values[place] = made = room((rows, floats))
+            saved.append(made)
+        lent = lend(values, self.passing[keep], (rows,))
         run(values, Geometry(rows, 1, rows, 1, rows))
-        return [made[key] for key in self.again] if keep else []
+        give_back(lent)
+        return saved
 
     def pulled(self, gradients: Sequence[Tensor | None], rows: int) -> dict[int, Tensor]:
         """The gradients of results as `backward` takes them: each once, zero where there is none."""
@@ -192,14 +198,14 @@ class Part:
                 put((kind, n), value)
         for key, value in zip(self.again, saved, strict=True):
             put(key, value)
-        if self.own_back:
-            put((OWN, 1), room((rows, self.own_back)))
         found = [room((rows, floats)) for floats in self.gradient_widths]
         for n, gradient in enumerate(found):
             put(("gradient", n), gradient)
         sums = room((self.gradients.floats,))
         put(("sums", 0), sums)
+        lent = lend(values, self.passing_back, (rows,))
         run(values, Geometry(rows, 1, rows, 1, rows))
+        give_back(lent)
         return found, sums
 
 

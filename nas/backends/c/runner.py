@@ -28,6 +28,7 @@ from nas.errors import BuildError
 # Floats that candidates may keep in one piece of memory for the backward half. Larger pieces come fresh from the system
 # in every call, and its zeroing of them takes a third of the time.
 _AT_ONCE = 4 * 1024 * 1024
+_PLAIN = (Tensor, torch.nn.Parameter)  # what has the memory that it says
 _PAYS = (
     2  # so many rows for each of a table, and it is quicker to do maps of x for the table than for the rows
 )
@@ -61,13 +62,16 @@ class CompiledRunner(FlexibleRunner):
         like = weights[0] if weights else x
         here = like.dtype is torch.float32 and x.dtype is not torch.float64
         here = here and like.device.type == "cpu" and x.device.type == "cpu"
-        if here and (torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)):
+        if here and (torch.compiler.is_compiling() or type(x) not in _PLAIN):
             return self._traced(_looked_up(x, tokens), weights, state, steps, reverse)
         layer = self._built() if here else None
         if layer is None:
             return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
         refuse_transforms()
         _check_here("x", tokens)
+        for value in (tokens, *weights, *state):
+            if value is not None and type(value) not in _PLAIN:
+                _check_memory(value)
         x = x if x.dtype is torch.float32 else x.float()
         if tokens is not None and _PAYS * len(x) > steps.rows:
             x, tokens = _looked_up(x, tokens), None
@@ -187,6 +191,15 @@ def _check_here(what: str, value: Tensor | None) -> None:
     """Raise BuildError for what is not in the memory that C reads."""
     if value is not None and value.device.type != "cpu":
         raise BuildError(f"{what} is on {value.device}, and the weights are on cpu")
+
+
+def _check_memory(value: Tensor) -> None:
+    """Raise BuildError for a tensor that wraps others, as a DTensor does: C would read at address 0."""
+    if value.numel() and not value.data_ptr():
+        raise BuildError(
+            f"compiled cells read the memory of their weights and states, and a {type(value).__name__} has none of its "
+            'own; give plain tensors (of a DTensor its full_tensor()), or build the module with backend="reference"'
+        )
 
 
 def _ready(value: Tensor) -> Tensor:

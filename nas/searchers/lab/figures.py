@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nas._student import student_t
 from nas.searchers.lab.replay import Trace
-
-_Z = statistics.NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -32,23 +31,12 @@ class Interval:
         return f"{self.mean:.{digits}f}{half}"
 
 
-def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t (expansion of Cornish and Fisher: within 1 % from 3 degrees on)."""
-    if freedom <= 2:
-        return (12.706, 4.303)[freedom - 1]
-    z, v = _Z, freedom
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / v + second / v**2 + third / v**3
-
-
 def interval(values: Sequence[float]) -> Interval:
     """Mean and interval of values, one for each seed."""
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return Interval(mean, None, count)
-    return Interval(mean, student(count - 1) * statistics.stdev(values) / math.sqrt(count), count)
+    return Interval(mean, student_t(count - 1) * statistics.stdev(values) / math.sqrt(count), count)
 
 
 @dataclass(frozen=True)
