@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from grammar import Cell
+from grammar import Cell, Sketch
 from search_spaces.check import parse_space
 from search_spaces.counting import Counter
 from search_spaces.derivation import Derivation, Tree
@@ -18,6 +18,7 @@ from search_spaces.fitting import fit
 from search_spaces.likelihood import Likelihood
 from search_spaces.membership import derive
 from search_spaces.motifs import Motif, motifs
+from search_spaces.neighbourhood import neighbourhood
 from search_spaces.printer import declarations, heading, show_rules
 from search_spaces.reaching import Reach
 from search_spaces.rules import NEW, Limits, Rules
@@ -229,6 +230,22 @@ class GrammarSpace(Space):
     def graft(self, cell: Cell, motif: Motif, rng: np.random.Generator) -> Variation:
         """The member `cell` with a motif in one place, or in two under one name; see `Space.graft`."""
         return self._varier.graft(cell, self._member(cell), motif, rng)
+
+    def neighbourhood(
+        self, cell: Cell, rng: np.random.Generator, changes: int = 12, share: float = 0.125
+    ) -> Sketch:
+        """The member `cell` and `changes` of its mutations as a sketch: holes at some of its places.
+
+        An option that is a mutation has the weight `share` (at most a half), what stands there now the rest; a part
+        that a mutation keeps has the same weights with and without it. Each mutation by itself gives a member, not
+        always several together: `cell in space` says. Raises NotAMemberError, and SpaceError for a space over trees
+        and a cell that has no mutation of one place.
+        """
+        if changes < 1 or not 0 < share <= 0.5:
+            raise SpaceError(
+                f"a neighbourhood has at least 1 change of a share in (0, 0.5]; received {changes} of {share:g}"
+            )
+        return neighbourhood(self._varier, self._member(cell), rng, changes, share)
 
     # -- for readers ----------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from grammar import Cell, Sketch, parse, parse_sketch
 from nas.searchers import Observation, Proposal, Searcher, make_searcher
+from nas.searchers.base import SpaceLike
 from nas.tasks import Recipe
 from search_spaces import Choice, Chooser, Operator, Variation
 
@@ -175,7 +176,7 @@ def way(cell: Cell, steps: int | None, recipe: Mapping[str, Any] | None) -> Way:
     return cell.digest, steps or RECIPE.steps, repr(sorted((recipe or {}).items()))
 
 
-def made_up_found(space: ToySpace, supernet: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+def made_up_found(space: SpaceLike, supernet: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Cells that a supernet could have given, by its seed alone."""
     rng = np.random.default_rng(supernet["seed"])
     cells = [space.sample(rng) for _ in range(3)]
@@ -276,8 +277,6 @@ class Drive:
     def _enter_supernet(self, proposal: Proposal, key: Way) -> None:
         supernet = proposal.supernet
         assert supernet is not None
-        space = self.searcher.space
-        assert isinstance(space, ToySpace)
         cell, well = proposal.cell, self.score(proposal.cell) is not None
         observation = Observation(
             cell,
@@ -286,8 +285,9 @@ class Drive:
             "supernet" if well else "diverged",
             len(self.trials),
             proposal.operator,
+            proposal.parents,
             supernet=supernet,
-            found=made_up_found(space, supernet) if well else (),
+            found=made_up_found(self.searcher.space, supernet) if well else (),
         )
         self.trials[(repr(supernet), *key[1:])] = observation
         self._note((proposal, len(self.trials) - 1))

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from campaign_fakes import SMALL, FakePool, begin, carry_on, gist
+from campaign_fakes import SMALL, FakePool, begin, carry_on, gist, made_up_result
 from test_nas_campaign_driver import Killed, kill_at
 
 from nas.campaign import open_run
 from nas.campaign.pool import Ending, Job
+from nas.cli.live import event_line
+from nas.reports import report_html
 from nas.training import TrialSpec
 
 ONESHOT = SMALL.replace(method="oneshot", max_trials=8)
@@ -54,6 +58,23 @@ def test_a_failed_supernet_is_a_failed_trial(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", ONESHOT, FakePool(script=script))
     assert run.failures == {"oom": 3}
     assert [trial.operator for trial in run.trials] == ["supernet"] * 3 + ["sample"] * 5
+
+
+def test_what_a_supernet_passed_over_is_in_the_record(tmp_path: Path) -> None:
+    def script(job: Job, start: int) -> Ending | None:
+        result = made_up_result(job.spec)
+        return Ending(job.key, replace(result, passed=1)) if job.spec.supernet is not None else None
+
+    run = begin(tmp_path / "run", ONESHOT, FakePool(script=script))
+    assert [trial.passed for trial in run.trials] == [1, 0, 0, 0, 1, 0, 0, 0]
+    assert [trial.passed for trial in open_run(tmp_path / "run").trials] == [t.passed for t in run.trials]
+    assert run.status()["passed"] == 2
+    line = event_line({"event": "finish", "trial": 0}, run)
+    assert line is not None
+    assert "gave 3 cells, 1 of 2 paths passed over, " in line
+    assert "2 supernets trained (2 of their paths passed over)" in " ".join(
+        re.sub(r"<[^>]+>", " ", report_html(run)).split()
+    )
 
 
 def test_killed_at_any_event_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from searcher_suite import Drive, ToySpace, made_up_found
+from searcher_suite import RECIPE, Drive, ToySpace, made_up_found, made_up_score
 
+from grammar import parse_sketch
 from nas.errors import SearchError
-from nas.searchers import Observation, Proposal, make_searcher
-from search_spaces import load_space, read_space
+from nas.searchers import Observation, Proposal, make_searcher, settled_options
+from search_spaces import Relaxed, load_space, read_space
 
 SPACE = ToySpace()
 
@@ -98,7 +99,7 @@ def test_a_space_of_rules_is_unrolled_and_its_sketches_take_turns() -> None:
       out -> $new | lin($vec)
       vec -> tanh(lin(x, $vec)) | $vec + vec
     }"""
-    searcher = make_searcher("oneshot", read_space(text), {"depth": 2})
+    searcher = make_searcher("oneshot", read_space(text), {"depth": 2, "around": "space"})
     names = []
     for number in range(3):
         proposal = asked(searcher, number)
@@ -114,8 +115,15 @@ def test_a_space_of_rules_is_unrolled_and_its_sketches_take_turns() -> None:
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
-        ("gated", {"depth": 4}, "oneshot: space gated unrolled to depth 4 has more than"),
+        ("gated", {"depth": 4, "around": "space"}, "oneshot: space gated unrolled to depth 4 has more than"),
         ("tree", {}, "oneshot: space tree is over trees"),
+        ("tree", {"around": "space"}, "oneshot: space tree is over trees"),
+        ("gated", {"around": "here"}, "oneshot: around must be one of best, space; got 'here'"),
+        ("gated", {"around": "space", "seeds": "zoo"}, "oneshot: seeds are for around=best"),
+        ("gated", {"share": 0.7}, "oneshot: share must be at most 0.5, got 0.7"),
+        ("gated", {"changes": 0}, "oneshot: changes must be a whole number of at least 1, got 0"),
+        ("gated", {"seeds": ["zoo:mamba"]}, "is not a member of the space"),
+        ("darts_rnn", {"around": "best"}, "oneshot: around=best needs a space of rules; got SketchSpace"),
         ("darts_rnn", {"supernets": 0}, "oneshot: supernets must be a whole number of at least 1, got 0"),
         ("darts_rnn", {"epochs": 3}, "oneshot: no option 'epochs'"),
     ],
@@ -131,3 +139,134 @@ def test_a_space_without_sketches_is_refused() -> None:
 
     with pytest.raises(SearchError, match="oneshot needs a space of sketches or of rules; got Other"):
         make_searcher("oneshot", Other(), {})  # type: ignore[arg-type]
+
+
+# -- around good cells of a space of rules --------------------------------------------------------
+
+RULES = load_space("gated")
+AROUND: dict[str, Any] = {"samples": 3, "changes": 4, "keep": 2, "candidates": 5}
+
+
+def around(**options: Any) -> Any:
+    searcher = make_searcher("oneshot", RULES, {**AROUND, **options})
+    searcher.begin(RECIPE.to_dict())
+    return searcher
+
+
+def test_supernets_are_around_the_best_cells_so_far() -> None:
+    log = Drive(around(centres=2))
+    log.go_on(3 + 2 * (1 + 2) + 1)
+    operators = [proposal.operator for proposal in log.proposals]
+    gave = ["supernet", "uniform drawn", "uniform drawn"]
+    assert operators == ["sample"] * 3 + 2 * gave + ["supernet"]
+    used: list[str] = []
+    for number in (3, 6, 9):
+        told = {p.cell.digest: made_up_score(p.cell) for p in log.proposals[:number] if p.supernet is None}
+        best = sorted(told, key=lambda digest: told[digest])[:2]
+        proposal = log.proposals[number]
+        assert proposal.supernet is not None
+        fewest = min(used.count(digest) for digest in best)
+        centre = next(digest for digest in best if used.count(digest) == fewest)
+        assert proposal.parents == (centre,) == (proposal.cell.digest,)
+        used.append(centre)
+        relaxed = Relaxed(parse_sketch(proposal.supernet["sketch"]), lift=False)
+        first = dict.fromkeys(range(len(relaxed.holes)), 0)
+        assert relaxed.derived(relaxed.template.complete(first, np.random.default_rng(0))).digest == centre
+        assert sum(len(hole.options) - 1 for hole in relaxed.holes) == 4
+        assert proposal.supernet["centred"]
+        assert proposal.supernet["options"]["steps"] == 9  # a third of the recipe's
+        assert (
+            proposal.supernet["options"]["keep"] == 5
+        )  # all of them, of which the best two that are new count
+    assert [proposal.parents for proposal in log.proposals[4:6]] == [log.proposals[3].parents] * 2
+
+
+def test_what_is_known_is_no_gain_of_a_supernet() -> None:
+    searcher = around(keep=1)
+    log = Drive(searcher)
+    log.go_on(3)
+    proposal = asked(searcher, 3)
+    assert proposal is not None
+    searcher.entered(proposal, 3)
+    known, new = log.proposals[0].cell, [RULES.sample(np.random.default_rng(n)) for n in (8, 9)]
+    found = tuple(
+        {"cell": cell.one_line, "digest": cell.digest, "score": 1.0 + n}
+        for n, cell in enumerate((known, *new))
+    )
+    searcher.tell(replace(ended(proposal, 3, "diverged"), status="supernet", found=found))
+    then = asked(searcher, 4)
+    assert then is not None
+    assert then.cell.digest == new[0].digest
+    searcher.entered(then, 4)
+    after = asked(searcher, 5)
+    assert after is not None
+    assert after.supernet is not None
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_around_cells_it_can_be_killed_at_any_event(workers: int) -> None:
+    whole = Drive(around(), seed=2, workers=workers)
+    whole.go_on(24)
+    assert sum(proposal.supernet is not None for proposal in whole.proposals) > 1
+    log = Drive(around(), seed=2, workers=workers)
+    for _ in range(24):
+        log.go_on(1)
+        log.searcher.ask(np.random.default_rng(5))  # which leaves no trace
+        log = log.carried_on(around())
+    assert log.proposals == whole.proposals
+    assert log.entries == whole.entries
+    digests = [proposal.cell.digest for proposal in whole.proposals if proposal.supernet is None]
+    assert len(set(digests)) == len(digests)
+
+
+def test_seeds_are_trained_first_and_written_down() -> None:
+    assert settled_options("oneshot", RULES, {"seeds": "zoo"})["seeds"][0].startswith("cell elman")
+    assert settled_options("oneshot", SPACE, {"steps": 1}) == {"steps": 1}
+    log = Drive(around(seeds=["zoo:lstm", "zoo:gru"], samples=2))
+    log.go_on(3)
+    assert [proposal.operator for proposal in log.proposals] == ["seed", "seed", "supernet"]
+    assert log.proposals[2].cell.name in ("lstm", "gru")
+
+
+def test_without_any_score_the_space_is_sampled() -> None:
+    log = Drive(around(), score=lambda cell: None)
+    log.go_on(10)
+    assert [proposal.operator for proposal in log.proposals] == ["sample"] * 10
+
+
+@pytest.mark.parametrize(("status", "times"), [("oom", 3), ("supernet", 2)])
+def test_supernets_that_give_nothing_are_followed_by_as_many_samples(status: str, times: int) -> None:
+    log = Drive(around())
+    log.go_on(3)
+    searcher = log.searcher
+    for number in range(times):
+        proposal = asked(searcher, number)
+        assert proposal is not None
+        assert proposal.supernet is not None
+        searcher.entered(proposal, 3 + number)
+        searcher.tell(replace(ended(proposal, 3 + number, "oom"), status=status))
+    log.go_on(4)
+    assert [proposal.operator for proposal in log.proposals[3:]] == ["sample"] * 3 + ["supernet"]
+
+
+def test_around_cells_a_small_space_is_searched_to_its_end() -> None:
+    tiny = read_space(
+        "space tiny { limits size <= 4 state vec out -> $new\n"
+        "vec -> tanh(pre) | relu(pre) | sigmoid(pre)\npre: vec -> lin(x, $vec) | lin(x, $vec) + $vec }"
+    )
+    cells = {tiny.sample(np.random.default_rng(n)).digest for n in range(200)}
+    log = Drive(make_searcher("oneshot", tiny, {"samples": 2, "changes": 2, "keep": 1}))
+    log.go_on(400)
+    assert not log.go_on(1)
+    assert {proposal.cell.digest for proposal in log.proposals} == cells
+    assert len(log.proposals) < 100
+
+
+def test_what_is_planned_is_like_what_is_trained() -> None:
+    (planned,) = around(cost_limit=1.0).planned()
+    assert planned["options"]["cost_limit"] is None  # it depends on the cell
+    assert planned["options"]["method"] == "uniform"
+    assert "choice{" in planned["sketch"]
+    assert planned["space"] == RULES.text
+    (seeded,) = around(seeds=["zoo:mgu"]).planned()
+    assert seeded["sketch"].startswith("cell mgu")

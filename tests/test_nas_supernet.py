@@ -9,10 +9,12 @@ from torch import Tensor
 from grammar import Sizes, parse_sketch
 from nas.errors import BuildError, SearchError
 from nas.nn import Stack
-from nas.supernet import Architecture, Cost, Supernet
+from nas.supernet import Architecture, Cost, Supernet, SupernetOptions
 from nas.supernet.memory import check_memory, estimated_bytes
-from nas.supernet.steps import first_order, mixture_loss, path_loss, second_order
+from nas.supernet.plan import Plan
+from nas.supernet.steps import Stream, first_order, leave, mixture_loss, path_loss, second_order
 from nas.tasks import Batch, load_task
+from nas.training import TrialSpec
 from search_spaces import Relaxed, load_space
 
 SKETCHED = {
@@ -160,6 +162,16 @@ def test_second_order_is_the_derivative_through_a_step_of_the_weights() -> None:
     assert any((a - b).abs().max() > 1e-3 * b.abs().max() for a, b in zip(naive, exact, strict=True))
 
 
+def test_the_next_batch_can_be_looked_at_before_it_is_taken() -> None:
+    stream = Stream(iter([batch(0), batch(1)]), torch.device("cpu"), carries=True)
+    stream.state, stream.names = torch.ones(1), ("h",)
+    ahead = stream.peek()
+    assert stream.peek() is ahead
+    assert stream.before(("h",)) is None  # a fresh batch goes on from nothing
+    assert stream.next() is ahead
+    torch.testing.assert_close(stream.next().x, batch(1).x)
+
+
 def test_a_gumbel_path_has_gradients_for_the_logits_of_its_holes_alone() -> None:
     task = load_task("modular_arithmetic", None, "smoke")
     relaxed = relaxed_of("mine")
@@ -243,3 +255,56 @@ def test_too_large_a_supernet_is_refused_before_it_is_built() -> None:
     assert check_memory(relaxed, sizes, recipe, 1.0, path) < need
     with pytest.raises(BuildError, match=r"the supernet of mine would take about 0\.0\d\d\d GB at width 64"):
         check_memory(relaxed, sizes, recipe, 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_a_path_through_the_mixture_is_the_path(backend: str) -> None:
+    task = load_task("modular_arithmetic", None, "smoke")
+    relaxed = relaxed_of("mine")
+    torch.manual_seed(0)
+    apart = Supernet(relaxed, 5, 5, 6, backend="reference")
+    through = Supernet(relaxed, 5, 5, 6, backend=backend, through=True)
+    through.load_state_dict(apart.state_dict())
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        picks = relaxed.template.complete({}, rng)
+        found = [path_loss(net, task, picks, batch(number))[0] for net in (apart, through)]
+        torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+        for net, loss in zip((apart, through), found, strict=True):
+            net.zero_grad(set_to_none=True)
+            loss.backward()
+        leave(through.parameters())
+        for (name, p), q in zip(apart.named_parameters(), through.parameters(), strict=True):
+            assert (p.grad is None) == (q.grad is None), name
+            if p.grad is not None:
+                torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-6)
+    assert through.state_names(picks) == through.state_names()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "uniform", "backend": "c"}, True),
+        ({"method": "uniform", "backend": "reference"}, False),
+        ({"method": "gdas", "backend": "c"}, False),
+    ],
+)
+def test_paths_run_through_a_small_mixture_that_is_compiled(options: dict[str, str], expected: bool) -> None:
+    task = load_task("modular_arithmetic", None, "smoke")
+    for choices, little in ((2, True), (9, False)):
+        text = " | ".join(f"tanh(lin(x, h) + {n})" for n in range(choices))
+        spec = TrialSpec(
+            f"cell c {{ state h: vec; h' = choice{{ {text} }}; out h' }}", task.name, task.recipe, width=8
+        )
+        plan = Plan.of(spec, SupernetOptions(**options), task, np.random.default_rng(0))  # type: ignore[arg-type]
+        assert plan.through == (expected and little)
+
+
+def test_the_width_is_that_of_the_cell_in_the_middle() -> None:
+    task = load_task("modular_arithmetic", None, "smoke")
+    text = "cell c { state h: vec; h' = choice{ lin(x, h) [0.01] | lin(x, h) * sigmoid(lin(x, h)) }; out h' }"
+    spec = TrialSpec(text, task.name, task.recipe, params=1000)
+    options, rng = SupernetOptions(method="uniform"), np.random.default_rng(0)
+    drawn = Plan.of(spec, options, task, rng).width
+    middle = Plan.of(spec.replace(supernet={"centred": True}), options, task, rng).width
+    assert middle > drawn

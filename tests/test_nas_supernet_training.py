@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_search_spaces_relaxing import MINE
 
-from grammar import parse, parse_sketch
+from grammar import parse, parse_sketch, zoo
 from nas.backends import fallback
 from nas.errors import SearchError, TrainingError
 from nas.supernet import SupernetOptions, train_supernet, train_trial
 from nas.supernet.selection import shown
-from nas.tasks import load_task
+from nas.supernet.training import _Search
+from nas.tasks import Batch, load_task
 from nas.training import TrialResult, TrialSpec
 from search_spaces import GrammarSpace, Relaxed, load_space, unroll
 
@@ -69,6 +72,24 @@ def test_same_seed_same_cells_and_another_seed_others() -> None:
     assert first.probabilities == again.probabilities
     assert first.trial.curve == again.trial.curve
     assert first.trial.curve != other.trial.curve
+
+
+def test_second_order_looks_at_the_batch_of_the_step_to_come() -> None:
+    task = load_task("modular_arithmetic", None, "smoke")
+    options = SupernetOptions(**QUICK, method="darts2", warmup=0.0)
+    run = _Search(spec(), options, task, torch.device("cpu"), lambda cell: True)
+    read: list[Batch] = []
+    batches = run.first.batches
+
+    def counted() -> Iterator[Batch]:
+        for batch in batches:
+            read.append(batch)
+            yield batch
+
+    run.first.batches = counted()
+    assert run.train(None, None) == ("ok", "")
+    assert len(read) == 6  # one for each step of the weights, and none beside
+    assert run.other.state is not None  # and what the architecture sees goes on, as with first order
 
 
 def test_a_soft_cost_makes_the_expected_cell_cheaper() -> None:
@@ -182,6 +203,7 @@ def test_paths_that_explode_are_passed_over(method: str) -> None:
     assert result.trial.status == "ok"
     assert np.isfinite(result.probabilities).all()
     losses = [loss for _, loss in result.trial.curve]
+    assert result.trial.passed == 60 - len(losses)
     assert 0 < len(losses) < 60  # each step has a loss in the curve, but for those that were passed over
     assert max(losses) < 2 * load_task("modular_arithmetic", None, "smoke").trivial_loss
     assert result.found
@@ -193,3 +215,31 @@ def test_a_supernet_of_nothing_but_exploding_paths_diverges() -> None:
     assert result.trial.status == "diverged"
     assert result.trial.message == "none of the 60 paths before step 60 could be trained"
     assert result.found == ()
+
+
+def test_a_supernet_around_a_cell_gives_members_near_it() -> None:
+    space, cell = load_space("gated"), zoo("gru_cho")
+    assert isinstance(space, GrammarSpace)
+    sketch = space.neighbourhood(cell, np.random.default_rng(0), changes=5)
+    options = SupernetOptions(**{**QUICK, "keep": 3}, method="uniform").to_dict()
+    supernet = {"sketch": str(sketch), "space": space.text, "seed": 0, "options": options, "centred": True}
+    result = train_trial(spec(cell=cell.one_line, supernet=supernet))
+    assert (result.status, result.passed) == ("ok", 0)
+    assert len(result.found) == 3
+    for found in result.found:
+        near = parse(found["cell"])
+        assert near in space
+        assert near.digest == found["digest"]
+        assert "part_" not in found["cell"]
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_around_a_cell_all_options_are_trained_alike_and_candidates_are_near(centred: bool) -> None:
+    text = "cell c { state h: vec; h' = choice{ tanh(lin(x, h)) [0.9] | relu(lin(x, h)) [0.1] }; out h' }"
+    task = load_task("modular_arithmetic", None, "smoke")
+    around = spec(cell=text, supernet={"centred": centred})
+    run = _Search(around, SupernetOptions(**QUICK, method="uniform"), task, torch.device("cpu"), bool)
+    trained = np.mean([run._path()[0] for _ in range(400)])
+    drawn = np.mean([run.architecture.sample(run.rng)[0] for _ in range(400)])
+    assert abs(trained - (0.5 if centred else 0.1)) < 0.08
+    assert abs(drawn - 0.1) < 0.05

@@ -416,7 +416,7 @@ def _outcome(result: TrialResult) -> dict[str, Any]:
     found = {
         name: values[name] for name in ("score", "curve", "params", "width", "steps", "start", "seconds")
     }
-    return found | {name: values[name] for name in ("fallback", "found") if values[name]}
+    return found | {name: values[name] for name in ("fallback", "found", "passed") if values[name]}
 
 
 @contextlib.contextmanager

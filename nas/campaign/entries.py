@@ -60,6 +60,8 @@ class TrialRecord:
     """Where it is no cell that is trained but a supernet: its sketch, seed and options. It ends as "supernet"."""
     found: tuple[Mapping[str, Any], ...] = ()
     """The cells that a supernet gave, as `nas.training.TrialResult` has them."""
+    passed: int = 0
+    """Its steps that taught it nothing, since the path drawn could not be trained."""
 
 
 @dataclass

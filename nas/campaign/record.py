@@ -20,7 +20,7 @@ digest, lints or violates and metrics, operator, parents |
 | stop | the sitting ends | reason, finished, message |
 
 `ask`, `duplicate` and `refuse` also have `until`, `continues` and `recipe` where the proposal has them.
-A supernet's `ask` has `supernet`, its `finish` has `found`; it has no fingerprint and no metrics.
+A supernet's `ask` has `supernet`, its `finish` has `found` and perhaps `passed`; it has no fingerprint and no metrics.
 """
 
 from __future__ import annotations
@@ -278,6 +278,7 @@ class Run:
             "trivial_score": self.task.get("trivial_score"),
             "finished": sum(trial.status == "ok" for trial in self.trials),
             "supernets": sum(trial.status == "supernet" for trial in self.trials),
+            "passed": sum(trial.passed for trial in self.trials),
             "running": len(running) if live else 0,
             "pending": sum(trial.status in OPEN for trial in self.trials) - (len(running) if live else 0),
             "failed": self.failures,
@@ -369,7 +370,7 @@ class Run:
         trial = self.trials[event["trial"]]
         fill(trial, event, "ok" if trial.supernet is None else "supernet")
         if trial.supernet is not None:
-            trial.score, trial.found = None, tuple(event["found"])
+            trial.score, trial.found, trial.passed = None, tuple(event["found"]), event.get("passed", 0)
         self._supersede(trial)
         self.duplicates_in_a_row = self.refused_in_a_row = 0
 

@@ -75,7 +75,8 @@ def event_line(event: Event, run: Run) -> str | None:
         trial = run.trials[event["trial"]]
         if trial.supernet is not None:
             found = f"a supernet of {trial.params:,} parameters gave {len(trial.found)} cells"
-            return f"#{trial.id} {found}, {trial.wall:.1f} s"
+            passed = f", {trial.passed} of {trial.steps} paths passed over" if trial.passed else ""
+            return f"#{trial.id} {found}{passed}, {trial.wall:.1f} s"
         best = run.best
         note = " (the best so far)" if best is trial else f" (best {score_text(best.score)})" if best else ""
         cost = f"{trial.params:,} parameters, {trial.wall:.1f} s"

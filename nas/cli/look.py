@@ -48,7 +48,8 @@ def _show_status(found: dict[str, Any]) -> None:
     )
     trials = f"{found['finished']} finished, {found['running']} running, {failures_text(found['failed'])}"
     if found["supernets"]:
-        trials = f"{found['supernets']} supernets and {trials}"
+        passed = f" ({found['passed']} paths passed over)" if found["passed"] else ""
+        trials = f"{found['supernets']} supernets{passed} and {trials}"
     if found["pending"]:
         trials += f", {found['pending']} waiting"
     if found["duplicates"]:

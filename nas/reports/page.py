@@ -106,7 +106,11 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     yield f"{sum(run.failures.values()) - over}", "failed"
     supernets = sum(t.status == "supernet" for t in run.trials)
     if supernets:
-        yield f"{supernets}", "supernets trained"
+        passed = sum(t.passed for t in run.trials)
+        yield (
+            f"{supernets}",
+            "supernets trained" + (f" ({passed} of their paths passed over)" if passed else ""),
+        )
     if run.duplicates:
         yield f"{run.duplicates}", "duplicates not trained again"
     if run.refused + over:

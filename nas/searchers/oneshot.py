@@ -7,78 +7,136 @@ from typing import Any
 
 import numpy as np
 
-from grammar import Cell, Sketch, parse
+from grammar import Sketch, parse
 from nas.errors import SearchError
+from nas.searchers.around import TRIES, Best, Sources, Whole
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
-from nas.searchers.options import check_whole
+from nas.searchers.options import check_choice, check_number, check_whole
+from nas.searchers.random_search import sample_new
+from nas.searchers.seeding import Seeds, read_seeds
 from nas.supernet import SupernetOptions
-from search_spaces import GrammarSpace, Relaxed, SpaceError, unroll
+from search_spaces import GrammarSpace
 
 SEEDS = 1 << 31
-DRY = 2
-"""Supernets in a row that gave nothing new, after which the space is sampled."""
-FAILED = 3
-"""Supernets in a row that failed, after which the space is sampled too."""
-TRIES = 200
+AROUND = ("best", "space")
+OF_BEST = {"candidates": 32, "keep": 8}
+"""Other defaults of supernets around a cell."""
+SHORTER = 3
+"""Times the steps of such a supernet that the recipe has, where `steps` is not given: more did not rank better."""
 
 
 class OneShot(Searcher):
     """Trains supernets and proposes what they give; what counts is what a cell does when it is trained by itself.
 
-    While no cell waits to be proposed, a supernet over a sketch of the space is: at most `supernets` of them (None: as
-    many as the budget has room for), each with a seed of its own, so that two workers begin with two. What each gives
-    is proposed in its order, the selected cell first. A space of several sketches takes them in turn; a space of rules
-    is unrolled (`depth`, see `search_spaces.unroll`). Once supernets fail or give nothing new the space is sampled.
+    While no cell waits to be proposed, a supernet is: at most `supernets` of them (None: as many as the budget has room
+    for), each with a seed of its own, so that two workers begin with two. What each gives is proposed in its order, the
+    selected cell first.
 
-    The other options are those of `nas.supernet.SupernetOptions`; for a space of rules, whose mixture is large,
-    `method` is "uniform" by default.
+    `around` says what a supernet is of. "space": a sketch of the space; several take turns, and a space of rules is
+    unrolled (`depth`, see `search_spaces.unroll`). Once supernets fail or give nothing new the space is sampled.
+    "best", for a space of rules: one of the `centres` best cells so far and `changes` mutations of it, each in a
+    `share` of the candidates (see `GrammarSpace.neighbourhood`), after `seeds` (see `read_seeds`) and `samples` cells
+    of the space that have a score; see `Best`. All candidates are in the record then, and the `keep` best that are new
+    are proposed; `steps` is a third of the recipe's by default. None: "best" for rules, else "space".
+
+    The other options are those of `nas.supernet.SupernetOptions`; for a space of rules `method` is by default
+    "uniform".
     """
 
     name = "oneshot"
 
-    def __init__(self, space: SpaceLike, *, supernets: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        space: SpaceLike,
+        *,
+        supernets: int | None = None,
+        around: str | None = None,
+        samples: int = 8,
+        seeds: Seeds | None = None,
+        centres: int = 4,
+        changes: int = 12,
+        share: float = 0.125,
+        **options: Any,
+    ) -> None:
         super().__init__(space)
         if supernets is not None:
             check_whole("oneshot", 1, supernets=supernets)
+        check_whole("oneshot", 1, samples=samples, centres=centres, changes=changes)
+        check_number("oneshot", 0.0, share=share)
         self.supernets = supernets
-        default = {"method": "uniform"} if isinstance(space, GrammarSpace) else {}
-        self.options = SupernetOptions.from_dict({**default, **options})
-        self.sketches = _sketches(space, self.options.depth)
-        try:
-            mixtures = [Relaxed(sketch, self.options.lift) for sketch in self.sketches]
-        except SpaceError as error:
-            raise SearchError(f"oneshot: {error}") from None
-        # It stands for all the cells of the sketch: the record shows it, and the width is matched to it.
-        self._typical = [m.derived(m.template.complete({}, np.random.default_rng(0))) for m in mixtures]
+        rules = isinstance(space, GrammarSpace)
+        around = around or ("best" if rules else "space")
+        check_choice("oneshot", AROUND, around=around)
+        default = {"method": "uniform"} if rules else {}
+        self._sources: Sources
+        if around == "best":
+            if not isinstance(space, GrammarSpace):
+                raise SearchError(
+                    f"oneshot: around=best needs a space of rules; got {type(space).__name__}, which has around=space"
+                )
+            if share > 0.5:
+                raise SearchError(f"oneshot: share must be at most 0.5, got {share!r}")
+            self.options = SupernetOptions.from_dict({**default, **OF_BEST, **options})
+            self._sources = Best(space, samples, seeds, centres, changes, share)
+        else:
+            if seeds is not None:
+                raise SearchError(
+                    "oneshot: seeds are for around=best; with around=space there is no use for them"
+                )
+            self.options = SupernetOptions.from_dict({**default, **options})
+            self._sources = Whole.of(space, self.options.depth, self.options.lift)
+        self.around = around
         self._found: dict[str, Proposal] = {}
         self._known: set[str] = set()
-        self._entered = self._dry = self._failed = 0
+        self._entered = 0
+
+    @classmethod
+    def settled(cls, space: SpaceLike, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with the texts of the seeds, wherever those were."""
+        seeds = [cell.one_line for cell in read_seeds(options.get("seeds"), space)]
+        return {**options, **({"seeds": seeds} if seeds else {})}
 
     def ask(self, rng: np.random.Generator) -> Proposal | None:
         """A cell that a supernet gave, or a supernet; None where both have come to an end."""
         for digest, proposal in self._found.items():
             if digest not in self._known:
                 return proposal
-        if self._dry >= DRY or self._failed >= FAILED:
-            return self._sample(rng)
+        first = self._sources.before(rng, self._known)
+        if first is not None:
+            return first
+        source = self._sources.next(rng)
+        if source is None:
+            return sample_new(self.space, rng, self._known, TRIES)
         if self.supernets is not None and self._entered >= self.supernets:
             return None
-        which = self._entered % len(self.sketches)
-        supernet = self._supernet(self.sketches[which], int(rng.integers(SEEDS)))
-        return Proposal(self._typical[which], "supernet", supernet=supernet)
+        sketch, cell, parents = source
+        supernet = self._supernet(sketch, int(rng.integers(SEEDS)))
+        return Proposal(cell, "supernet", parents, supernet=supernet)
 
     def planned(self) -> tuple[Mapping[str, Any], ...]:
-        """One supernet of each sketch."""
-        return tuple(self._supernet(sketch, 0) for sketch in self.sketches)
+        """One supernet of each sketch, or around a cell that may be the first."""
+        planned = [self._supernet(sketch, 0) for sketch in self._sources.planned()]
+        if self.around == "space":
+            return tuple(planned)
+        # Whether a limit of cost leaves a cell depends on which cell it is around.
+        return tuple({**one, "options": {**one["options"], "cost_limit": None}} for one in planned)
 
     def _supernet(self, sketch: Sketch, seed: int) -> Mapping[str, Any]:
         space = getattr(self.space, "text", None) if isinstance(self.space, GrammarSpace) else None
-        return {"sketch": str(sketch), "space": space, "seed": seed, "options": self.options.to_dict()}
+        options = self.options.to_dict()
+        about: dict[str, Any] = {"sketch": str(sketch), "space": space, "seed": seed, "options": options}
+        if self.around == "best":
+            options["keep"] = self.options.candidates  # which of them are new is for `tell` to say
+            about["centred"] = True
+            if options["steps"] is None and self.recipe:
+                options["steps"] = max(1, self.recipe["steps"] // SHORTER)
+        return about
 
     def entered(self, proposal: Proposal, trial: int) -> None:
         """Count supernets, and do not propose again what is under way."""
         if proposal.supernet is not None:
             self._entered += 1
+            self._sources.entered(proposal)
         else:
             self._known.add(proposal.cell.digest)
 
@@ -86,36 +144,25 @@ class OneShot(Searcher):
         """Take in the cells of a supernet, or that a cell is known now."""
         if observation.supernet is None:
             self._known.add(observation.digest)
-            return
-        if observation.status != "supernet":
-            self._failed += 1
-            return
-        self._failed = 0
-        new = 0
+            self._sources.cell(observation)
+        elif observation.status != "supernet":
+            self._sources.supernet(None)
+        else:
+            self._sources.supernet(self._take(observation))
+
+    def _take(self, observation: Observation) -> int:
+        """Have the new cells of a supernet proposed, the best first; how many there are."""
+        new = drawn = 0
         for found in observation.found:
-            digest = str(found["digest"])
-            if digest not in self._known and digest not in self._found:
-                selected = "selected" if found.get("selected") else "drawn"
-                self._found[digest] = Proposal(parse(str(found["cell"])), f"{self.options.method} {selected}")
-                new += 1
-        self._dry = 0 if new else self._dry + 1
-
-    def _sample(self, rng: np.random.Generator) -> Proposal | None:
-        for _ in range(TRIES):
-            cell: Cell = self.space.sample(rng)
-            if cell.digest not in self._known:
-                return Proposal(cell, "sample")
-        return None
-
-
-def _sketches(space: SpaceLike, depth: int) -> tuple[Sketch, ...]:
-    """The sketches of a space, or those that its rules unroll to."""
-    given = getattr(space, "sketches", None)
-    if given is not None:
-        return tuple(given)
-    if isinstance(space, GrammarSpace):
-        try:
-            return unroll(space, depth)
-        except SpaceError as error:
-            raise SearchError(f"oneshot: {error}") from None
-    raise SearchError(f"oneshot needs a space of sketches or of rules; got {type(space).__name__}")
+            digest, selected = str(found["digest"]), bool(found.get("selected"))
+            if (
+                digest in self._known
+                or digest in self._found
+                or (drawn == self.options.keep and not selected)
+            ):
+                continue
+            how = f"{self.options.method} {'selected' if selected else 'drawn'}"
+            self._found[digest] = Proposal(parse(str(found["cell"])), how, tuple(observation.parents))
+            drawn += not selected
+            new += 1
+        return new

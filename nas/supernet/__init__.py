@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nas.supernet.selection import Scored as Scored
     from nas.supernet.training import SupernetResult as SupernetResult
     from nas.supernet.training import train_supernet as train_supernet
-    from nas.supernet.training import train_trial as train_trial
+    from nas.supernet.trial import train_trial as train_trial
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -28,6 +28,6 @@ __getattr__, __dir__, __all__ = attach(
         "check_supernet": "nas.supernet.plan",
         "SupernetResult": "nas.supernet.training",
         "train_supernet": "nas.supernet.training",
-        "train_trial": "nas.supernet.training",
+        "train_trial": "nas.supernet.trial",
     },
 )

@@ -76,6 +76,11 @@ class Architecture(nn.Module):
             gates.append(hard)
         return picks, gates
 
+    def even(self, rng: np.random.Generator) -> dict[int, int]:
+        """A path in which each option of a hole is as likely as any other."""
+        drawn = {hole: int(rng.integers(len(z))) for hole, z in enumerate(self.logits)}
+        return self.relaxed.template.complete(drawn, rng)
+
     def sample(self, rng: np.random.Generator, uniform: bool = False) -> dict[int, int]:
         """A path drawn from the distribution, or by the weights of the sketch."""
         drawn = {}

@@ -28,7 +28,9 @@ class Supernet(nn.Module):
     outputs and the final state. With one-hot gates they agree, and so do the gradients. Weights are shared by role (see
     `search_spaces.Relaxed`), also over layers' holes: each layer has its own weights and the same gates.
 
-    The arguments after `relaxed` are those of `Stack`; paths run on `path_backend`, the mixture on `backend`.
+    The arguments after `relaxed` are those of `Stack`; paths run on `path_backend`, the mixture on `backend`. With
+    `through` a path runs as the mixture with one-hot gates, which is compiled once, where the path would be for each:
+    to the same values, unless an option that is not taken has some that are not finite.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class Supernet(nn.Module):
         backend: str = "auto",
         path_backend: str = "reference",
         policy: str | None = None,
+        through: bool = False,
     ) -> None:
         super().__init__()
         self.relaxed = relaxed
+        self.through = through
         self.heads = heads
         self.path_backend = path_backend
         self._sizes = {"inputs": inputs, "outputs": outputs, "width": width}
@@ -84,6 +88,8 @@ class Supernet(nn.Module):
         gates: Gates | None = None,
     ) -> tuple[Tensor, State]:
         """The cell with these options. With `gates` each chosen option is multiplied by its gate, for its gradient."""
+        if self.through and gates is None:
+            return self.mix(self.one_hot(picks), x, lengths, state, tree)
         shell = self.path(picks, gated=gates is not None)
         own = self.arrays()
         given = {
@@ -98,13 +104,21 @@ class Supernet(nn.Module):
         """The model of a path, without memory of its own."""
         return self._shell(self.relaxed.path(picks, gated))
 
+    def one_hot(self, picks: Picks) -> list[Tensor]:
+        """Gates of 1 for these options; 0 for all others, in a hole that the path does not reach for every one."""
+        like = next(self.stack.parameters())
+        gates = [torch.zeros(len(hole.options), dtype=like.dtype) for hole in self.relaxed.holes]
+        for hole, option in picks.items():
+            gates[hole][option] = 1.0
+        return [gate.to(like.device) for gate in gates]
+
     def arrays(self) -> dict[str, Tensor]:
         """Parameters and buffers of the mixture's stack by name."""
         return {**dict(self.stack.named_parameters()), **dict(self.stack.named_buffers())}
 
     def state_names(self, picks: Picks | None = None) -> tuple[str, ...]:
         """What the entries of the state are, of a path or of the mixture; a state fits where these are the same."""
-        stack = self.stack if picks is None else self.path(picks)
+        stack = self.stack if picks is None or self.through else self.path(picks)
         return stack.cell.state_names
 
     def copy_to(self, target: Stack | CellModule, picks: Picks) -> None:

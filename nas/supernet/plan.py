@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grammar import GrammarError, Sizes, parse_sketch
+from grammar import Cell, GrammarError, Sizes, parse_sketch
 from nas.backends import backend_names, choose
 from nas.errors import BuildError, SearchError
 from nas.supernet.architecture import Architecture
@@ -17,6 +17,9 @@ from nas.tasks import Task
 from nas.training import TrialSpec, match_width
 from search_spaces import Relaxed, SpaceError
 
+LITTLE = 5
+"""Times the weights of a path that a mixture has at most if paths are to run through it."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,12 +29,16 @@ class Plan:
     width: int
     cost: Cost | None
     typical: float
-    """The cost of a cell drawn from the sketch, 1 where cost plays no part."""
+    """The cost of the cell that the width is matched to, 1 where cost plays no part."""
     architecture: Architecture
+    through: bool
+    """Whether paths run through the mixture: it is little larger than they are, and compiled once."""
+    centred: bool
+    """Whether the sketch is around a cell, that of the first option of each hole."""
 
     @classmethod
     def of(cls, spec: TrialSpec, options: SupernetOptions, task: Task, rng: np.random.Generator) -> Plan:
-        """The plan for the sketch `spec.cell`.
+        """The plan for the sketch `spec.cell`; its width is that of a cell drawn from it, or of the one it is around.
 
         Raises BuildError or SpaceError for a sketch that has no mixture, or one that takes too much memory, and
         SearchError where `cost_limit` leaves no cell.
@@ -39,15 +46,38 @@ class Plan:
         relaxed = Relaxed(parse_sketch(spec.cell), lift=options.lift)
         recipe = task.recipe
         budget = task.params if spec.params is None else spec.params
-        picks = relaxed.template.complete({}, np.random.default_rng(0))
+        centred = bool(spec.supernet and spec.supernet.get("centred"))
+        first = dict.fromkeys(range(len(relaxed.holes)), 0) if centred else {}
+        picks = relaxed.template.complete(first, np.random.default_rng(0))
         typical = relaxed.derived(picks)
         width = spec.width or match_width(typical, task, budget, spec.heads, recipe.num_layers)[0]
         sizes = Sizes.of(width, width, spec.heads)
-        check_memory(relaxed, sizes, recipe, options.memory_gb, None if options.mixed else typical)
+        through = (
+            options.method == "uniform"
+            and _little(relaxed.cell, typical)
+            and _compiled(options.backend, relaxed.cell)
+        )
+        whole = options.mixed or through
+        check_memory(relaxed, sizes, recipe, options.memory_gb, None if whole else typical)
         wanted = options.cost_weight > 0 or options.cost_limit is not None
         cost = Cost(relaxed, sizes, options.cost) if wanted else None
         price = cost.of(picks) if cost else 1.0
-        return cls(relaxed, width, cost, price, Architecture(relaxed, rng, cost, options.cost_limit))
+        architecture = Architecture(relaxed, rng, cost, options.cost_limit)
+        return cls(relaxed, width, cost, price, architecture, through, centred)
+
+
+def _little(mixture: Cell, path: Cell) -> bool:
+    """Whether a mixture has at most LITTLE times the weights of a path: products with them are what takes the time."""
+    whole, one = (sum(not weight.fixed for weight in cell.graph.weights) for cell in (mixture, path))
+    return whole <= LITTLE * one
+
+
+def _compiled(backend: str, mixture: Cell) -> bool:
+    """Whether a backend that compiles would run the mixture here; one that cannot be had is refused elsewhere."""
+    try:
+        return choose(backend, mixture).name != "reference"
+    except BuildError:
+        return False
 
 
 def check_supernet(spec: TrialSpec, task: Task, here: bool = True) -> None:

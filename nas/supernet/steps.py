@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +26,20 @@ class Stream:
     carries: bool
     state: State | None = None
     names: tuple[str, ...] = ()
+    _ahead: Batch | None = None
 
     def next(self) -> Batch:
         """The next batch."""
+        batch, self._ahead = self.peek(), None
+        return batch
+
+    def peek(self) -> Batch:
+        """The batch that `next` will give; the state is then the one that it goes on from."""
+        if self._ahead is None:
+            self._ahead = self._read()
+        return self._ahead
+
+    def _read(self) -> Batch:
         batch = next(self.batches, None)
         if batch is None:
             raise TaskError("the task ran out of training batches: they must not end")
@@ -97,8 +108,9 @@ def second_order(
     rate: float,
     decay: float = 0.0,
     clip: float | None = None,
-) -> tuple[Tensor, list[Tensor]]:
-    """Loss on `valid` after one step of the weights on `train`, and its gradient by the logits through that step.
+) -> tuple[Tensor, list[Tensor], State]:
+    """Loss on `valid` after one step of the weights on `train`, its gradient by the logits through that step, and the
+    state that `valid` ends with.
 
     The step is w' = w - rate * (c g + decay * w), with c what clips the gradient to the norm `clip`, taken as constant;
     the second derivative is a central difference (DARTS, equation 8). Five passes where the first order has one.
@@ -120,14 +132,14 @@ def second_order(
         name: (p - rate * (share * g + decay * p)).requires_grad_()
         for (name, p), g in zip(own.items(), step, strict=True)
     }
-    loss = mixture_loss(net, task, gates, valid[0], valid[1], ahead)[0]
+    loss, after = mixture_loss(net, task, gates, valid[0], valid[1], ahead)
     whole = gradients(loss, [*logits, *ahead.values()], keep=True)
     direct, along = whole[: len(logits)], whole[len(logits) :]
     radius = RADIUS / float(torch.sqrt(sum((v.square().sum() for v in along), torch.zeros(())) + 1e-24))
     there = by_logits({n: p + radius * v for (n, p), v in zip(own.items(), along, strict=True)})
     here = by_logits({n: p - radius * v for (n, p), v in zip(own.items(), along, strict=True)})
     scale = rate * share / (2 * radius)
-    return loss.detach(), [d - scale * (a - b) for d, a, b in zip(direct, there, here, strict=True)]
+    return loss.detach(), [d - scale * (a - b) for d, a, b in zip(direct, there, here, strict=True)], after
 
 
 def optimiser(model: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
@@ -138,3 +150,10 @@ def optimiser(model: nn.Module, rate: float, decay: float) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
+
+
+def leave(parameters: Iterable[nn.Parameter]) -> None:
+    """Take away gradients that are all 0: what a path through the mixture does not use stays as it is in a step."""
+    for p in parameters:
+        if p.grad is not None and not p.grad.any():
+            p.grad = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -13,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grammar import Cell, GrammarError, parse
+from grammar import Cell, GrammarError
 from nas.backends import fallbacks
 from nas.errors import BuildError, TrialAborted
 from nas.supernet.model import Supernet
 from nas.supernet.options import SupernetOptions
 from nas.supernet.plan import Plan
-from nas.supernet.selection import Scored, candidates, perturbed, shown
-from nas.supernet.steps import Stream, first_order, mixture_loss, optimiser, path_loss, second_order
+from nas.supernet.selection import Scored, candidates, perturbed
+from nas.supernet.steps import Stream, first_order, leave, mixture_loss, optimiser, path_loss, second_order
 from nas.tasks import Task
 from nas.training import TrialResult, TrialSpec, device_of, learning_rate, task_of
-from search_spaces import SpaceError, read_space
+from search_spaces import SpaceError
 
 CURVE_POINTS = 40
 WORST = 2.0
@@ -50,39 +49,6 @@ class SupernetResult:
     spent: float | None = None
 
 
-def train_trial(
-    spec: TrialSpec,
-    *,
-    test: bool = False,
-    on_progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> TrialResult:
-    """Train the supernet that `spec.supernet` describes, as a trial of a campaign, with what it gave as `found`.
-
-    It has "sketch" (a text), "options" (fields of SupernetOptions) and "space" (a text, or None): only members of the
-    space are handed over. `spec.cell` is not looked at, and the test split never.
-    """
-    assert spec.supernet is not None
-    text = spec.supernet.get("space")
-    space = None if text is None else read_space(text)
-    result = train_supernet(
-        spec.replace(cell=spec.supernet["sketch"]),
-        SupernetOptions.from_dict(spec.supernet["options"]),
-        accept=lambda cell: space is None or cell in space,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
-    cells = [s if space is None else dataclasses.replace(s, cell=_shown(s.cell)) for s in result.found]
-    found = tuple(
-        {name: value for name, value in dataclasses.asdict(s).items() if value is not None} for s in cells
-    )
-    return dataclasses.replace(result.trial, found=found)
-
-
-def _shown(text: str) -> str:
-    return shown(parse(text)).one_line
-
-
 def train_supernet(
     spec: TrialSpec,
     options: SupernetOptions,
@@ -93,7 +59,7 @@ def train_supernet(
 ) -> SupernetResult:
     """Train the supernet of the sketch `spec.cell` as `options` say; the rest of `spec` is as for a trial.
 
-    The width is that of a cell drawn from the sketch with the budget of parameters. The shared weights see the
+    The width is that of a cell of the sketch with the budget of parameters. The shared weights see the
     training batches of the seed, the architecture others of the training split; candidates are scored on validation
     batches, so the test split is not touched. Cells that `accept` refuses are not handed over. All randomness comes
     from `spec.seed`, and the global random state is left as it was found.
@@ -124,6 +90,7 @@ def train_supernet(
         seconds=time.perf_counter() - started,
         message=message,
         fallback=fallbacks().get(run.net.relaxed.cell, ""),
+        passed=run.passed,
     )
     final = tuple(tuple(round(p, 6) for p in hole.tolist()) for hole in run.architecture.probabilities())
     return SupernetResult(trial, found, final, run.spent if run.cost is not None else None)
@@ -140,7 +107,7 @@ class _Search:
         recipe = task.recipe
         plan = Plan.of(spec, options, task, self.rng)
         self.width, self.cost, self.typical = plan.width, plan.cost, plan.typical
-        self.architecture = plan.architecture.to(device)
+        self.architecture, self.centred = plan.architecture.to(device), plan.centred
         self.net = Supernet(
             plan.relaxed,
             task.inputs,
@@ -150,8 +117,9 @@ class _Search:
             heads=spec.heads,
             dropout=recipe.dropout,
             embed=task.embed,
-            backend=options.backend if options.runs_mixture else "reference",
+            backend=options.backend if options.runs_mixture or plan.through else "reference",
             policy=spec.policy,
+            through=plan.through,
         ).to(device)
         self.steps = options.steps or recipe.steps
         self.rate = options.lr or recipe.lr
@@ -167,6 +135,7 @@ class _Search:
             Stream(task.train_batches(np.random.default_rng(seed)), device, carries) for seed in seeds
         )
         self.curve: list[tuple[int, float]] = []
+        self.passed = 0
         self.spent = 0.0
 
     # -- training -------------------------------------------------------------------------------
@@ -214,9 +183,12 @@ class _Search:
             torch.autograd.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.net.stack.parameters(), self.schedule.clip)
             if self.options.mixed or torch.isfinite(norm):
+                if self.net.through:
+                    leave(self.net.stack.parameters())
                 self.weights.step()
                 return value
         self.first.state = None  # the next path would go on from where this one exploded
+        self.passed += 1
         return None
 
     def _weights_loss(self, step: int) -> Tensor:
@@ -229,15 +201,21 @@ class _Search:
             uniform = self.options.method == "uniform"
             if uniform:
                 self.first.state = None  # that of another cell
-                picks = self.architecture.sample(
-                    self.rng, uniform=self.cost is None or self.options.cost_limit is None
-                )
+                picks = self._path()
             else:
                 picks = self.architecture.gumbel(self.rng, self._temperature(step))[0]
             names = self.net.state_names(picks)
             loss, state = path_loss(self.net, self.task, picks, batch, self.first.before(names))
         self.first.after(state, names)
         return loss
+
+    def _path(self) -> dict[int, int]:
+        """A path to train. Around a cell all options alike: those of small weight would look worse than they are."""
+        if self.cost is not None and self.options.cost_limit is not None:
+            return self.architecture.sample(self.rng)
+        if self.centred:
+            return self.architecture.even(self.rng)
+        return self.architecture.sample(self.rng, uniform=True)
 
     def _learn_architecture(self, step: int) -> None:
         temperature = self._temperature(step)
@@ -253,16 +231,16 @@ class _Search:
             names = self.net.state_names()
             before = self.other.before(names)
             if self.options.method == "darts2":
-                train = self.first.next(), self.first.before(names)
+                train = self.first.peek(), self.first.before(names)  # that of the step to come, as in DARTS
                 rate = learning_rate(step, self.schedule)
                 decay, clip = self.schedule.weight_decay, self.schedule.clip
-                grads = second_order(
+                _, grads, state = second_order(
                     self.net, self.task, gates, self.logits, train, (batch, before), rate, decay, clip
-                )[1]
+                )
             else:
                 loss, state = mixture_loss(self.net, self.task, gates, batch, before)
-                self.other.after(state, names)
                 grads = first_order(loss, self.logits)
+            self.other.after(state, names)
         if self.cost is not None and self.options.cost_weight:
             share = self.cost.expected(self.architecture.probabilities(temperature)) / max(self.typical, 1.0)
             price = first_order(self.options.cost_weight * share, self.logits)

@@ -101,7 +101,8 @@ class TrialResult:
     trainable parameters. For information only: `seconds` of wall-clock time, and `start`, the step that a snapshot was
     carried on from (0 without one); neither has a part in what came of it. `fallback` says why the cell ran on the
     reference although a faster backend was meant to run it; empty where none was missed. `found` are the cells that a
-    supernet gives, the best first: each has "cell", "digest" and "score", which is that with the shared weights.
+    supernet gives, the best first: each has "cell", "digest" and "score", which is that with the shared weights;
+    `passed` is in how many of its steps the path drawn could not be trained, so that nothing was learned.
     """
 
     status: Status
@@ -116,6 +117,7 @@ class TrialResult:
     start: int = 0
     fallback: str = ""
     found: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), hash=False)
+    passed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it: a loss that is not finite becomes None."""

@@ -1,0 +1,175 @@
+"""Where supernets come from: all cells of a sketch at once, or a good cell of the search and its mutations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from grammar import Cell, Sketch
+from nas.errors import SearchError
+from nas.searchers.base import Observation, Proposal
+from nas.searchers.random_search import sample_new
+from nas.searchers.seeding import Seeds, read_seeds
+from search_spaces import GrammarSpace, Relaxed, SpaceError, unroll
+
+DRY = 2
+"""Supernets in a row that gave nothing new, after which the space is sampled."""
+FAILED = 3
+"""Supernets in a row that failed, after which the space is sampled too."""
+TRIES = 200
+
+Source = tuple[Sketch, Cell, tuple[str, ...]]
+"""Of a supernet: its sketch, the cell that stands for it in the record, the digests of what it was made from."""
+
+
+class Sources(ABC):
+    """The sketches that supernets are trained of, one after the other."""
+
+    @abstractmethod
+    def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
+        """A cell to train before the next supernet, None where there is none."""
+
+    @abstractmethod
+    def next(self, rng: np.random.Generator) -> Source | None:
+        """What the next supernet is of; None where the space is to be sampled in its place."""
+
+    @abstractmethod
+    def planned(self) -> tuple[Sketch, ...]:
+        """Sketches as they will be."""
+
+    def entered(self, proposal: Proposal) -> None:  # noqa: B027 (a source may have no use for it)
+        """Take note of a supernet under way."""
+
+    def cell(self, observation: Observation) -> None:  # noqa: B027 (likewise)
+        """Take in what came of a cell."""
+
+    @abstractmethod
+    def supernet(self, new: int | None) -> None:
+        """Take in how many new cells a supernet gave, None if it failed."""
+
+
+class Whole(Sources):
+    """The sketches of a space in turn, or those that its rules unroll to. If they give nothing it is sampled."""
+
+    def __init__(self, sketches: Sequence[Sketch], lift: bool) -> None:
+        self.sketches = tuple(sketches)
+        try:
+            mixtures = [Relaxed(sketch, lift) for sketch in self.sketches]
+        except SpaceError as error:
+            raise SearchError(f"oneshot: {error}") from None
+        # It stands for all the cells of the sketch: the record shows it, and the width is matched to it.
+        self._typical = [m.derived(m.template.complete({}, np.random.default_rng(0))) for m in mixtures]
+        self._entered = self._dry = self._failed = 0
+
+    @classmethod
+    def of(cls, space: object, depth: int, lift: bool) -> Whole:
+        """Those of a space, whatever it is. Raises SearchError where it has none."""
+        given = getattr(space, "sketches", None)
+        if given is not None:
+            return cls(given, lift)
+        if isinstance(space, GrammarSpace):
+            try:
+                return cls(unroll(space, depth), lift)
+            except SpaceError as error:
+                raise SearchError(f"oneshot: {error}") from None
+        raise SearchError(f"oneshot needs a space of sketches or of rules; got {type(space).__name__}")
+
+    def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
+        """Nothing."""
+        return None
+
+    def next(self, rng: np.random.Generator) -> Source | None:
+        """The next sketch, until supernets failed or gave nothing new."""
+        if self._dry >= DRY or self._failed >= FAILED:
+            return None
+        which = self._entered % len(self.sketches)
+        return self.sketches[which], self._typical[which], ()
+
+    def planned(self) -> tuple[Sketch, ...]:
+        """All of them."""
+        return self.sketches
+
+    def entered(self, proposal: Proposal) -> None:
+        """Go on to the next."""
+        self._entered += 1
+
+    def supernet(self, new: int | None) -> None:
+        """Count what gave nothing."""
+        self._failed = self._failed + 1 if new is None else 0
+        if new is not None:
+            self._dry = 0 if new else self._dry + 1
+
+
+class Best(Sources):
+    """The neighbourhoods of the best cells so far, by their own training.
+
+    Until `samples` cells have a score, the cells of `seeds` are proposed and then samples. A supernet is around one of
+    the `centres` best: of those the one that the fewest supernets were around, the better one of two alike; so a new
+    best cell is taken at once, and one of which the neighbours are no better gives way. Where supernets fail or give
+    nothing new, `samples` more cells have to have a score before the next one.
+    """
+
+    def __init__(
+        self, space: GrammarSpace, samples: int, seeds: Seeds | None, centres: int, changes: int, share: float
+    ) -> None:
+        if space.rules.trees:
+            raise SearchError(
+                f"oneshot: space {space.name} is over trees: only cells over time have neighbourhoods in sketches"
+            )
+        self.space, self.samples, self.centres = space, samples, centres
+        self.changes, self.share = changes, share
+        self.seeds = read_seeds(seeds, space)
+        self._scores: dict[str, tuple[float, str, Cell]] = {}
+        self._used: Counter[str] = Counter()
+        self._wanted = samples
+        self._dry = self._failed = 0
+
+    def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
+        """A seed; a sample, until there are enough scores."""
+        for cell in self.seeds:
+            if cell.digest not in known:
+                return Proposal(cell, "seed")
+        return sample_new(self.space, rng, known, TRIES) if len(self._scores) < self._wanted else None
+
+    def next(self, rng: np.random.Generator) -> Source | None:
+        """The neighbourhood of a good cell; None where there is none or it has no neighbours."""
+        if len(self._scores) < self._wanted:
+            return None
+        best = sorted(self._scores.values(), key=lambda one: one[:2])[: self.centres]
+        _, digest, cell = min(best, key=lambda one: (self._used[one[1]], one[:2]))
+        try:
+            return self.space.neighbourhood(cell, rng, self.changes, self.share), cell, (digest,)
+        except SpaceError:
+            return None
+
+    def planned(self) -> tuple[Sketch, ...]:
+        """That of a cell which may be the first, as its size is typical."""
+        rng = np.random.default_rng(0)
+        for _ in range(TRIES):
+            cell = self.seeds[0] if self.seeds else self.space.sample(rng)
+            try:
+                return (self.space.neighbourhood(cell, rng, self.changes, self.share),)
+            except SpaceError:
+                continue
+        return ()
+
+    def entered(self, proposal: Proposal) -> None:
+        """Count what supernets are around."""
+        self._used.update(proposal.parents[:1])
+
+    def cell(self, observation: Observation) -> None:
+        """Remember the score."""
+        if observation.score is not None:
+            known = (observation.score, observation.digest, observation.cell)
+            self._scores.setdefault(observation.digest, known)
+
+    def supernet(self, new: int | None) -> None:
+        """Have the space sampled after several that gave nothing."""
+        self._failed = self._failed + 1 if new is None else 0
+        self._dry = self._dry + 1 if new == 0 else 0
+        if self._dry >= DRY or self._failed >= FAILED:
+            self._wanted = len(self._scores) + self.samples
+            self._dry = self._failed = 0
