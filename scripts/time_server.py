@@ -86,9 +86,15 @@ async def load(
     return latencies, statuses, time.perf_counter() - began
 
 
-async def besieged(port: int, bodies: Sequence[bytes], rate: float) -> tuple[list[float], Counter[int], float]:
+async def besieged(
+    port: int, bodies: Sequence[bytes], rate: float
+) -> tuple[list[float], Counter[int], float]:
     """`load` over half of CROWD connections, while each of the other half never finishes a request."""
-    halves = (b"", b"POST /predict HTTP/1.1\r\nHost: h", b"POST /predict HTTP/1.1\r\nContent-Length: 999\r\n\r\n")
+    halves = (
+        b"",
+        b"POST /predict HTTP/1.1\r\nHost: h",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 999\r\n\r\n",
+    )
 
     async def idle(number: int) -> None:
         while True:

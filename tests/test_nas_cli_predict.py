@@ -154,7 +154,9 @@ def test_tables_that_are_not_there_or_hold_nothing(tmp_path: Path) -> None:
     (tmp_path / "deep.jsonl").write_text('{"cell":' + "[" * 100_000)
     assert "line 1 is not JSON" in refused("predictor", "fit", tmp_path / "deep.jsonl", "-o", out)
     (tmp_path / "empty.jsonl.gz").write_bytes(gzip.compress(b""))
-    assert "empty.jsonl.gz holds no trials" in refused("predictor", "fit", tmp_path / "empty.jsonl.gz", "-o", out)
+    assert "empty.jsonl.gz holds no trials" in refused(
+        "predictor", "fit", tmp_path / "empty.jsonl.gz", "-o", out
+    )
     assert not out.exists()
 
 

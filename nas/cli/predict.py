@@ -256,8 +256,8 @@ def evaluate(
         show("The predictor was fitted on some of these cells: of them it says more than of new ones.")
     if "predictor_of" in cleaned:
         show(
-            f"It was fitted to {cleaned['predictor_of']}, and these are scores of {cleaned['scores_of']}: its order may "
-            "hold there; its errors and intervals mean nothing."
+            f"It was fitted to {cleaned['predictor_of']}, and these are scores of {cleaned['scores_of']}: "
+            "its order may hold there; its errors and intervals mean nothing."
         )
 
 

@@ -32,7 +32,9 @@ def timed_protocol(base: Any, seconds: float, most: int) -> type[asyncio.Protoco
     Of more than `most` connections, the one that has let the server wait longest is closed, for the rest of a request
     or for an answer to be read: first of those that have had no answer yet. Where all are being answered, none is.
     """
-    strangers: dict[Timed, None] = {}  # connections that let the server wait, in the order in which they began to
+    strangers: dict[
+        Timed, None
+    ] = {}  # connections that let the server wait, in the order in which they began to
     guests: dict[Timed, None] = {}  # the same of those that have had an answer
 
     class Timed(base):  # type: ignore[misc]  # of no known type: uvicorn need not be installed
