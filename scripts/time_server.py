@@ -4,11 +4,11 @@
     python scripts/time_server.py --port 8000 --pid PID [--cells 240] [--bodies 10000] [--seed 0]
 
 Asks for new cells at 30 requests a second, for the same cells at 200, as fast as it goes, and under other names at 200;
-then sends random bodies (noise, random JSON, damaged cells, bombs) and counts the answers by status; then asks for known
-cells over 150 connections beside 150 others that send nothing, or a byte a second, and come back when they are closed.
-A connection that is closed without an answer counts as status 0. On a busy machine compare processor times per request,
-of --pid and its descendants; rates are a lower bound there. Exits with 1 if any answer was an error of the server, or
-one of the known cells had none beside the others.
+then sends random bodies (noise, random JSON, damaged cells, bombs) and counts the answers by status; then asks for
+known cells over 150 connections beside 150 others that send nothing, or a byte a second, and come back when they are
+closed. A connection that is closed without an answer counts as status 0. On a busy machine compare processor times
+per request, of --pid and its descendants; rates are a lower bound there. Exits with 1 if any answer was an error of
+the server, or one of the known cells had none beside the others.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ async def besieged(
                 while not ended.done():
                     await asyncio.wait([ended], timeout=DRIP)
                     writer.write(b"a" if number % 2 and not ended.done() else b"")
+                await ended
                 writer.close()
             except OSError:  # closed, or not even opened
                 pass
