@@ -20,7 +20,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ SPACES = ("gated", "mixed", "diagonal")
 CONNECTIONS = 16
 CROWD = 300  # connections at a time, half of which never finish a request
 DRIP = 1.0  # seconds between two bytes
+Way = Callable[[int, Sequence[bytes], float], Coroutine[Any, Any, tuple[list[float], Counter[int], float]]]
 KINDS = {"ray::ServeReplica": "front", "ray::Encoder": "encoders"}
 
 
@@ -133,7 +134,7 @@ def processor_seconds(pid: int) -> Counter[str]:
 
 
 def measure(
-    name: str, port: int, pid: int, bodies: Sequence[bytes], rate: float, way: Any = load
+    name: str, port: int, pid: int, bodies: Sequence[bytes], rate: float, way: Way = load
 ) -> Counter[int]:
     """Load the server and print a row of a table."""
     before = processor_seconds(pid)

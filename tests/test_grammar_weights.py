@@ -248,7 +248,13 @@ def test_draws_that_are_remembered_are_as_fresh_ones(most: int) -> None:
     cells = [zoo(name) for name in ("gru", "lstm", "mlstm", "gru", "s4d")] + [parse(told), zoo("lstm")]
     for cell in cells:
         fresh = init_weights(
-            cell, np.random.default_rng(3), sets=(2, 3), dtype=np.float32, input_size=4, hidden_size=4, heads=2
+            cell,
+            np.random.default_rng(3),
+            sets=(2, 3),
+            dtype=np.float32,
+            input_size=4,
+            hidden_size=4,
+            heads=2,
         )
         found = draws(cell, **sizes)
         assert list(found) == list(fresh)
