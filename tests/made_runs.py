@@ -85,7 +85,7 @@ def make_run(
     return open_run(folder)
 
 
-def ask(journal: Journal, clock: float, number: int, cell: Cell) -> None:
+def ask(journal: Journal, clock: float, number: int, cell: Cell, **more: Any) -> None:
     """Write down a new candidate."""
     journal.append(
         "ask",
@@ -97,6 +97,7 @@ def ask(journal: Journal, clock: float, number: int, cell: Cell) -> None:
         canonical=cell.canonical().one_line,
         operator="mutate" if number > 4 else "sample",
         parents=[],
+        **more,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from source_tree import ROOT
 
 from grammar import parse
+from nas._cache import STAMP
 from nas.backends import fallbacks, runner
 from nas.backends.c import compiler
 from nas.backends.c.compiler import CompilerError
@@ -196,7 +197,39 @@ def test_two_processes_build_the_same_at_once(tmp_path: Path, monkeypatch: pytes
     go.touch()
     assert [process.communicate(timeout=100)[0] for process in every] == ["7 True\n"] * 3
     files = {path.name.split(".", 1)[1] for path in (tmp_path / "cache" / "c").iterdir()}
-    assert files == {"so", "h", "h.gch"}, "nothing half made is left"
+    assert files == {"so", "h", "h.gch", "pruned"}, "nothing half made is left"
+
+
+def test_a_library_in_use_may_be_removed_and_is_built_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = (
+        f"import sys\nfrom nas.backends.c import compiler\nheld = compiler.load({SMALL!r})\nprint('held', flush=True)\n"
+        f"sys.stdin.readline()\nprint(held.recell_small(), compiler.load({SMALL!r}).recell_small())"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    folder = tmp_path / "cache" / "c"
+    (library,) = folder.glob("*.so")
+    for path in (library, folder / STAMP):
+        os.utime(path, (1e9, 1e9))
+    monkeypatch.setenv("RECELL_CACHE_SIZE", "10")
+    assert compiler.load(SMALL.replace("7", "8")).recell_small() == 8  # who builds bounds the cache
+    (left,) = folder.glob("*.so")
+    assert left != library
+    assert other.communicate("\n", timeout=100)[0] == "7 7\n"
+    assert library.exists()
+
+
+def test_loading_a_library_is_using_it(tmp_path: Path) -> None:
+    compiler.load(SMALL)
+    (library,) = (tmp_path / "cache" / "c").glob("*.so")
+    os.utime(library, (1e9, 1e9))
+    compiler.load(SMALL)
+    assert library.stat().st_mtime > 1e9
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:

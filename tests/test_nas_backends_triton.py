@@ -150,6 +150,24 @@ def test_a_replay_takes_what_a_sweep_before_it_computed() -> None:
     assert not {"again", "once"} & kinds  # nothing that convs and their silus are made from
 
 
+@needs_triton
+@pytest.mark.parametrize("name", ["retnet", "rglru"])
+def test_values_of_parameters_alone_are_not_rounded_to_bfloat16(name: str) -> None:
+    from nas.backends.triton.execute import Eager, Values
+
+    program = normal_cell(zoo(name)).program
+    torch.manual_seed(0)
+    module = build(zoo(name), 12, 12, heads=2, backend="reference").bfloat16()
+    weights = [p.detach() for p in module.parameters()]
+    exact = [w.double() for w in weights]
+    eager = Eager(program, SIZES)
+    ours = eager.constants(Values({}, weights, {}, weights[0]))
+    theirs = eager.constants(Values({}, exact, {}, exact[0]))
+    assert {"param", "sigmoid", "softplus"} & {program.instrs[k].op for k in ours} > {"param"}
+    for k, value in ours.items():
+        torch.testing.assert_close(value.double(), theirs[k], rtol=1e-6, atol=0)
+
+
 def test_products_of_x_are_no_part_of_a_sweep() -> None:
     program = normal_cell(zoo("gru")).program
     gap, sweep = partition(program, SIZES, [program.out]).steps

@@ -222,6 +222,40 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert [event["active"] for event in read(tmp_path / "run").events] == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("call", "which"),
+    [("write", "create"), ("replace", "create"), ("write", "take over"), ("fsync", "take over")],
+)
+def test_what_fails_as_a_journal_is_opened_leaves_no_file_open(
+    call: str, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    if which == "take over":
+        write_run(folder)
+        path = folder / JOURNAL
+        path.write_bytes(path.read_bytes()[:-1])  # without the last line's end, which is then written
+    opened: list[int] = []
+    real_open = os.open
+
+    def watched(path: object, flags: int, mode: int = 0o777) -> int:
+        opened.append(real_open(path, flags, mode))  # type: ignore[arg-type]
+        return opened[-1]
+
+    def fails(*given: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", watched)
+        patch.setattr(os, call, fails)
+        with pytest.raises((RunError, OSError), match="No space left on device"):
+            _ = Journal.create(folder, {}) if which == "create" else Journal.take_over(folder)
+    assert opened
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    assert holder(folder) is None
+
+
 def test_the_checksum_is_that_of_the_line_without_it() -> None:
     line = encode({"line": 1, "event": "tick"})
     assert line == b'{"line":1,"event":"tick","crc":"%08x"}\n' % zlib.crc32(b'{"line":1,"event":"tick"}')

@@ -82,7 +82,7 @@ def test_wrong_use_is_one_line(arguments: tuple[str, ...], begins: str, ends: st
 
 def test_help_has_examples_for_every_command() -> None:
     root = typer.main.get_group(app)
-    names = "search resume status top report export export-optuna show zoo sample bench spaces tasks"
+    names = "search resume status top report export export-optuna clean show zoo sample bench spaces tasks"
     names += " predict similar serve-predictor doctor"
     assert list(root.commands) == [*names.split(), "predictor"]
     for name, command in root.commands.items():
@@ -97,9 +97,11 @@ def test_help_has_examples_for_every_command() -> None:
 def test_reading_commands_have_json_and_working_ones_quiet() -> None:
     root = typer.main.get_group(app)
     flags = {name: {flag for p in c.params for flag in p.opts} for name, c in root.commands.items()}
-    reading = "status top report export show zoo sample spaces tasks doctor".split()
+    reading = "status top report export clean show zoo sample spaces tasks doctor".split()
     assert [name for name in reading if "--json" not in flags[name]] == []
-    assert [name for name in "search resume report export".split() if "--quiet" not in flags[name]] == []
+    assert [
+        name for name in "search resume report export clean".split() if "--quiet" not in flags[name]
+    ] == []
 
 
 def test_no_arguments_and_help_and_version() -> None:
@@ -120,10 +122,12 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("command", ["--help", "status", "top", "report", "zoo", "tasks", "search --help"])
+@pytest.mark.parametrize(
+    "command", ["--help", "status", "top", "report", "clean", "zoo", "tasks", "search --help"]
+)
 def test_commands_that_only_read_load_nothing_heavy(command: str, tmp_path: Path) -> None:
     arguments = command.split()
-    if command in ("status", "top", "report"):
+    if command in ("status", "top", "report", "clean"):
         make_run(tmp_path / "run", trials=3)
         arguments.append(str(tmp_path / "run"))
     done = subprocess.run(

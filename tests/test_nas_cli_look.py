@@ -165,7 +165,10 @@ def test_doctor_says_what_is_there_and_what_is_missing(monkeypatch: pytest.Monke
     assert "reference" in [b["name"] for b in found["backends"]]
     assert found["backend"].startswith("auto takes ")
     assert found["problems"] == []
-    assert "auto takes" in recell("doctor").out
+    assert {"folder", "files", "bytes", "largest"} == set(found["cache"])
+    out = recell("doctor").out
+    assert "auto takes" in out
+    assert f"{found['cache']['folder']}: " in out
 
     monkeypatch.setattr(
         machine, "_ray", lambda problems: problems.append("ray cannot be imported: no") or "none"

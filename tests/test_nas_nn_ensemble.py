@@ -127,6 +127,22 @@ def test_time_first() -> None:
             torch.testing.assert_close((y[c], after[c]), together.candidate(c)(x[c], lengths=lengths))
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_expanded_x_has_gradients_of_each_candidate(backend: str, batch_first: bool) -> None:
+    together = Ensemble.of(modules(zoo("mingru"), batch_first=batch_first, backend=backend))
+    x = drawn(1, BATCH, STEPS, WIDTH).expand(COUNT, -1, -1, -1)
+    own, expanded = x.clone().requires_grad_(), x.detach().requires_grad_()
+    assert (expanded.stride(0), expanded.is_leaf) == (0, True)
+    for given in (own, expanded):
+        y, _ = together(given)
+        first, _ = together.step(given[:, 0])
+        (y.square().sum() + first.square().sum()).backward()
+    assert own.grad is not None
+    torch.testing.assert_close(expanded.grad, own.grad)
+    assert own.grad.flatten(1).norm(dim=1).min() > 0
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_steps_are_a_sequence(backend: str) -> None:
     together = Ensemble.of(modules(zoo("lstm"), backend=backend))

@@ -40,7 +40,7 @@ PUBLIC: dict[str, str] = {
         excess machine_facts outcomes over_limit products_of read_sizes transcendentals
     """,
     "nas.campaign": """
-        Contender Event Retraining Run SearchConfig TrialRecord open_run resume search start
+        Cleaned Contender Event Retraining Run SearchConfig TrialRecord clean open_run resume search start
     """,
     "nas.cli": """
         app main

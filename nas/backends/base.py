@@ -111,7 +111,8 @@ class Backend(ABC):
         """The same for many candidates of one time cell side by side, which differ in their weights.
 
         All tensors that its runner takes and gives have an axis over the candidates before their own: x `[C, rows, D]`
-        (expanded where it is the same for all), weights `[C, ...]`, states `[C, B, ...]`.
+        (expanded where it is the same for all: its gradients then count as a sum), weights `[C, ...]`, states
+        `[C, B, ...]`.
         """
         raise BuildError(f"the backend {self.name!r} runs no candidates side by side")
 

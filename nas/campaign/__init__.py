@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from nas._lazy import attach
 
 if TYPE_CHECKING:
+    from nas.campaign.cleaning import Cleaned as Cleaned
+    from nas.campaign.cleaning import clean as clean
     from nas.campaign.config import SearchConfig as SearchConfig
     from nas.campaign.entries import Contender as Contender
     from nas.campaign.entries import Retraining as Retraining
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "Cleaned": "nas.campaign.cleaning",
         "Contender": "nas.campaign.entries",
         "Event": "nas.campaign.journal",
         "Retraining": "nas.campaign.entries",
         "Run": "nas.campaign.record",
         "SearchConfig": "nas.campaign.config",
         "TrialRecord": "nas.campaign.entries",
+        "clean": "nas.campaign.cleaning",
         "open_run": "nas.campaign.record",
         "resume": "nas.campaign.launch",
         "search": "nas.campaign.launch",

@@ -149,8 +149,12 @@ class Lock:
                     os.close(fd)
                     raise RunError(_in_use(self.path)) from None
                 time.sleep(0.1)
-        os.ftruncate(fd, 0)
-        os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        except OSError as error:
+            os.close(fd)
+            raise BrokenRunError(f"cannot write to {self.path}: {error.strerror}") from error
         self._fd = fd
         return self
 
@@ -175,6 +179,12 @@ def holder(folder: Path) -> tuple[int, str] | None:
     finally:
         os.close(fd)
     return None
+
+
+def check_idle(folder: Path) -> None:
+    """Raise RunError that names the process, if a driver is at work in a run folder."""
+    if holder(folder) is not None:
+        raise RunError(_in_use(folder / LOCK))
 
 
 def _read_holder(path: Path) -> tuple[int, str]:
@@ -214,7 +224,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make run folder {folder}: {error.strerror}") from error
-        lock = Lock(folder).acquire()
+        lock, fd = Lock(folder).acquire(), -1
         try:
             check_free(folder)
             # Written beside and renamed, so that a journal has its first line from the moment it exists.
@@ -226,6 +236,7 @@ class Journal:
             os.replace(beside, folder / JOURNAL)
             _sync_folder(folder)
         except BaseException:
+            _close(fd)
             lock.release()
             raise
         return journal, event
@@ -237,7 +248,7 @@ class Journal:
         Raises RunError as `read` does, and if another process is at work in the folder.
         """
         read(folder)
-        lock = Lock(folder).acquire()
+        lock, fd = Lock(folder).acquire(), -1
         try:
             reading = read(folder)
             fd = os.open(folder / JOURNAL, os.O_RDWR | os.O_APPEND)
@@ -246,6 +257,7 @@ class Journal:
             if not reading.ended:
                 journal._write(b"\n")
         except BaseException:
+            _close(fd)
             lock.release()
             raise
         return journal, reading.events
@@ -308,6 +320,11 @@ def check_writable(folder: Path) -> None:
         raise RunError(f"cannot make run folder {folder}: {place} is a file")
     if not os.access(place, os.W_OK | os.X_OK):
         raise RunError(f"cannot make run folder {folder}: {place} is not writable")
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 def _sync_folder(folder: Path) -> None:

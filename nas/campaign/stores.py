@@ -1,10 +1,17 @@
-"""Files that a run keeps: trained models for good, snapshots of trainings while they may be carried on."""
+"""Files that a run keeps: trained models for good, snapshots of trainings while they may be carried on.
+
+And those that a worker has during one training.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nas.campaign.entries import TrialRecord
@@ -14,6 +21,10 @@ WEIGHTS = "weights"
 SNAPSHOTS = "snapshots"
 KEPT = 60
 """Snapshots that are kept of each number of steps, those of the best scores."""
+SCRATCH = "recell-trial-"
+"""What the temporary folders of workers begin with."""
+_YOUNG = 60.0
+"""Seconds after its last change for which a folder may be one that is about to be locked."""
 
 
 def store(root: Path, place: Path, files: Mapping[str, bytes]) -> str | None:
@@ -71,3 +82,29 @@ class Snapshots:
 
     def _place(self, trial: int) -> Path:
         return Path(SNAPSHOTS) / f"trial-{trial}"
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder, locked as long as this process lives: `sweep` tells by that what a killed one left."""
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as folder:
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: there nothing is swept
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            yield Path(folder)
+        finally:
+            os.close(fd)
+
+
+def sweep() -> None:
+    """Remove the temporary folders of workers on this machine that were killed at a trial."""
+    for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):  # another's, or gone meanwhile
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(fd).st_mtime > _YOUNG:
+                    shutil.rmtree(path)
+            finally:
+                os.close(fd)

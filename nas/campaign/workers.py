@@ -11,7 +11,6 @@ import importlib
 import os
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any, Self
 from grammar import GrammarError
 from nas._modules import own_modules
 from nas.campaign.pool import Ending, Job, Progress
+from nas.campaign.stores import scratch, sweep
 from nas.errors import BrokenRunError, BuildError, RunError, SnapshotError, TaskError, TrainingError
 from nas.training import TrialResult, TrialSpec
 
@@ -50,6 +50,7 @@ class Worker:
         """Import what a training needs and check that the task's data are here, so that no trial pays for it."""
         _load(self._train)
         _warm_up()
+        sweep()
         if task is not None:
             from nas.tasks import load_task
 
@@ -72,8 +73,8 @@ class Worker:
             over = _measure(whole, wanted["limits"], metrics)
             if over:
                 return {"failure": "constraint", "message": over, "metrics": metrics}
-            with tempfile.TemporaryDirectory(prefix="recell-") as folder:
-                place, before = Path(folder) / "made", Path(folder) / "before"
+            with scratch() as folder:
+                place, before = folder / "made", folder / "before"
                 places = {"save_to": place} if wanted["keep"] else {}
                 if wanted["snapshot"]:
                     places["snapshot_to"] = place

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli import bench, cells, look, predict, produce, run, serving
+from nas.cli import bench, cells, clean, look, predict, produce, run, serving
 from nas.cli.group import Group
 
 _DOC = """Search for recurrent neural cells, and use what was found.
@@ -68,6 +68,12 @@ _add(
     produce.export_optuna,
     "recell export-optuna runs/notes studies.journal",
     "recell export-optuna runs/notes studies.journal --follow",
+)
+_add(
+    clean.clean,
+    "recell clean runs/notes --dry-run",
+    "recell clean runs/* --all",
+    "recell clean --cache --older-than 30d",
 )
 _add(
     cells.show,

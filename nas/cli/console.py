@@ -95,3 +95,11 @@ def _stacked(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> Table:
 def score_text(value: float | None) -> str:
     """A score with the digits that mean something."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def bytes_text(number: int) -> str:
+    """A number of bytes for people, with three digits: 912 bytes, 4.21 MB."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if number >= 0.9995 * 1000**power:
+            return f"{number / 1000**power:.3g} {unit}"
+    return "1 byte" if number == 1 else f"{number} bytes"

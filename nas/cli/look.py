@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from nas.cli.cells import Json
-from nas.cli.console import console, score_text, show, show_json, table
+from nas.cli.console import bytes_text, console, score_text, show, show_json, table
 
 if TYPE_CHECKING:
     from nas.campaign import Run, TrialRecord
@@ -261,7 +261,9 @@ def doctor(json: Json = False) -> None:
         show_json(found)
     else:
         rows = [
-            (name, _plain(value)) for name, value in found.items() if name not in ("backends", "problems")
+            (name, _cache_text(value) if name == "cache" else _plain(value))
+            for name, value in found.items()
+            if name not in ("backends", "problems")
         ]
         rows += [(f"backend {b['name']}", b["state"]) for b in found["backends"]]
         show(table(["", ""], rows))
@@ -269,6 +271,13 @@ def doctor(json: Json = False) -> None:
             show(Text(f"problem: {problem}", style="red"))
     if found["problems"]:
         raise typer.Exit(1)
+
+
+def _cache_text(found: dict[str, Any]) -> str:
+    if not found:
+        return "none"
+    most = "no limit" if found["largest"] is None else f"at most {bytes_text(found['largest'])}"
+    return f"{found['folder']}: {found['files']:,} compiled files, {bytes_text(found['bytes'])} ({most})"
 
 
 def _plain(value: Any) -> str:

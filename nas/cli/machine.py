@@ -13,6 +13,9 @@ from typing import Any
 
 import psutil
 
+from nas._cache import usage
+from nas.errors import NasError
+
 _PACKAGES = ("torch", "ray", "numpy", "lark", "networkx", "optuna", "scikit-learn", "safetensors", "triton")
 _NEEDED = ("torch", "ray", "numpy", "lark", "networkx", "safetensors")
 
@@ -33,6 +36,7 @@ def findings() -> dict[str, Any]:
         "packages": [f"{name} {v}" for name, v in versions.items()],
         "ray": _ray(problems),
         "compiler": _compiler(),
+        "cache": _cache(problems),
     }
     backends, chosen = _backends(problems)
     return {**found, "backend": chosen, "backends": backends, "problems": problems}
@@ -81,6 +85,21 @@ def _compiler() -> str:
             first = (done.stdout.splitlines() or [""])[0]
             return f"{place} ({first})" if first else place
     return "none"
+
+
+def _cache(problems: list[str]) -> dict[str, Any]:
+    """What is kept of compiled cells, and how much may be."""
+    try:
+        found = usage()
+    except NasError as error:
+        problems.append(str(error))
+        return {}
+    return {
+        "folder": str(found.folder),
+        "files": found.files,
+        "bytes": found.bytes,
+        "largest": found.largest,
+    }
 
 
 def _backends(problems: list[str]) -> tuple[list[dict[str, str]], str]:

@@ -186,7 +186,7 @@ class Ensemble(CellModule):
         if x.dim() not in (2, 3) or x.shape[-1] != D or (x.dim() == 3 and x.shape[0] != C):
             raise BuildError(f"step takes x of shape [B, {D}] or [{C}, B, {D}]; received {list(x.shape)}")
         layout = Layout(Steps.same(x.shape[-2], 1))
-        rows = x if x.dim() == 3 else x.expand(C, *x.shape)
+        rows = _apart(x) if x.dim() == 3 else x.expand(C, *x.shape)
         y, final = self._run(self._runners, rows, layout.steps, self._state_in(state, layout))
         return y, self._state_out(final, layout)
 
@@ -209,6 +209,7 @@ class Ensemble(CellModule):
         if not own:
             layout, rows = as_rows(x, lengths, self.batch_first, D, flexible)
             return layout, rows.expand(C, *rows.shape)
+        x = _apart(x)
         batch, total = x.shape[1:3] if self.batch_first else (x.shape[2], x.shape[1])
         if lengths is None or bool((checked_lengths(lengths, batch, total) == total).all()):
             whole = self.batch_first and flexible
@@ -229,6 +230,14 @@ class Ensemble(CellModule):
             return rows.view(self.candidates, steps.batch, steps.count, width)
         y = rows.view(self.candidates, steps.count, steps.batch, width)
         return y.transpose(1, 2) if self.batch_first else y
+
+
+def _apart(x: Tensor) -> Tensor:
+    """x `[C, ...]` with memory for each candidate where its gradient is wanted: each has its own there.
+
+    Backends take rows that lie in one place for those that all candidates share, and sum their gradients.
+    """
+    return x.contiguous() if x.requires_grad and x.stride(0) == 0 else x
 
 
 def _as_set(made: Module, like: CellModule) -> Module:

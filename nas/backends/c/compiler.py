@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nas._cache import BUILD, mark_used, prune_when_due
+from nas._cache import cache_folder as _cache_folder
 from nas.errors import BuildError
 
 # No -ffast-math, ever: linking with it changes denormal numbers for the whole process.
@@ -129,7 +131,7 @@ def keep(name: str, content: bytes) -> None:
     """Keep a file in the cache, complete or not at all: where there is no room for it, it is made anew next time."""
     folder = cache_folder()
     try:
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as work:
+        with tempfile.TemporaryDirectory(prefix=BUILD, dir=folder) as work:
             made = Path(work) / "kept"
             made.write_bytes(_sealed(content))
             os.replace(made, folder / name)
@@ -163,10 +165,8 @@ def digest(source: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept: $RECELL_CACHE, else `recell` in the user's cache folder."""
-    given, own = os.environ.get("RECELL_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    folder = Path(given) if given else Path(own or "~/.cache") / "recell"
-    return _usable(folder / "c")
+    """Where libraries are kept, made where it is not there; see `nas._cache`, which bounds it."""
+    return _usable(_cache_folder())
 
 
 @cache
@@ -204,7 +204,7 @@ def _instead(folder: Path, reason: str) -> Path:
 def _build(text: str, target: Path) -> None:
     """Compile into the folder of `target`. Raises OSError where the folder is at fault, else CompilerError."""
     header = _precompiled(target.parent)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as work:
+    with tempfile.TemporaryDirectory(prefix=BUILD, dir=target.parent) as work:
         source, made = Path(work) / "cell.c", Path(work) / "cell.so"
         source.write_text(text, encoding="utf-8")
         _run(
@@ -213,6 +213,7 @@ def _build(text: str, target: Path) -> None:
         )
         made.write_bytes(_sealed(made.read_bytes()))
         os.replace(made, target)
+    prune_when_due(target.parent)
 
 
 def _sealed(library: bytes) -> bytes:
@@ -227,7 +228,10 @@ def _opened(path: Path) -> tuple[bytes, bytes]:
     """
     whole = path.read_bytes()
     content, digest = whole[:-32], whole[-32:]
-    return (content, digest) if hashlib.sha256(content).digest() == digest else (b"", b"")
+    if hashlib.sha256(content).digest() != digest:
+        return b"", b""
+    mark_used(path)
+    return content, digest
 
 
 def _precompiled(folder: Path) -> Path:
@@ -238,12 +242,15 @@ def _precompiled(folder: Path) -> Path:
     header = folder / f"{digest(prelude())}.h"
     quick = header.with_suffix(".h.gch")
     if not header.exists() or not quick.exists():
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as work:
+        with tempfile.TemporaryDirectory(prefix=BUILD, dir=folder) as work:
             plain, made = Path(work) / "cell.h", Path(work) / "cell.h.gch"
             plain.write_text(prelude(), encoding="utf-8")
             _run([*_command(), "-x", "c-header", str(plain), "-o", str(made)], folder)
             os.replace(plain, header)
             os.replace(made, quick)
+    else:
+        mark_used(header)
+        mark_used(quick)
     return header
 
 

@@ -57,6 +57,11 @@ class Stepwise:
     reason: str
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type in which values without rows are computed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Eager:
     """Single instructions of a program by torch, for all rows at once or without rows."""
 
@@ -65,7 +70,11 @@ class Eager:
         self.arrays = array_places(program)
 
     def constants(self, values: Values) -> dict[int, Tensor]:
-        """The values that need weights alone."""
+        """The values that need weights alone.
+
+        In float32 where weights are narrower: a decay near 1 must not be rounded to their few digits, or what is made
+        of it over many steps, and its gradient, are of another decay.
+        """
         made: dict[int, Tensor] = {}
         for k, instr in enumerate(self.program.instrs):
             if instr.stage == "const":
@@ -76,11 +85,14 @@ class Eager:
         """The value of instruction k from those of its operands."""
         instr, instrs = self.program.instrs[k], self.program.instrs
         if instr.op == "num":
-            return values.like.new_full((), number_in(instr.attr("value"), instr.attr("over"), self.sizes))
+            number = number_in(instr.attr("value"), instr.attr("over"), self.sizes)
+            return values.like.new_full((), number, dtype=_wide(values.like.dtype))
         if instr.op == "param":
             return param(self.array(instr, values), instr, self.sizes).to(values.like.dtype)
         args = [rows[a] if a in rows else values.consts[a] for a in instr.args]
         types = [instrs[a].type for a in instr.args]
+        if instr.stage == "const":  # parameters that kernels read as they are stay narrow
+            args = [arg.to(_wide(arg.dtype)) for arg in args]
         if instr.op == "lin":
             array = self.array(instr, values)
             wide = (
