@@ -7,6 +7,7 @@ too many connections are open, whoever opened them.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,116 @@ _LONG = _closing("431 Request Header Fields Too Large")
 _FULL = _closing("503 Service Unavailable")
 
 
+@dataclass
+class _Room:
+    """The connections that let a server wait, in the order in which they began to."""
+
+    strangers: dict[_Timed, None] = field(default_factory=dict)  # those that have had no answer yet
+    guests: dict[_Timed, None] = field(default_factory=dict)  # those that have
+
+    def longest(self, but: _Timed) -> _Timed | None:
+        """The one to close for another, `but`."""
+        return next((one for one in chain(self.strangers, self.guests) if one is not but), None)
+
+
+class _Timed(asyncio.Protocol):
+    """One connection: put before a protocol of uvicorn, which has what is named here without a value."""
+
+    seconds: float
+    most: int
+    room: _Room
+    cycle: Any
+    connections: set[Any]
+    loop: asyncio.AbstractEventLoop
+    transport: Any
+    _late: asyncio.TimerHandle | None = None
+    _head = 0  # bytes that came since a head was awaited
+    _answered = False
+    _unread = False  # whether answers pile up
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+        while len(self.connections) > self.most:
+            other = self.room.longest(self)
+            if other is None:
+                break
+            other.leave()
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        self._watch()
+        if self._awaits_head() and self._head > MOST_HEAD:
+            self._end(_LONG)
+
+    def on_response_complete(self) -> None:
+        self._answered = True
+        self._forget()  # what it is waited for next begins now
+        super().on_response_complete()  # type: ignore[misc]  # of uvicorn
+        self._watch_room()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = True
+        self._watch_room()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread = False
+        self._watch_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        self._forget()
+        super().connection_lost(exc)
+
+    def leave(self) -> None:
+        """Make room for another connection."""
+        self._stop()
+        self._forget()
+        self.connections.discard(self)
+        if self._awaits_head() and not self.transport.get_write_buffer_size():
+            self._end(_FULL)
+        else:
+            self.transport.abort()
+
+    def _awaits_head(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        """Let time run while a head is awaited: more bytes of the same give it no more time."""
+        if not self._awaits_head():
+            self._head = 0
+            self._stop()
+        elif self._late is None:
+            self._late = self.loop.call_later(self.seconds, self._end, _LATE)
+        self._watch_room()
+
+    def _watch_room(self) -> None:
+        """Note since when the client lets the server wait."""
+        waits = self._awaits_head() or self.cycle.more_body or self._unread
+        if self.transport.is_closing() or not waits:
+            self._forget()
+        elif self not in self.room.strangers and self not in self.room.guests:
+            (self.room.guests if self._answered else self.room.strangers)[self] = None
+
+    def _forget(self) -> None:
+        self.room.strangers.pop(self, None)
+        self.room.guests.pop(self, None)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _end(self, answer: bytes) -> None:
+        self._stop()
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            self.transport.close()
+
+
 def timed_protocol(base: Any, seconds: float, most: int) -> type[asyncio.Protocol]:
     """The protocol of HTTP `base` of uvicorn, for `uvicorn.Config(http=...)`, with an end to waiting for clients.
 
@@ -32,99 +143,4 @@ def timed_protocol(base: Any, seconds: float, most: int) -> type[asyncio.Protoco
     Of more than `most` connections, the one that has let the server wait longest is closed, for the rest of a request
     or for an answer to be read: first of those that have had no answer yet. Where all are being answered, none is.
     """
-    strangers: dict[
-        Timed, None
-    ] = {}  # connections that let the server wait, in the order in which they began to
-    guests: dict[Timed, None] = {}  # the same of those that have had an answer
-
-    class Timed(base):  # type: ignore[misc]  # of no known type: uvicorn need not be installed
-        """One connection."""
-
-        _late: asyncio.TimerHandle | None = None
-        _head = 0  # bytes that came since a head was awaited
-        _answered = False
-        _unread = False  # whether answers pile up
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._watch()
-            while len(self.connections) > most:
-                other = next((one for one in chain(strangers, guests) if one is not self), None)
-                if other is None:
-                    break
-                other.leave()
-
-        def data_received(self, data: bytes) -> None:
-            self._head += len(data)
-            super().data_received(data)
-            self._watch()
-            if self._awaits_head() and self._head > MOST_HEAD:
-                self._end(_LONG)
-
-        def on_response_complete(self) -> None:
-            self._answered = True
-            self._forget()  # what it is waited for next begins now
-            super().on_response_complete()
-            self._watch_room()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._unread = True
-            self._watch_room()
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._unread = False
-            self._watch_room()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop()
-            self._forget()
-            super().connection_lost(exc)
-
-        def leave(self) -> None:
-            """Make room for another connection."""
-            self._stop()
-            self._forget()
-            self.connections.discard(self)
-            if self._awaits_head() and not self.transport.get_write_buffer_size():
-                self._end(_FULL)
-            else:
-                self.transport.abort()
-
-        def _awaits_head(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
-
-        def _watch(self) -> None:
-            """Let time run while a head is awaited: more bytes of the same give it no more time."""
-            if not self._awaits_head():
-                self._head = 0
-                self._stop()
-            elif self._late is None:
-                self._late = self.loop.call_later(seconds, self._end, _LATE)
-            self._watch_room()
-
-        def _watch_room(self) -> None:
-            """Note since when the client lets the server wait."""
-            waits = self._awaits_head() or self.cycle.more_body or self._unread
-            if self.transport.is_closing() or not waits:
-                self._forget()
-            elif self not in strangers and self not in guests:
-                (guests if self._answered else strangers)[self] = None
-
-        def _forget(self) -> None:
-            strangers.pop(self, None)
-            guests.pop(self, None)
-
-        def _stop(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-
-        def _end(self, answer: bytes) -> None:
-            self._stop()
-            if not self.transport.is_closing():
-                self.transport.write(answer)
-                self.transport.close()
-
-    return Timed
+    return type("Timed", (_Timed, base), {"seconds": seconds, "most": most, "room": _Room()})
