@@ -98,6 +98,7 @@ from grammar.types import SHAPES as SHAPES
 from grammar.types import VEC as VEC
 from grammar.types import Type as Type
 from grammar.types import join as join
+from grammar.weights import Draws as Draws
 from grammar.weights import canonical_arrays as canonical_arrays
 from grammar.weights import init_weights as init_weights
 from grammar.weights import weight_shapes as weight_shapes

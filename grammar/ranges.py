@@ -97,16 +97,30 @@ class Ranges:
             turn += 1
 
     def _sweep(self) -> None:
-        """The range of every node; of those that see no leaf that moved it is as in the sweep before."""
+        """The range of every node; those that nothing new reaches are as in the sweep before."""
         before, self._found = self._found, []
-        moved: set[int] = set()
+        changed: set[int] = set()
+        above: set[int] = set()  # what sees one of `changed`, over any number of nodes
         for index, node in enumerate(self.graph.nodes):
-            if before and node.args and moved.isdisjoint(node.args):
+            reached = not above.isdisjoint(node.args)
+            if before and node.args and not (reached and self._reads(index, changed)):
                 self._found.append(before[index])
-                continue
-            self._found.append(self._range(index))
-            if node.args or not before or self._found[index] != before[index]:
-                moved.add(index)
+            else:
+                self._found.append(self._range(index))
+                if not before or self._found[index] != before[index]:
+                    changed.add(index)
+                    reached = True
+            if reached:
+                above.add(index)
+
+    def _reads(self, index: int, changed: set[int]) -> bool:
+        """Whether the range of a node may be another one where those of `changed` are; a little too often."""
+        node, terms = self.nodes[index], self._forms[index].terms
+        if node.op == "div" or not changed.isdisjoint(node.args):
+            return True
+        if node.op not in ("add", "sub", "neg"):
+            return False
+        return not changed.isdisjoint(terms) or any(self.nodes[term].op in (*_ABOVE, "min") for term in terms)
 
     def _widen(self, turn: int) -> bool:
         """Add what one step makes of the states; whether that was anything new."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,69 @@ def init_weights(
         slot.name: _draw(rng, slot, (*sets, *slot.shape), sizes).astype(kinds[slot.complex])
         for slot in _slots(cell.graph, sizes)
     }
+
+
+class Draws:
+    """`init_weights` of many cells, each from a fresh generator of one seed: what is drawn alike is drawn once.
+
+    The arrays are not for writing. At most `most` of them are remembered: then all are forgotten.
+    """
+
+    def __init__(
+        self, seed: int, *, sets: Sequence[int] = (), dtype: DTypeLike = np.float64, most: int = 500
+    ) -> None:
+        self._seed, self._sets, self._most = seed, tuple(sets), most
+        self._kinds = {False: np.dtype(dtype), True: np.result_type(dtype, np.complex64)}
+        self._first, self._count = _Drawn(), 0
+
+    def __call__(self, cell: Cell, *, input_size: int, hidden_size: int, heads: int = 1) -> dict[str, Array]:
+        """As `init_weights(cell, np.random.default_rng(seed), ...)`. Raises what that raises."""
+        sizes = Sizes.of(input_size, hidden_size, heads)
+        sizes.check(cell.graph)
+        rng: np.random.Generator | None = None  # of the place where `at` is, once something new is drawn
+        found: dict[str, Array] = {}
+        at = self._first
+        for slot in _slots(cell.graph, sizes):
+            key = _likeness(slot, sizes)
+            after = at.after.get(key)
+            if after is None:
+                if rng is None:
+                    rng = np.random.default_rng(self._seed)
+                    if at.state is not None:
+                        rng.bit_generator.state = at.state
+                array = _draw(rng, slot, (*self._sets, *slot.shape), sizes).astype(self._kinds[slot.complex])
+                array.flags.writeable = False
+                after = _Drawn(array, rng.bit_generator.state)
+                self._keep(at, key, after)
+            else:
+                rng = None
+            found[slot.name] = after.array
+            at = after
+        return found
+
+    def _keep(self, at: _Drawn, key: tuple[Any, ...], after: _Drawn) -> None:
+        if self._count >= self._most:
+            self._first, self._count = _Drawn(), 0
+        at.after[key] = after
+        self._count += 1
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """An array, the state of the generator behind it, and what was drawn next."""
+
+    array: Array = field(default_factory=lambda: np.zeros(0))
+    state: Any = None
+    after: dict[tuple[Any, ...], _Drawn] = field(default_factory=dict)
+
+
+def _likeness(slot: _Slot, sizes: Sizes) -> tuple[Any, ...]:
+    """All that `_draw` sees of an array."""
+    weight, spec = slot.weight, slot.spec
+    if weight is None or spec is None:
+        return slot.shape, slot.complex
+    fan_in = sizes.at(spec.fan_in)
+    return slot.shape, slot.complex, weight.op, weight.init, spec.role.startswith("b"), fan_in
 
 
 def _slots(graph: Graph, sizes: Sizes) -> Iterator[_Slot]:

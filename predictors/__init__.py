@@ -10,6 +10,7 @@ from predictors.encoding import encoding_names as encoding_names
 from predictors.errors import PredictorError as PredictorError
 from predictors.errors import PredictorFileError as PredictorFileError
 from predictors.files import load as load
+from predictors.fitting import classes_of as classes_of
 from predictors.fitting import fit as fit
 from predictors.fitting import fit_rows as fit_rows
 from predictors.flow import flow_features as flow_features

@@ -41,7 +41,8 @@ class Row:
         if not len(values):
             return f"| {self.name} | none | 0 | |"
         goal = f"{self.goal:.3f}".rstrip("0") if self.goal else ""
-        return f"| {self.name} | {values.mean():.3f} +- {values.std():.3f} | {len(values)} | {goal} |"
+        spread = f" +- {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+        return f"| {self.name} | {values.mean():.3f}{spread} | {len(values)} | {goal} |"
 
 
 @dataclass(frozen=True)

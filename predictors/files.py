@@ -74,6 +74,8 @@ def load(path: str | Path) -> Predictor:
     try:
         if place.stat().st_size > MOST_BYTES:
             raise PredictorFileError(f"{place}: a predictor file has at most {MOST_BYTES} bytes")
+        if place.is_fifo() or place.is_char_device() or place.is_block_device():  # of which some have no end
+            raise PredictorFileError(f"{place}: a predictor is in a file, not in a pipe or a device")
         data = place.read_bytes()
     except OSError as error:
         raise PredictorFileError(f"cannot read the predictor file {place}: {error.strerror}") from error

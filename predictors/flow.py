@@ -35,9 +35,14 @@ def kind_of(node: Node) -> str:
     `dense` mixes entries by a trained map, `scale` multiplies by a trained vector, `positive` is bounded and not
     below 0 (a gate), `bounded` is bounded otherwise, `bent` is any other nonlinear function.
     """
-    if node.op not in OPS:
-        return "state" if node.op in CARRIERS else node.op
-    op = OPS[node.op]
+    return _kind(node.op, len(node.args))
+
+
+@functools.cache
+def _kind(name: str, operands: int) -> str:
+    if name not in OPS:
+        return "state" if name in CARRIERS else name
+    op = OPS[name]
     if op.weights is not None:
         return "dense" if op.mixes != "elementwise" else "scale"
     if op.bounds is not None:
@@ -46,7 +51,7 @@ def kind_of(node: Node) -> str:
         return "product"
     if op.degree == "blend":
         return "blend"
-    if op.degree == "linear" and len(node.args) > 1:
+    if op.degree == "linear" and operands > 1:
         return "sum"
     return "bent" if op.degree in ("nonlinear", "max") else "other"
 
@@ -115,7 +120,7 @@ class _Flow:
             "every": [i for name in self.live[1] for i in carriers[name]],
             "own": [i for name in self.emitted for i in carriers[name]],
         }
-        return Paths(self.graph, [functools.partial(_counts_in, c) for c in COSTS.values()], sources)
+        return Paths(self.graph, _costs_of, sources)
 
     @cached_property
     def ranges(self) -> Ranges:
@@ -234,8 +239,11 @@ class _Flow:
         return found
 
 
-def _counts_in(classes: frozenset[str] | None, node: Node) -> bool:
-    return classes is None or kind_of(node) in classes
+@functools.cache
+def _costs_of(name: str, operands: int) -> tuple[float, ...]:
+    """What an operation adds to a path, for each of COSTS; a leaf nothing."""
+    kind = _kind(name, operands)
+    return tuple(float(name in OPS and (some is None or kind in some)) for some in COSTS.values())
 
 
 def _count(found: dict[str, float], name: str) -> None:

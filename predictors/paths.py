@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from grammar import OPS, Graph, Node
+from grammar import Graph, Node
 
 Floats = NDArray[np.float64]
 
@@ -23,14 +23,14 @@ def state_of(node: Node) -> str:
 class Paths:
     """The least and greatest costs of paths within one step, by source and by kind of cost.
 
-    `kinds` says for each kind of cost which operations count, each as 1; leaves cost nothing. A source is a set of
-    leaves: those given as `sources`, and the carriers of each state, under its name.
+    `costs` gives for an operation or a leaf of so many operands what it adds to a path, by kind. A source is a set
+    of leaves: those given as `sources`, and the carriers of each state, under its name.
     """
 
     def __init__(
         self,
         graph: Graph,
-        kinds: Sequence[Callable[[Node], bool]],
+        costs: Callable[[str, int], Sequence[float]],
         sources: Mapping[str, Iterable[int]],
     ) -> None:
         self.carriers: dict[str, list[int]] = {s.name: [] for s in graph.states}
@@ -40,11 +40,9 @@ class Paths:
         starts = [*sources.values(), *self.carriers.values()]
         self._place = {name: i for i, name in enumerate(sources)}
         self._state = {name: i for i, name in enumerate(self.carriers, start=len(sources))}
-        costs = np.array(
-            [[node.op in OPS and kind(node) for kind in kinds] for node in graph.nodes], np.float64
-        )
-        self._least = _settled(graph, np.concatenate([costs, -costs], axis=1), starts)
-        self._count = len(kinds)
+        added = np.array([costs(node.op, len(node.args)) for node in graph.nodes], np.float64)
+        self._least = _settled(graph, np.concatenate([added, -added], axis=1), starts)
+        self._count = added.shape[1]
 
     def from_source(self, name: str, end: int) -> tuple[Floats, Floats]:
         """Least and greatest costs [kinds] of a path from a source to the node `end`: inf and -inf for none."""

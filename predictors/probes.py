@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from grammar import Cell, CellBuildError, EqualRows, equal_rows, evaluate_stack, init_weights
+from grammar import Cell, CellBuildError, Draws, EqualRows, equal_rows, evaluate_stack
 
 Floats = NDArray[np.floating]
 
@@ -45,6 +45,7 @@ _ROUNDING = (
 _ORDERS = ((1, 1), (2, 2), (3, 3), (4, TOKENS))  # of interactions, lowest and highest
 _EIGENVALUES = (0, WIDTH // 2)
 _CORRELATED = (1, 3)  # steps apart
+_DRAWS = Draws(3, sets=(LAYERS, len(SETTINGS) * DRAWS), dtype=np.float32)
 MISSING = 0.0  # every probe of a cell that cannot be run as a stack over time; `probed` says so
 
 
@@ -152,10 +153,7 @@ def _responses(cell: Cell) -> NDArray[np.float32] | None:
         return None
     for heads in HEADS:
         try:
-            weights = init_weights(
-                small, np.random.default_rng(3), input_size=WIDTH, hidden_size=WIDTH, heads=heads,
-                sets=(LAYERS, len(x)), dtype=np.float32,
-            )  # fmt: skip
+            weights = _DRAWS(small, input_size=WIDTH, hidden_size=WIDTH, heads=heads)
             y = evaluate_stack(
                 small, x, _with_gains(weights), layers=LAYERS, sets=len(x), heads=heads, equal=_design().equal
             )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from grammar import OPS, Cell, Graph, Node, zoo
+from grammar import OPS, Cell, Graph, zoo
 from predictors.paths import CARRIERS, Paths
 
 STATE_TYPES = ("vec", "key", "scal", "mat", "cvec", "cmat", "mem", "seq")
@@ -84,7 +84,7 @@ def _flow(graph: Graph) -> dict[str, float]:
         "x": [i for i, node in enumerate(graph.nodes) if node.op == "x"],
         "state": [i for i, node in enumerate(graph.nodes) if node.op in CARRIERS],
     }
-    paths = Paths(graph, [functools.partial(_counts_in, degrees) for degrees in KINDS.values()], sources)
+    paths = Paths(graph, _costs_of, sources)
     roots = {state.name: _roots(graph, state.name) for state in graph.states}
     readers = {name: {read for read in roots if paths.reads(roots[name], read)} for name in roots}
     reached = _closure(readers)
@@ -108,8 +108,10 @@ def _flow(graph: Graph) -> dict[str, float]:
     return found
 
 
-def _counts_in(degrees: frozenset[str] | None, node: Node) -> bool:
-    return degrees is None or OPS[node.op].degree in degrees
+@functools.cache
+def _costs_of(name: str, operands: int) -> tuple[float, ...]:
+    """What an operation adds to a path, for each of KINDS; a leaf nothing."""
+    return tuple(float(name in OPS and (some is None or OPS[name].degree in some)) for some in KINDS.values())
 
 
 def _shown(cost: float) -> float:

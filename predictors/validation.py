@@ -75,7 +75,7 @@ def cross_validation(rows: Floats, y: Floats, repeats: int, folds: int = FOLDS) 
         "folds": folds,
         "repeats": repeats,
         **{name: round(value, 4) if math.isfinite(value) else None for name, value in means.items()},
-        "kendall_tau_sd": round(float(np.std(taus)), 4),
+        "kendall_tau_sd": round(float(np.std(taus, ddof=1)), 4) if repeats > 1 else None,
     }
 
 

@@ -4,9 +4,11 @@
     python scripts/time_server.py --port 8000 --pid PID [--cells 240] [--bodies 10000] [--seed 0]
 
 Asks for new cells at 30 requests a second, for the same cells at 200, as fast as it goes, and under other names at 200;
-then sends random bodies (noise, random JSON, damaged cells, bombs) and counts the answers by status. On a busy machine
-compare processor times per request, of --pid and its descendants; rates are a lower bound there. Exits with 1 if any
-answer was an error of the server.
+then sends random bodies (noise, random JSON, damaged cells, bombs) and counts the answers by status; then asks for
+known cells over 150 connections beside 150 others that send nothing, or a byte a second, and come back when they are
+closed. A connection that is closed without an answer counts as status 0. On a busy machine compare processor times
+per request, of --pid and its descendants; rates are a lower bound there. Exits with 1 if any answer was an error of
+the server, or one of the known cells had none beside the others.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ from search_spaces import load_space
 
 SPACES = ("gated", "mixed", "diagonal")
 CONNECTIONS = 16
+CROWD = 300  # connections at a time, half of which never finish a request
+DRIP = 1.0  # seconds between two bytes
+Way = Callable[[int, Sequence[bytes], float], Coroutine[Any, Any, tuple[list[float], Counter[int], float]]]
 KINDS = {"ray::ServeReplica": "front", "ray::Encoder": "encoders"}
 
 
@@ -46,26 +51,31 @@ async def post(reader: Any, writer: Any, body: bytes) -> tuple[int, bool]:
     return int(head.split()[1]), b"connection: close" not in head
 
 
-async def load(port: int, bodies: Sequence[bytes], rate: float) -> tuple[list[float], Counter[int], float]:
+async def load(
+    port: int, bodies: Sequence[bytes], rate: float, connections: int = CONNECTIONS
+) -> tuple[list[float], Counter[int], float]:
     """Send bodies at `rate` a second, or as fast as it goes (0): latencies, statuses, seconds."""
-    queue: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue(0 if rate else CONNECTIONS)
+    queue: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue(0 if rate else connections)
     latencies: list[float] = []
     statuses: Counter[int] = Counter()
 
     async def client() -> None:
         streams = None
         while (item := await queue.get()) is not None:
-            streams = streams or await asyncio.open_connection("127.0.0.1", port)
-            status, stays = await post(*streams, item[1])
+            try:
+                streams = streams or await asyncio.open_connection("127.0.0.1", port)
+                status, stays = await post(*streams, item[1])
+            except (OSError, asyncio.IncompleteReadError):
+                status, stays = 0, False
             latencies.append(time.perf_counter() - item[0])
             statuses[status] += 1
-            if not stays:
+            if not stays and streams:
                 streams[1].close()
                 streams = None
         if streams:
             streams[1].close()
 
-    clients = [asyncio.create_task(client()) for _ in range(CONNECTIONS)]
+    clients = [asyncio.create_task(client()) for _ in range(connections)]
     began = time.perf_counter()
     for number, body in enumerate(bodies):
         due = began + number / rate if rate else time.perf_counter()
@@ -75,6 +85,41 @@ async def load(port: int, bodies: Sequence[bytes], rate: float) -> tuple[list[fl
         await queue.put(None)
     await asyncio.gather(*clients)
     return latencies, statuses, time.perf_counter() - began
+
+
+async def besieged(
+    port: int, bodies: Sequence[bytes], rate: float
+) -> tuple[list[float], Counter[int], float]:
+    """`load` over half of CROWD connections, while each of the other half never finishes a request."""
+    halves = (
+        b"",
+        b"POST /predict HTTP/1.1\r\nHost: h",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 999\r\n\r\n",
+    )
+
+    async def idle(number: int) -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(halves[number % 3])
+                ended = asyncio.create_task(reader.read())
+                while not ended.done():
+                    await asyncio.wait([ended], timeout=DRIP)
+                    writer.write(b"a" if number % 2 and not ended.done() else b"")
+                await ended
+                writer.close()
+            except OSError:  # closed, or not even opened
+                pass
+            await asyncio.sleep(DRIP)
+
+    others = [asyncio.create_task(idle(number)) for number in range(CROWD // 2)]
+    await asyncio.sleep(DRIP)
+    try:
+        return await load(port, bodies, rate, CROWD - CROWD // 2)
+    finally:
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def processor_seconds(pid: int) -> Counter[str]:
@@ -88,10 +133,12 @@ def processor_seconds(pid: int) -> Counter[str]:
     return found
 
 
-def measure(name: str, port: int, pid: int, bodies: Sequence[bytes], rate: float) -> Counter[int]:
+def measure(
+    name: str, port: int, pid: int, bodies: Sequence[bytes], rate: float, way: Way = load
+) -> Counter[int]:
     """Load the server and print a row of a table."""
     before = processor_seconds(pid)
-    latencies, statuses, seconds = asyncio.run(load(port, bodies, rate))
+    latencies, statuses, seconds = asyncio.run(way(port, bodies, rate))
     used = processor_seconds(pid)
     each = ", ".join(f"{1e3 * (used[k] - before[k]) / len(bodies):.2f} ms" for k in KINDS.values())
     p50, p99 = 1e3 * np.quantile(latencies, [0.5, 0.99])
@@ -193,7 +240,10 @@ def main() -> int:
         ("random bodies", random_bodies(asked.bodies, asked.seed), 0),
     ):
         total += measure(name, asked.port, asked.pid, bodies, rate)
-    return int(any(status >= 500 and status != 503 for status in total))
+    name = f"cells seen before, beside {CROWD // 2} connections that never end a request"
+    crowd = measure(name, asked.port, asked.pid, seen[:2_000], 50, besieged)
+    refused = crowd.total() - crowd[200]
+    return int(refused > 0 or any(status >= 500 and status != 503 for status in total))
 
 
 if __name__ == "__main__":

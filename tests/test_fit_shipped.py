@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from predictor_fixtures import rows, sampled, scores
+from source_tree import ROOT
 
-from predictors import PredictorError, Trial, load
+from predictors import TABLE, PredictorError, Trial, load, read_trials, shipped
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "fit_shipped.py"
 
@@ -86,11 +88,29 @@ def test_a_table_becomes_predictors_and_a_page(script: ModuleType, tmp_path: Pat
     assert script.main([str(table), "-o", str(tmp_path / "out"), "--page", str(page), "--repeats", "1"]) == 0
     card = load(tmp_path / "out" / "text.recell").card
     assert (card["task"], card["size"], card["unit"]) == ("text", "table", "nats/char")
-    assert card["table"]["classes"] == 40
+    assert card["table"]["classes"] == card["table"]["of_gated"] == 40
     assert card["tau_with_task"] == {"modular_arithmetic": -1.0}
     assert -1 <= card["cross_validation"]["kendall_tau"] <= 1
     assert "| tau with task modular arithmetic | " in page.read_text()
     assert "| cross validation kendall tau | " in page.read_text()
+    assert "How it was made" not in page.read_text()  # which tells of recell's own table alone
+
+
+def test_the_card_of_the_own_table_is_true(script: ModuleType) -> None:
+    tasks = script.by_task(read_trials(TABLE))
+    page = (ROOT / "docs" / "own_table.md").read_text(encoding="utf-8")
+    assert "## How it was made" in page
+    assert min(len({trial.digest for trial in on.trials}) for on in tasks) >= 400
+    for on in tasks:
+        card, kept = script.card_of(on, tasks, TABLE), shipped(on.task).card
+        assert {name: kept[name] for name in ("noise", "tau_with_task", "training", "unit")} == {
+            name: card[name] for name in ("noise", "tau_with_task", "training", "unit")
+        }
+        for group in ("table", "noise", "tau_with_task"):
+            for name, value in card[group].items():
+                line = f"| {group} {name} |".replace("_", " ")
+                shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+                assert name == "file" or re.search(rf"{re.escape(line)}.* {re.escape(shown)} \|", page), name
 
 
 def test_repeats_are_at_least_one(

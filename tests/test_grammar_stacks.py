@@ -67,6 +67,9 @@ ODD = (
     "cell b { state h: vec; a = conv(lin(x), k=3); h' = lerp(sigmoid(lin(a)), h, shift(a)); out silu(h') + a }",
     "cell c { state h: vec, s: scal; s' = sigmoid(hsum(h) + lin:scal(x)); h' = s' * h + (1 - s') * lin(x); out h' }",
     "cell e { state h: vec, z: cvec; z' = 0.5 * z + lin:cvec(h, x); h' = relu(lin(h)) + re(z') + lin(x); out h' }",
+    "cell f { state h: vec, g: vec; g' = lin(x, h); a = lin(g, h); h' = sigmoid(g') * h + sigmoid(a) * a;"
+    " out sigmoid(lin(h', bias=no)) + sigmoid(shift(lin(x))) }",
+    "cell g { state s: scal, h: vec; u = lin(x, h); s' = sigmoid(lin:scal(h, x)); h' = s' * tanh(u); out sigmoid(u) }",
     "cell d { state S: mat; k = softmax(lin:key(x)); S' = 0.5 * S + outer(k, lin(x)); out read(S', lin:key(x)) }",
 )
 

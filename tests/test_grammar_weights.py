@@ -13,6 +13,7 @@ from strategies import HEADS, HIDDEN, cells, input_size, key_size
 from grammar import (
     Cell,
     CellBuildError,
+    Draws,
     Sizes,
     analyse,
     canonical_arrays,
@@ -237,3 +238,27 @@ def test_complex_arrays_may_be_given_as_pairs_of_real_ones() -> None:
         CellBuildError, match=r"out.w0 is complex, or real with a last axis of 2; received \(4, 3\)"
     ):
         written_arrays(cell.graph, {"out.w0": w[..., 0]}, SMALL)
+
+
+@pytest.mark.parametrize("most", [500, 3])
+def test_draws_that_are_remembered_are_as_fresh_ones(most: int) -> None:
+    draws = Draws(3, sets=(2, 3), dtype=np.float32, most=most)
+    sizes = {"input_size": 4, "hidden_size": 4, "heads": 2}
+    told = "cell c { state h: vec, k: vec = learned; k' = k; h' = h + diag(h, init=normal(2)) + lin(k, x); out h' }"
+    cells = [zoo(name) for name in ("gru", "lstm", "mlstm", "gru", "s4d")] + [parse(told), zoo("lstm")]
+    for cell in cells:
+        fresh = init_weights(
+            cell,
+            np.random.default_rng(3),
+            sets=(2, 3),
+            dtype=np.float32,
+            input_size=4,
+            hidden_size=4,
+            heads=2,
+        )
+        found = draws(cell, **sizes)
+        assert list(found) == list(fresh)
+        for name, array in fresh.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+            assert not found[name].flags.writeable

@@ -110,6 +110,7 @@ def test_wrong_use(tmp_path: Path, predictor: Path) -> None:
     (tmp_path / "bad.recell").write_bytes(b"nothing")
     assert "not a predictor file" in refused("predict", "-p", tmp_path / "bad.recell", "zoo:gru")
     assert "cannot read the predictor file" in refused("predict", "-p", tmp_path / "none", "zoo:gru")
+    assert "not in a pipe or a device" in refused("predict", "-p", "/dev/zero", "zoo:gru")
     (tmp_path / "t.jsonl").write_text('{"cell": "cell c"}')
     assert "row 1 needs a `cell`" in refused("predictor", "eval", predictor, tmp_path / "t.jsonl")
     (tmp_path / "u.jsonl").write_text("{")
@@ -134,6 +135,31 @@ def test_wrong_use(tmp_path: Path, predictor: Path) -> None:
     )
 
 
+def test_what_cannot_be_done_is_said_before_anything_is_fitted(tmp_path: Path) -> None:
+    table = tmp_path / "t.jsonl.gz"  # is not there: it is not even looked for
+    assert "--model is one of ensemble, wl, graph, text; received 'x'" in refused(
+        "predictor", "fit", table, "--model", "x", "-o", tmp_path / "p"
+    )
+    assert "there is no folder" in refused("predictor", "fit", table, "-o", tmp_path / "none" / "p")
+    assert "-o is a file; " in refused("predictor", "fit", table, "-o", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "there is no folder" in refused("predictor", "fit", table, "-o", tmp_path / "file" / "p")
+
+
+def test_tables_that_are_not_there_or_hold_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    for name in ("none.csv", "none.jsonl"):
+        said = refused("predictor", "fit", tmp_path / name, "-o", out)
+        assert said.startswith(f"cannot read the table {tmp_path / name}: No such file")
+    (tmp_path / "deep.jsonl").write_text('{"cell":' + "[" * 100_000)
+    assert "line 1 is not JSON" in refused("predictor", "fit", tmp_path / "deep.jsonl", "-o", out)
+    (tmp_path / "empty.jsonl.gz").write_bytes(gzip.compress(b""))
+    assert "empty.jsonl.gz holds no trials" in refused(
+        "predictor", "fit", tmp_path / "empty.jsonl.gz", "-o", out
+    )
+    assert not out.exists()
+
+
 def _trials(path: Path, count: int = 30) -> Path:
     """A table of trials on two tasks, of which one cell was trained twice and one was stopped early."""
     values = scores(rows())
@@ -155,7 +181,12 @@ def test_a_table_of_trials_is_fitted_and_validated(tmp_path: Path) -> None:
     assert (card["task"], card["size"], card["unit"]) == ("text", "table", "nats/char")
     assert card["cells"] + card["failed_cells"] == 30
     again = recell("predictor", "eval", out, "--table", table, "--task", "text", "--json").json
-    assert again["fitted_cells"] == 31  # all of them: one was trained twice
+    assert again["fitted_cells"] == again["cells"] + again["failed_cells"] == 30  # one was trained twice
+    assert "predictor_of" not in again
+    other = recell("predictor", "eval", out, table, "--task", "other", "--json").json
+    assert (other["predictor_of"], other["scores_of"]) == ("text table", "other table")
+    said = recell("predictor", "eval", out, table, "--task", "other").out
+    assert "It was fitted to text table, and these are scores of other table" in said
     assert again["covered_by_90"] >= 0.85
     apart = recell("predictor", "eval", table, "--task", "other", "--folds", 3, "--json").json
     assert (apart["cells"], apart["folds"]) == (30, 3)

@@ -134,7 +134,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ({"hidden_size": 5}, "sizes of a cell from a run are those of the run; received hidden_size"),
     ],
 )
-def test_a_run_without_such_a_cell(tmp_path: Path, given: dict[str, int], message: str) -> None:
+def test_a_run_without_such_a_cell(tmp_path: Path, given: dict[str, Any], message: str) -> None:
     run = make_run(tmp_path / "run", trials=7, finalists=0)
     with pytest.raises(ExportError, match=message):
         export(run, tmp_path / "out", **given)

@@ -8,30 +8,57 @@ import pytest
 
 from nas.serving import Application, Limits
 from nas.serving.cluster import _server, listening
-from nas.serving.desk import Desk
+from nas.serving.desk import Desk, Encoder
 
 _GET = b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n"
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
 def _with_server(talk: Talk, head_seconds: float) -> None:
     """Talk to a server in this process, over one connection."""
+
+    async def one(connect: Connect) -> None:
+        reader, writer = await connect()
+        await talk(reader, writer)
+
+    _with_clients(one, Limits(head_seconds=head_seconds))
+
+
+def _with_clients(
+    clients: Callable[[Connect], Awaitable[None]],
+    limits: Limits | None = None,
+    connections: int = 8,
+    encoder: Encoder | None = None,
+) -> None:
+    """Connect to a server in this process."""
     pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
-    limits = Limits(head_seconds=head_seconds)
+    limits = limits or Limits()
 
     async def run() -> None:
-        server = _server(Application(Desk([], limits), {}, ""), limits)
+        desk = Desk([encoder] if encoder else [], limits)
+        server = _server(Application(desk, {}, ""), limits, connections)
         with listening("127.0.0.1", 0) as opened:
             task = asyncio.create_task(server.serve(sockets=[opened]))
-            try:
+            writers: list[asyncio.StreamWriter] = []
+
+            async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
                 reader, writer = await asyncio.open_connection(*opened.getsockname())
+                writers.append(writer)
+                return reader, writer
+
+            try:
                 async with asyncio.timeout(60):
-                    await talk(reader, writer)
-                writer.close()
+                    await clients(connect)
             finally:
+                for writer in writers:
+                    writer.transport.abort()
                 server.should_exit = True
                 await task
+                await desk.close()
 
     asyncio.run(run())
 
@@ -69,3 +96,81 @@ def test_after_an_answer_the_next_head_has_its_own_time() -> None:
         assert b"HTTP/1.1 408 " in await reader.read()
 
     _with_server(talk, 0.2)
+
+
+async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes = _GET) -> bytes:
+    """The status of one request."""
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    await reader.readexactly(length)
+    return head.split()[1]
+
+
+_HEAD = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 1000\r\n\r\n"
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /healthz HTTP/1.1\r\nhost: h", _HEAD, _HEAD + b"{"])
+def test_who_sends_nothing_keeps_nobody_out(first: bytes) -> None:
+    async def clients(connect: Connect) -> None:
+        kept = await connect()
+        assert await _asked(*kept) == b"200"
+        silent = []
+        for _ in range(40):  # five times as many as there may be
+            silent.append(await connect())
+            silent[-1][1].write(first)
+            await asyncio.sleep(0)
+        for _ in range(5):
+            fresh = await connect()
+            assert await _asked(*fresh) == b"200"
+            fresh[1].close()
+            assert await _asked(*kept) == b"200"  # who has had an answer stays, before all who have had none
+        for reader, _ in silent[:20]:
+            with contextlib.suppress(ConnectionResetError):
+                assert (await reader.read())[:12] in (b"", b"HTTP/1.1 503")  # closed: the oldest of them
+
+    _with_clients(clients)
+
+
+def test_a_head_of_any_length_is_not_kept() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /healthz HTTP/1.1\r\na: ")
+        with contextlib.suppress(ConnectionResetError):
+            for _ in range(20):
+                writer.write(b"b" * 10_000)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+        assert writer.transport.is_closing() or reader.at_eof()
+
+    _with_server(talk, 60)
+
+
+def test_who_is_being_answered_is_not_closed_for_others() -> None:
+    go = asyncio.Event()
+
+    async def encoder(texts: list[str], others: list[bytes]) -> list[bytes]:
+        await go.wait()
+        return [b"{}" for _ in texts]
+
+    async def clients(connect: Connect) -> None:
+        body = b'{"cells": ["c"]}'
+        request = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        at_work = [asyncio.create_task(_asked(*await connect(), request)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        assert await _asked(*await connect()) == b"503"
+        go.set()
+        assert await asyncio.gather(*at_work) == [b"200"] * 3
+        assert await _asked(*await connect()) == b"200"
+
+    _with_clients(clients, connections=3, encoder=encoder)
+
+
+def test_who_does_not_read_answers_makes_room() -> None:
+    async def clients(connect: Connect) -> None:
+        _, deaf = await connect()
+        deaf.write(b"GET /docs HTTP/1.1\r\nhost: here\r\n\r\n" * 2_000)
+        while await _asked(*await connect()) != b"200":  # until nothing more fits on its way to the other
+            await asyncio.sleep(0.05)
+
+    _with_clients(clients, connections=1)

@@ -20,7 +20,8 @@ EMPTY = Bench(Benchmark((), NONE, NONE, NONE, np.empty((0, 5))), np.empty((0, 3)
 
 
 def test_rows_say_mean_spread_seeds_and_goal() -> None:
-    assert Row("a", (0.5, 0.7, np.nan), 0.67).text() == "| a | 0.600 +- 0.100 | 2 | 0.67 |"
+    assert Row("a", (0.5, 0.7, np.nan), 0.67).text() == "| a | 0.600 +- 0.141 | 2 | 0.67 |"  # of a sample
+    assert Row("a", (0.5,), 0.0).text() == "| a | 0.500 | 1 |  |"
     assert Row("a", (np.nan,), 0.0).text() == "| a | none | 0 | |"
 
 

@@ -10,7 +10,7 @@ from source_tree import ROOT, packages, public_names
 PUBLIC: dict[str, str] = {
     "grammar": """
         Analysis CMAT CVEC Call CanonicalWeight Cell CellBuildError CellSyntaxError CellTree
-        CellTypeError Component DIGEST_VERSION Dependence Depth EqualRows Evaluation Expr FINGERPRINT_VERSION
+        CellTypeError Component DIGEST_VERSION Dependence Depth Draws EqualRows Evaluation Expr FINGERPRINT_VERSION
         GRAPH_LEAVES Genotype GrammarError Graph HALT IN ImportFormatError KEY KEYWORDS KNOWN_MATRICES
         LINTS Labelling Leaf Let Lint LocatedError MAT NAMED NUM Node OPS OPS_VERSION Op Out Poly
         RENDERINGS Ranges Region Repeat SCAL SEQ SHAPES Sizes Sketch Span State Statement Type
@@ -87,7 +87,7 @@ PUBLIC: dict[str, str] = {
     """,
     "predictors": """
         Benchmark MODELS Neighbour Prediction Predictor PredictorError PredictorFileError TABLE auc cell_statistics
-        coverage cross_validation encode
+        classes_of coverage cross_validation encode
         encoding_key encoding_names fit fit_rows flow_features kendall_tau load model_names model_rows
         probe_features probe_names
         Trial read_benchmark read_trials shipped shipped_scores shipped_tasks similar spearman statistic_names validate

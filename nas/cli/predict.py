@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json as json_module
+import os
 from collections.abc import Iterator
 from math import isfinite, isnan
 from pathlib import Path
@@ -183,8 +184,12 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a predictor to the trials of runs, or to tables of cells and scores; write it to one file."""
+    from predictors import MODELS
     from predictors import fit as fit_predictor
 
+    if model not in MODELS:
+        raise UsageError(f"--model is one of {', '.join(MODELS)}; received {model!r}")
+    _check_place(out)
     paths = _sources(sources, table)
     cells, scores, tasks = _records(paths, task)
     about = dict(zip(("task", "size", "unit"), next(iter(tasks), ("",)), strict=False))
@@ -198,6 +203,18 @@ def fit(
     made.save(out, small)
     if json or not quiet:
         _show_card(made, json)
+    if not (json or quiet):
+        show("", f"Wrote {out}.")
+
+
+def _check_place(out: Path) -> None:
+    """Whether a file can be written there: said before minutes are spent on what is in it. Raises UsageError."""
+    if out.is_dir():
+        raise UsageError(f"-o is a file; {out} is a folder")
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot write {out}: there is no folder {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(f"cannot write {out}: the folder {out.parent} is not for you to write")
 
 
 @app.command("eval", epilog="Example: recell predictor eval p.recell runs/c")
@@ -240,21 +257,28 @@ def evaluate(
     show(table_of(["", ""], [(name.replace("_", " "), _number(value)) for name, value in cleaned.items()]))
     if cleaned.get("fitted_cells"):
         show("The predictor was fitted on some of these cells: of them it says more than of new ones.")
+    if "predictor_of" in cleaned:
+        show(
+            f"It was fitted to {cleaned['predictor_of']}, and these are scores of {cleaned['scores_of']}: "
+            "its order may hold there; its errors and intervals mean nothing."
+        )
 
 
 def _compared(predictor: Path, sources: list[Path], task: str | None) -> dict[str, Any]:
     import numpy as np
 
-    from predictors import auc, coverage, kendall_tau, load, spearman
+    from predictors import auc, classes_of, coverage, kendall_tau, load, spearman
 
     model = load(predictor)
-    cells, scores, _ = _records(sources, task)
-    said = model.predict(cells, _extras(model, cells))
-    truth = np.array(scores)
+    read, scores, tasks = _records(sources, task)
+    cells, truth, _ = classes_of(read, np.array(scores), None)
     ok = np.isfinite(truth)
     if ok.sum() < 2:
         raise UsageError(f"a comparison needs at least 2 cells with a score; received {int(ok.sum())}")
+    said = model.predict(cells, _extras(model, cells))
     known = None if model.known is None else int((~np.isnan(model.reached([c.digest for c in cells]))).sum())
+    own, theirs = (model.card.get("task"), model.card.get("size")), next(iter(tasks), None)
+    other = theirs is not None and all(own) and own != theirs[:2]
     return {
         "cells": int(ok.sum()),
         "failed_cells": int((~ok).sum()),
@@ -265,6 +289,7 @@ def _compared(predictor: Path, sources: list[Path], task: str | None) -> dict[st
         "covered_by_90": coverage(said.mean[ok], said.std[ok], truth[ok]),
         "auc_of_divergence": auc(np.nan_to_num(said.diverges), ~ok),
         "out_of_distribution": float(said.out_of_distribution.mean()),
+        **({"predictor_of": " ".join(map(str, own)), "scores_of": " ".join(theirs[:2])} if other else {}),
     }
 
 
@@ -323,7 +348,7 @@ def _records(
         if source.name.endswith(".jsonl.gz"):
             pairs, task = _of_trials(source, asked)
             tasks.add(task)
-        elif source.is_file():
+        elif source.is_file() or source.suffix in (".csv", ".jsonl"):
             pairs = list(_of_table(source))
         else:
             pairs, task, digest = _of_run(source)
@@ -352,6 +377,8 @@ def _of_trials(path: Path, asked: str | None) -> tuple[list[tuple[Cell, float]],
     names = sorted({trial.task for trial in trials})
     task = asked or (names[0] if len(names) == 1 else "")
     own = [trial for trial in trials if trial.task == task]
+    if not names:
+        raise UsageError(f"{path} holds no trials")
     if not own:
         received = f"received {asked!r}" if asked else "choose one with --task"
         raise UsageError(f"{path} has trials on {', '.join(names)}; {received}")
@@ -390,6 +417,8 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"the table {path} is not UTF-8 text") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the table {path}: {error.strerror}") from None
     for number, row in enumerate(_rows(path, text), start=1):
         if not isinstance(row, dict) or not isinstance(row.get("cell"), str) or "score" not in row:
             raise UsageError(f"{path}: row {number} needs a `cell` (its text) and a `score`")
@@ -413,7 +442,7 @@ def _rows(path: Path, text: str) -> Iterator[Any]:
     for number, line in enumerate(io.StringIO(text), start=1):
         try:
             yield json_module.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}: line {number} is not JSON: {error}") from None
 
 

@@ -106,7 +106,7 @@ class Front:
             raise ServingError(f"the server has ended: {self._task}")
 
 
-def _server(application: Application, limits: Limits) -> Any:
+def _server(application: Application, limits: Limits, connections: int = CONNECTIONS) -> Any:
     import uvicorn
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -120,12 +120,12 @@ def _server(application: Application, limits: Limits) -> Any:
     return Server(
         uvicorn.Config(
             application,
-            http=timed_protocol(AutoHTTPProtocol, limits.head_seconds),
+            http=timed_protocol(AutoHTTPProtocol, limits.head_seconds, connections),
             lifespan="off",
             access_log=False,
             log_level="warning",
             server_header=False,
-            limit_concurrency=CONNECTIONS,
+            limit_concurrency=connections + 1,  # of the connection that is refused too
             timeout_keep_alive=30,
         )
     )
