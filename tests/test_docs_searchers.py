@@ -81,7 +81,7 @@ def test_numbers_are_those_of_the_code() -> None:
 def test_the_commands_of_the_page_make_sense() -> None:
     for constraint in re.findall(r'--constraint "([^"]+)"', TEXT):
         SearchConfig(constraints=(constraint,))
-    for method, option in re.findall(r"--method (\w+)\S* -O (\w+=\S+)", TEXT):
+    for method, option in re.findall(r"--method (\w+)\S* -O (\w+=[^\s`]+)", TEXT):
         if method not in searcher_names() or method == "list":  # that of the page itself; that of a file
             continue
         name, _, value = option.partition("=")

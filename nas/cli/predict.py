@@ -278,7 +278,9 @@ def _compared(predictor: Path, sources: list[Path], task: str | None) -> dict[st
     said = model.predict(cells, _extras(model, cells))
     known = None if model.known is None else int((~np.isnan(model.reached([c.digest for c in cells]))).sum())
     own, theirs = (model.card.get("task"), model.card.get("size")), next(iter(tasks), None)
-    other = theirs is not None and all(own) and own != theirs[:2]
+    mixed: dict[str, str] = {}
+    if theirs is not None and all(own) and own != theirs[:2]:
+        mixed = {"predictor_of": " ".join(map(str, own)), "scores_of": " ".join(theirs[:2])}
     return {
         "cells": int(ok.sum()),
         "failed_cells": int((~ok).sum()),
@@ -289,7 +291,7 @@ def _compared(predictor: Path, sources: list[Path], task: str | None) -> dict[st
         "covered_by_90": coverage(said.mean[ok], said.std[ok], truth[ok]),
         "auc_of_divergence": auc(np.nan_to_num(said.diverges), ~ok),
         "out_of_distribution": float(said.out_of_distribution.mean()),
-        **({"predictor_of": " ".join(map(str, own)), "scores_of": " ".join(theirs[:2])} if other else {}),
+        **mixed,
     }
 
 
