@@ -99,6 +99,17 @@ def test_models_of_baselines_are_never_exported(tmp_path: Path) -> None:
     assert found[training.key] == "of a baseline, which no export takes"
 
 
+@pytest.mark.parametrize("named", ["../precious", ".", "snapshots", "weights"])
+def test_a_journal_from_others_does_not_name_what_is_removed(named: str, tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    put(run, "../precious/thesis")
+    put(run, "snapshots/note")
+    run.baselines[0].done[0].weights = named
+    found = [item.path for item, _ in _models(run)]
+    assert found
+    assert run.path / named not in found
+
+
 def unfinished(folder: Path) -> Run:
     """A run that stopped: trial 0 was carried on by trial 1, which is done; 2 can be carried on; 3 is under way."""
     journal = make_run(folder, trials=3, finish=False)

@@ -140,12 +140,14 @@ def _models(run: Run) -> Iterator[tuple[Item, bool]]:
     """Trained models that no export takes, each with False: they cost time to make. None before the run is finished."""
     if not run.finished:
         return
+    made = frozenset(_folders(run.path / WEIGHTS))
     for contender in run.contenders:
         models = [training for training in contender.done if training.weights]
         best = min(models, key=lambda training: training.score or 0.0, default=None)
         for training in models:
-            path = run.path / str(training.weights)
-            if path.is_symlink() or not path.is_dir():
+            path = run.path / WEIGHTS / training.key
+            # A journal may come from others, and must not name what is removed.
+            if path not in made or training.weights != f"{WEIGHTS}/{training.key}":
                 continue
             if contender.kind == "baseline":
                 yield _item(path, "model", "of a baseline, which no export takes"), False
