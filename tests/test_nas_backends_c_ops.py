@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from grammar import zoo
+from grammar import parse, zoo
 from nas.backends import FlexibleRunner, Steps, runner
 from nas.backends.c.compiler import problem
 from nas.backends.operators import operated
@@ -73,6 +73,23 @@ def test_a_module_is_traced_whole(name: str) -> None:
 
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
+
+
+def test_states_that_torch_conjugates_later() -> None:
+    text = "cell c { state z: cvec; z' = 0.5 * z + lin:cvec(x); out real(z') }"
+    modules = [build(parse(text), WIDTH, WIDTH, backend=name) for name in ("c", "reference")]
+    modules[1].load_state_dict(modules[0].state_dict())
+    start = drawn(1, BATCH, WIDTH, 2)
+    found = []
+    for module in modules:
+        given = torch.view_as_complex(start.clone()).conj().requires_grad_()
+        y, last = module(drawn(BATCH, STEPS, WIDTH), given)
+        assert isinstance(last, Tensor)
+        loss = y.square().sum() + (last.conj() * (1 + 2j)).imag.sum()
+        found.append((y, *torch.autograd.grad(loss, [given, *module.parameters()])))
+        with torch.no_grad():
+            assert torch.equal(module(drawn(BATCH, STEPS, WIDTH), given)[0], y)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CELLS)

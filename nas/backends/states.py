@@ -37,7 +37,7 @@ def divided(state: Sequence[Tensor], places: Sequence[Place], axis: int = 1) -> 
     for place in places:
         value = state[place.slot]
         if place.part:
-            value = torch.view_as_real(value)[..., 0 if place.part == "re" else 1]
+            value = torch.view_as_real(value.resolve_conj())[..., 0 if place.part == "re" else 1]
         values.append(value.select(axis, place.step) if place.step >= 0 else value)
     return values
 

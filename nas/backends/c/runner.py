@@ -207,7 +207,12 @@ def _ready(value: Tensor) -> Tensor:
     _check_here("a state", value)
     if value.dtype not in (torch.float32, torch.complex64):
         value = value.to(torch.complex64 if value.is_complex() else torch.float32)
-    return value.contiguous()
+    return _written(value)
+
+
+def _written(value: Tensor) -> Tensor:
+    """What a tensor says, in its memory: of a conjugate torch may have put down no more than that it is one."""
+    return value.resolve_conj().contiguous()
 
 
 class _Layer(torch.autograd.Function):
@@ -241,7 +246,7 @@ class _Layer(torch.autograd.Function):
             rest[:count],
             ctx.where,
             None if dy is None else dy.contiguous(),
-            [None if d is None else d.contiguous() for d in dfinal],
+            [None if d is None else _written(d) for d in dfinal],
             (needs[3], *needs[4 + count :]),
             None if tokens is None else (tokens, table),
         )
