@@ -76,7 +76,7 @@ def test_a_module_is_traced_whole(name: str) -> None:
 
 
 def test_states_that_torch_conjugates_later() -> None:
-    text = "cell c { state z: cvec; z' = 0.5 * z + lin:cvec(x); out real(z') }"
+    text = "cell c { state z: cvec; z' = 0.5 * z + lin:cvec(x); out re(z') }"
     modules = [build(parse(text), WIDTH, WIDTH, backend=name) for name in ("c", "reference")]
     modules[1].load_state_dict(modules[0].state_dict())
     start = drawn(1, BATCH, WIDTH, 2)

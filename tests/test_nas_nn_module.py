@@ -158,6 +158,22 @@ def test_gradients_reach_the_given_state() -> None:
     assert all(part.grad is not None and bool((part.grad != 0).any()) for part in start)
 
 
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize(
+    "text", ["state h: vec; h' = x; out h + x", "state h: vec; h' = 0.5 * h + shift(x); out h'"]
+)
+def test_states_stay_where_the_next_x_is_written_over_this_one(text: str, backend: str) -> None:
+    module = build(parse(f"cell c {{ {text} }}"), 4, 4, batch_first=False, backend=backend)
+    for count in (1, 3):
+        x = torch.randn(count, 2, 4)
+        state = module(x)[1]
+        parts = state if isinstance(state, tuple) else (state,)
+        before = [part.clone() for part in parts]
+        x.zero_()
+        for part, old in zip(parts, before, strict=True):
+            assert torch.equal(part, old)
+
+
 def test_lone_state_is_the_bare_tensor() -> None:
     module = build(zoo("gru"), INPUTS, HIDDEN)
     y, state = module(torch.ones(BATCH, STEPS, INPUTS))

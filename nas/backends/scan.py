@@ -61,7 +61,8 @@ class ScanRunner:
             else:
                 value, window = resting
                 rows = value(cells, steps.rows)
-                final.append(steps.tail(rows, state[s]) if window else steps.last(rows))
+                # A copy: x itself may be the state, and callers write the next chunk where this one was.
+                final.append(steps.tail(rows, state[s]) if window else steps.last(rows).clone())
         return self.output(cells, steps.rows), tuple(final)
 
     def _loop(self, cells: list[Any], steps: Steps) -> dict[int, Tensor]:
