@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 
@@ -174,7 +175,9 @@ class _Sketching:
     def _named(self, at: Where, own: bool) -> str:
         names = self.bare if own else self.whole
         if at not in names:
-            names[at] = f"part_{len(self.bare) + len(self.whole) + 1}"
+            taken = {*(s.name for s in self.made.states), *(e.name for e in self.made.equations)}
+            taken |= {*self.bare.values(), *self.whole.values()}
+            names[at] = next(name for i in count(1) if (name := f"part_{i}") not in taken)
         return names[at]
 
     def _let(self, name: str, expr: Expr) -> Expr:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from searcher_suite import RECIPE, Drive, ToySpace, made_up_found, made_up_score
 
-from grammar import parse_sketch
+from grammar import Cell, Sketch, parse_sketch
 from nas.errors import SearchError
 from nas.searchers import Observation, Proposal, make_searcher, settled_options
-from search_spaces import Relaxed, load_space, read_space
+from nas.searchers.around import Best
+from search_spaces import GrammarSpace, Relaxed, SpaceError, load_space, read_space
 
 SPACE = ToySpace()
 
@@ -270,3 +271,22 @@ def test_what_is_planned_is_like_what_is_trained() -> None:
     assert planned["space"] == RULES.text
     (seeded,) = around(seeds=["zoo:mgu"]).planned()
     assert seeded["sketch"].startswith("cell mgu")
+
+
+def test_a_centre_without_neighbours_gives_way() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        space, rng = load_space("gated"), np.random.default_rng(0)
+        assert isinstance(space, GrammarSpace)
+        first, second = space.sample(rng), space.sample(rng)
+        sketch = space.neighbourhood(second, rng)
+
+        def neighbourhood(self: GrammarSpace, cell: Cell, *options: object) -> Sketch:
+            if cell.digest == first.digest:
+                raise SpaceError("it has none")
+            return sketch
+
+        patch.setattr(GrammarSpace, "neighbourhood", neighbourhood)
+        source = Best(space, samples=2, seeds=None, centres=2, changes=3, share=0.125)
+        for number, cell in enumerate((first, second)):
+            source.cell(Observation(cell, cell.digest, float(number), "ok", number))
+        assert source.next(rng) == (sketch, second, (second.digest,))

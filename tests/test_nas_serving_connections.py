@@ -174,3 +174,14 @@ def test_who_does_not_read_answers_makes_room() -> None:
             await asyncio.sleep(0.05)
 
     _with_clients(clients, connections=1)
+
+
+def test_no_connection_is_taken_out_of_those_that_are_counted() -> None:
+    """As uvicorn does with one that becomes a WebSocket, where a library for these is installed."""
+    wish = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await _asked(reader, writer, _GET[:-2] + wish + key) == b"200"  # as if there were no such wish
+
+    _with_server(talk, 60)

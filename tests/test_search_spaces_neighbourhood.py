@@ -74,6 +74,16 @@ def test_a_part_is_kept_once_and_what_is_new_has_its_own_weights() -> None:
     )
 
 
+def test_a_name_of_the_cell_is_not_given_to_a_part() -> None:
+    cell = "cell one {{ state h: vec; part_1 = tanh(lin(x, h)); h' = {}; out h' }}"
+    before, after = (
+        cell.format("sigmoid(lin(x, h)) * part_1 + part_1"),
+        cell.format("relu(lin(x, h)) * part_1 + part_1"),
+    )
+    wrapped = cell.format("tanh(sigmoid(lin(x, h))) * part_1 + part_1")
+    assert "part_1 = tanh(lin(x, h))" in sketched(before, after, wrapped)
+
+
 def test_operands_differ_at_the_operation_that_has_them() -> None:
     assert sketched(ONE.format("tanh(lin(x, h))"), ONE.format("tanh(lin(x, h, h))")) == (
         "h' = tanh(choice{ lin(x, h) [0.75] | lin(x, h, h) [0.25] }); out h'"

@@ -135,15 +135,16 @@ class Best(Sources):
         return sample_new(self.space, rng, known, TRIES) if len(self._scores) < self._wanted else None
 
     def next(self, rng: np.random.Generator) -> Source | None:
-        """The neighbourhood of a good cell; None where there is none or it has no neighbours."""
+        """The neighbourhood of a good cell; None where there is none, or none with neighbours."""
         if len(self._scores) < self._wanted:
             return None
         best = sorted(self._scores.values(), key=lambda one: one[:2])[: self.centres]
-        _, digest, cell = min(best, key=lambda one: (self._used[one[1]], one[:2]))
-        try:
-            return self.space.neighbourhood(cell, rng, self.changes, self.share), cell, (digest,)
-        except SpaceError:
-            return None
+        for _, digest, cell in sorted(best, key=lambda one: (self._used[one[1]], one[:2])):
+            try:
+                return self.space.neighbourhood(cell, rng, self.changes, self.share), cell, (digest,)
+            except SpaceError:  # it has no neighbours: the next best may have
+                continue
+        return None
 
     def planned(self) -> tuple[Sketch, ...]:
         """That of a cell which may be the first, as its size is typical."""

@@ -121,6 +121,7 @@ def _server(application: Application, limits: Limits, connections: int = CONNECT
         uvicorn.Config(
             application,
             http=timed_protocol(AutoHTTPProtocol, limits.head_seconds, connections),
+            ws="none",  # a WebSocket would be taken out of the protocol that counts and times connections
             lifespan="off",
             access_log=False,
             log_level="warning",
