@@ -27,6 +27,11 @@ TASKS = (
     "dyck",
     "modular_arithmetic",
     "listops",
+    "mqar",
+    "selective_copying",
+    "copying",
+    "fuzzy_recall",
+    "digits",
 )
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS: tuple[Split, ...] = ("valid", "test")
@@ -208,8 +213,10 @@ WINDOW = 100
 
 
 def sequences(batch: Batch) -> set[bytes]:
-    """The rows of a batch up to their lengths; of rows of tokens all stretches of WINDOW, wherever they begin."""
+    """The rows of a batch up to their lengths; of rows of text all stretches of WINDOW, wherever they begin."""
     if batch.lengths is not None:
         return {row[:n].numpy().tobytes() for row, n in zip(batch.x, batch.lengths.tolist(), strict=True)}
+    if batch.x.dim() == 3 or batch.mask is not None:
+        return {row.numpy().tobytes() for row in batch.x}
     steps = batch.x.shape[1]
     return {row[i : i + WINDOW].tobytes() for row in batch.x.numpy() for i in range(steps - WINDOW + 1)}
