@@ -24,9 +24,10 @@ def recall(name: str, size: str = "search") -> RecallTask:
 
 
 def drawn(task: RecallTask, length: int, count: int = 3) -> list[Batch]:
-    """Batches of sequences of a length."""
-    shaped = task.with_recipe(task.recipe.replace(sequence_length=length, batch_size=16))
-    return list(itertools.islice(shaped.train_batches(np.random.default_rng(length)), count))
+    """Training batches of sequences of a length, from where the curriculum has reached it."""
+    shaped = task.with_recipe(task.recipe.replace(sequence_length=length, batch_size=16, steps=10))
+    batches = itertools.islice(shaped.train_batches(np.random.default_rng(length)), 6, None)
+    return list(itertools.islice((batch for batch in batches if batch.x.shape[1] == length), count))
 
 
 def read(batch: Batch) -> Iterator[tuple[list[int], dict[int, int]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from nas.tasks.columns import load_series
 from nas.tasks.corpus import Unit, load_corpus
 from nas.tasks.recipe import Recipe
 
@@ -37,7 +38,7 @@ class TaskInfo:
     what: str
     metric: str
     trivial_score: float | None
-    """None: it depends on the text."""
+    """None: it depends on the data."""
     best_known: str
     where: str
     sizes: Mapping[str, TaskSize]
@@ -86,10 +87,12 @@ def task_table() -> tuple[TaskRow, ...]:
 
 
 def trivial_score(info: TaskInfo) -> float:
-    """The trivial score at size "search", on the default text for a task on text."""
+    """The trivial score at size "search", on the default text or series for a task that takes data."""
     if info.trivial_score is not None:
         return info.trivial_score
     size = info.sizes["search"]
+    if info.name not in UNITS:
+        return load_series(None, size.recipe.sequence_length).trivial_score(size.scored)
     corpus = load_corpus(None, UNITS[info.name], size.vocabulary, needed=0)
     return corpus.unigram_score(size.scored)
 
@@ -297,6 +300,20 @@ _ROWS = (
             "smoke": TaskSize(Recipe(20, 16, 64, lr=3e-3), params=10_000, scored=5),
             "search": TaskSize(Recipe(400, 64, 64, lr=5e-3), params=20_000, scored=40),
             "full": TaskSize(Recipe(10_000, 128, 64, lr=1e-3), params=300_000, scored=40),
+        },
+    ),
+    TaskInfo(
+        name="series",
+        version=1,
+        what="the next values of a time series; --data FILE (CSV, .npy, .npz), by default that of Mackey and Glass",
+        metric="squared error",
+        trivial_score=None,
+        best_known="it depends on the series; 1 is the error of the last value in training",
+        where="nas.tasks.series:Series",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 16, lr=3e-3), params=5_000, scored=100),
+            "search": TaskSize(Recipe(500, 32, 32, lr=5e-3), params=20_000, scored=10_000),
+            "full": TaskSize(Recipe(5_000, 64, 128, lr=1e-3), params=300_000, scored=1 << 30),
         },
     ),
 )
