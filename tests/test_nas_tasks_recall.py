@@ -105,7 +105,9 @@ def test_sequences_of_the_splits_have_the_length_of_the_size(name: str) -> None:
         assert sum(len(batch.x) for batch in batches) == task.scored
         for batch in batches:
             assert batch.x.shape[1] == task.recipe.sequence_length
-            assert [SLOW[name](tokens) for tokens, _ in read(batch)] == [answers for _, answers in read(batch)]
+            assert [SLOW[name](tokens) for tokens, _ in read(batch)] == [
+                answers for _, answers in read(batch)
+            ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,7 +148,9 @@ def test_copying_asks_just_before_the_answers() -> None:
 
 
 def test_near_queries_are_likelier_than_far_ones() -> None:
-    steps = np.concatenate([list(answers) for batch in drawn(recall("mqar"), 64, 20) for _, answers in read(batch)])
+    steps = np.concatenate(
+        [list(answers) for batch in drawn(recall("mqar"), 64, 20) for _, answers in read(batch)]
+    )
     assert set(steps % 2) == {0}
     near, far = np.sum(steps < 32), np.sum(steps >= 48)
     assert near > 1.5 * far > 0

@@ -44,7 +44,9 @@ def test_every_kind_of_file_gives_the_same_numbers(tmp_path: Path, separator: st
     values = walk(40)
     text = tmp_path / "walk.csv"
     lines = [separator.join(map(repr, row)) for row in values.tolist()]
-    text.write_text("\ufeff" + header.format(*[separator] * 2) + "\r\n".join(lines) + "\n\n", encoding="utf-8")
+    text.write_text(
+        "\ufeff" + header.format(*[separator] * 2) + "\r\n".join(lines) + "\n\n", encoding="utf-8"
+    )
     np.testing.assert_array_equal(read_columns(str(text)), values)
     np.savez(tmp_path / "walk.npz", walk=values)
     np.testing.assert_array_equal(read_columns(str(tmp_path / "walk.npz")), values)
@@ -216,5 +218,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_a_recipe_with_too_long_windows_is_refused(saved: Path) -> None:
     task = series(saved)
     task = task.with_recipe(task.recipe.replace(sequence_length=240))
-    with pytest.raises(TrainingError, match="a window of 240 steps needs one value more, and the training part has 240"):
+    with pytest.raises(
+        TrainingError, match="a window of 240 steps needs one value more, and the training part has 240"
+    ):
         next(task.train_batches(np.random.default_rng(0)))

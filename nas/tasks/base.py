@@ -24,10 +24,11 @@ class Batch:
     """One step of training or evaluation.
 
     `x` [B, T] int64 tokens or [B, T, F] floats. `y` [B, T] int64 (a target at each step), or [B] (one target for a
-    sequence, read at its last step), or what the task's own `loss` takes. `mask` [B, T] bool: which steps count (None: all). `lengths` [B] int64: how long
-    each sequence is (None: all T). `fresh` says that the sequences start here; otherwise they continue those of the
-    previous batch, row by row, and the model's state is carried over. `tree` [B, T - 1, 2] int64 is the parse of each
-    sequence for tree cells, as `nas.nn.TreeModule` takes it (None: there is none); it stays on the CPU.
+    sequence, read at its last step), or whatever the task's own `loss` takes. `mask` [B, T] bool: which steps count
+    (None: all). `lengths` [B] int64: how long each sequence is (None: all T). `fresh` says that the sequences start
+    here; otherwise they continue those of the previous batch, row by row, and the model's state is carried over.
+    `tree` [B, T - 1, 2] int64 is the parse of each sequence for tree cells, as `nas.nn.TreeModule` takes it (None:
+    there is none); it stays on the CPU.
     """
 
     x: Tensor
@@ -60,7 +61,7 @@ class Task(ABC):
     version: int = 1
     size: str
     metric: str
-    """"nats/char", "nats/word", "error rate" or another name for the mean loss; with "error rate" `measure` counts wrong answers."""
+    """"nats/char", "nats/word", "error rate" or the task's own; with "error rate" `measure` counts wrong answers."""
     trivial_score: float
     """The score of the best answer that ignores the input: what a cell must beat to have learned anything."""
     trivial_loss: float

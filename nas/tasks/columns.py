@@ -70,7 +70,9 @@ def _normalised(values: Floats, first: int, second: int, where: str) -> Series:
     unit = np.sqrt(np.square(changes[: first - 1]).mean(axis=0))
     constant = np.flatnonzero(unit == 0)
     if len(constant):
-        raise TaskError(f"{where}, column {constant[0] + 1} is constant in the first {first} rows: leave it out")
+        raise TaskError(
+            f"{where}, column {constant[0] + 1} is constant in the first {first} rows: leave it out"
+        )
     deviation = values[:first].std(axis=0)
     x = ((values - values[:first].mean(axis=0)) / deviation).astype(np.float32)
     y = (changes / unit).astype(np.float32)
@@ -105,7 +107,9 @@ def read_columns(data: str) -> Floats:
     """
     path = Path(data).expanduser()
     if not path.is_file():
-        raise TaskError(f"data file {data} does not exist" if not path.exists() else f"data {data} is no file")
+        raise TaskError(
+            f"data file {data} does not exist" if not path.exists() else f"data {data} is no file"
+        )
     if (size := path.stat().st_size) > LARGEST:
         raise TaskError(f"data {data} is too large: {size} bytes, and at most {LARGEST} are read into memory")
     try:
