@@ -136,8 +136,8 @@ def test_how_much_is_told() -> None:
     assert set(counts["copying"]) == {8}
     assert set(counts["selective_copying"]) == {5}
     assert set(counts["mqar"]) == {5}
-    assert min(counts["fuzzy_recall"]) >= 3
-    assert max(counts["fuzzy_recall"]) <= 9
+    assert min(counts["fuzzy_recall"]) >= 5
+    assert max(counts["fuzzy_recall"]) <= 10
     assert {len(a) for _, a in read(drawn(recall("copying"), 90, 1)[0])} == {10}  # as in the paper, at most
 
 
@@ -157,12 +157,14 @@ def test_near_queries_are_likelier_than_far_ones() -> None:
 
 
 def test_motifs_of_each_length_are_equally_likely() -> None:
-    lengths = [0, 0, 0]
-    for batch in drawn(recall("fuzzy_recall"), 12, 60):
-        for _, answers in read(batch):
-            lengths[len(answers) - 1] += 1
-    assert sum(lengths) == 960
-    assert min(lengths) > 270
+    lengths = [
+        len(answers)
+        for length in range(8, 16)  # with one pair each
+        for batch in drawn(recall("fuzzy_recall"), length, 4)
+        for _, answers in read(batch)
+    ]
+    assert set(lengths) == {1, 2}
+    assert 0.4 < np.mean(np.array(lengths) == 1) < 0.6
 
 
 @pytest.mark.parametrize("name", NAMES)

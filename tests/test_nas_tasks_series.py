@@ -150,7 +150,9 @@ def test_a_trial_on_a_file_beats_the_last_value(tmp_path: Path) -> None:
 def test_a_cell_that_sees_ahead_is_refused() -> None:
     cell = "cell ahead { state h: seq = x; depth 1 { h' = attn(h) }; out h' }"
     task = series(None)
-    assert train(TrialSpec(cell, "series", task.recipe.replace(steps=2), size="smoke")).status == "invalid"
+    result = train(TrialSpec(cell, "series", task.recipe.replace(steps=2), size="smoke"))
+    assert result.status == "invalid"
+    assert "cell ahead sees steps ahead, and task series asks for what comes next" in result.message
 
 
 @pytest.mark.parametrize(

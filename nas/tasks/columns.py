@@ -133,7 +133,7 @@ def _array(path: Path, data: str) -> Floats:
         raise TaskError(
             f"data file {data} must hold numbers [T] or [T, C], got {found.dtype} {list(found.shape)}"
         )
-    rows = found.astype(np.float64).reshape(len(found), -1)
+    rows: Floats = found.astype(np.float64).reshape(len(found), -1)
     bad = np.argwhere(~np.isfinite(rows))
     if len(bad):
         row, column = bad[0].tolist()

@@ -115,14 +115,14 @@ class SelectiveCopying(RecallTask):
 class MultiQueryRecall(RecallTask):
     """The value of each key, asked for later: MQAR of Arora et al. 2023, "Zoology" (arXiv 2312.04927).
 
-    Pairs of a key and a value, an eighth of the sequence's length many, then each key once, at the distances of that
+    Pairs of a key and a value, an eighth of the sequence's length many and at most eight, then each key once, at the distances of that
     paper: near ones are likelier, by a power law. Between them are blanks. The answer to a key is its value; no key
     and no value is in two pairs.
     """
 
     name = "mqar"
-    keys: ClassVar[int] = 16
-    outputs = 16
+    keys: ClassVar[int] = 8
+    outputs = 8
     inputs = keys + outputs + 1
     power: ClassVar[float] = 0.01
 
@@ -145,7 +145,7 @@ class MultiQueryRecall(RecallTask):
 
 
 class FuzzyRecall(RecallTask):
-    """The value of each key where both are of one to three tokens: fuzzy recall of MAD, Poli et al. 2024.
+    """The value of each key where both are of one or two tokens: fuzzy recall of MAD, Poli et al. 2024.
 
     Pairs of a key and a value, then blanks, then each key once in another order and after it as many steps that ask
     as its value has tokens, which are the answers there. (In MAD the value stands there and the next token is asked
@@ -154,10 +154,10 @@ class FuzzyRecall(RecallTask):
     """
 
     name = "fuzzy_recall"
-    keys: ClassVar[int] = 8
-    outputs = 8
+    keys: ClassVar[int] = 4
+    outputs = 4
     inputs = keys + outputs + 2
-    longest: ClassVar[int] = 3
+    longest: ClassVar[int] = 2
 
     def sequences(self, count: int, length: int, rng: np.random.Generator) -> tuple[Ints, Ints, Bools]:
         """Keys and values of each number of tokens are equally likely, and uniform among those of their number."""
