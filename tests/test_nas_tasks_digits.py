@@ -35,7 +35,7 @@ def test_each_row_is_an_image_of_its_class() -> None:
 
 def test_the_parts_hold_every_image_once_and_each_digit_alike() -> None:
     task = digits("full")
-    parts = [task.part(split) for split in (None, "valid", "test")]  # type: ignore[arg-type]
+    parts = [task.part(split) for split in (None, "valid", "test")]
     rows = [row.tobytes() for images, _ in parts for row in images]
     assert len(rows) == 1797
     assert len(set(rows)) == len({row.tobytes() for row in load_digits().data.astype(np.float32)})

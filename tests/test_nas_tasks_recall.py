@@ -101,7 +101,7 @@ def test_answers(name: str, length: int) -> None:
 def test_sequences_of_the_splits_have_the_length_of_the_size(name: str) -> None:
     task = recall(name)
     for split in ("valid", "test"):
-        batches = list(task.eval_batches(split))  # type: ignore[arg-type]
+        batches = list(task.eval_batches(split))
         assert sum(len(batch.x) for batch in batches) == task.scored
         for batch in batches:
             assert batch.x.shape[1] == task.recipe.sequence_length

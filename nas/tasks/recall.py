@@ -10,7 +10,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -115,9 +115,9 @@ class SelectiveCopying(RecallTask):
 class MultiQueryRecall(RecallTask):
     """The value of each key, asked for later: MQAR of Arora et al. 2023, "Zoology" (arXiv 2312.04927).
 
-    Pairs of a key and a value, an eighth of the sequence's length many and at most eight, then each key once, at the distances of that
-    paper: near ones are likelier, by a power law. Between them are blanks. The answer to a key is its value; no key
-    and no value is in two pairs.
+    Pairs of a key and a value, an eighth of the sequence's length many and at most eight, then each key once, at the
+    distances of that paper: near ones are likelier, by a power law. Between them are blanks. The answer to a key is
+    its value; no key and no value is in two pairs.
     """
 
     name = "mqar"
@@ -135,7 +135,7 @@ class MultiQueryRecall(RecallTask):
         x[:, 0 : 2 * pairs : 2] = keys
         x[:, 1 : 2 * pairs : 2] = self.keys + values
         gaps = (length - 2 * pairs + 1) // 2
-        near = np.arange(1, gaps + 1) ** (self.power - 1)
+        near = np.arange(1, gaps + 1, dtype=np.float64) ** (self.power - 1)
         places = 2 * pairs + 2 * _some(count, gaps, pairs, rng, near)
         y, mask = np.zeros_like(x), np.zeros(x.shape, dtype=np.bool_)
         np.put_along_axis(x, places, keys, axis=1)
@@ -194,7 +194,11 @@ def _at_the_end(tokens: Ints, length: int) -> tuple[Ints, Bools]:
 
 
 def _some(
-    count: int, among: int, wanted: int, rng: np.random.Generator, weights: NDArray[np.float64] | None = None
+    count: int,
+    among: int,
+    wanted: int,
+    rng: np.random.Generator,
+    weights: NDArray[np.floating[Any]] | None = None,
 ) -> Ints:
     """[count, wanted] different numbers below `among` in random order, drawn one after another by their weights.
 
