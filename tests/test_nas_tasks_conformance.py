@@ -216,10 +216,10 @@ def test_a_perfect_predictor_scores_nothing_wrong(name: str) -> None:
         assert float(measured) == pytest.approx(0.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_splits_share_no_sequence(name: str) -> None:
     task = load_task(name, size="search")
-    if task.embed and task.causal:
+    if task.causal:
         task = task.with_recipe(task.recipe.replace(sequence_length=4 * WINDOW))
     train = set().union(*(sequences(batch) for batch in train_batches(task, 200)))
     valid = set().union(*(sequences(batch) for batch in task.eval_batches("valid")))
