@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/security.md",
     "docs/listops.md",
     "docs/spaces.md",
+    "docs/tasks.md",
     "docs/importers.md",
     "docs/ensembles.md",
     "docs/export.md",

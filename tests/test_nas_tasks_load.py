@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nas.errors import TaskError
-from nas.tasks import Task, load_task
+from nas.tasks import Task, load_task, task_names
 
 OWN = """
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def test_a_class_in_a_module_of_the_working_folder(own: Path, monkeypatch: pytes
         ("txt", r"unknown task 'txt'; did you mean 'text'\?"),
         (
             "zzz",
-            r"unknown task 'zzz' \(tasks are text, words, parity, modular_arithmetic, listops, and your own",
+            rf"unknown task 'zzz' \(tasks are {', '.join(task_names())}, and your own",
         ),
         ("no_such_module:Mine", "module no_such_module could not be imported: ModuleNotFoundError"),
         ("no_such_file.py:Mine", r"task file no_such_file\.py does not exist"),

@@ -24,10 +24,11 @@ class Batch:
     """One step of training or evaluation.
 
     `x` [B, T] int64 tokens or [B, T, F] floats. `y` [B, T] int64 (a target at each step), or [B] (one target for a
-    sequence, read at its last step). `mask` [B, T] bool: which steps count (None: all). `lengths` [B] int64: how long
-    each sequence is (None: all T). `fresh` says that the sequences start here; otherwise they continue those of the
-    previous batch, row by row, and the model's state is carried over. `tree` [B, T - 1, 2] int64 is the parse of each
-    sequence for tree cells, as `nas.nn.TreeModule` takes it (None: there is none); it stays on the CPU.
+    sequence, read at its last step), or whatever the task's own `loss` takes. `mask` [B, T] bool: which steps count
+    (None: all). `lengths` [B] int64: how long each sequence is (None: all T). `fresh` says that the sequences start
+    here; otherwise they continue those of the previous batch, row by row, and the model's state is carried over.
+    `tree` [B, T - 1, 2] int64 is the parse of each sequence for tree cells, as `nas.nn.TreeModule` takes it (None:
+    there is none); it stays on the CPU.
     """
 
     x: Tensor
@@ -70,7 +71,7 @@ class Task(ABC):
     inputs: int
     """Size of the vocabulary if `embed`, else number of features F."""
     outputs: int
-    """Number of classes: the last dimension of the logits."""
+    """Number of classes, or of numbers forecast: the last dimension of the logits."""
     embed: bool
     vocabulary: tuple[str, ...] | None = None
     """What the tokens stand for, in the order of their numbers; None where they stand for themselves."""

@@ -6,7 +6,6 @@ up to 40, tested at lengths 41 to 100; after the string one extra symbol asks fo
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.errors import TaskError
-from nas.tasks.base import Batch, Split, Task
-from nas.tasks.table import TASKS
+from nas.tasks.base import Batch, Split
+from nas.tasks.made import MadeTask
 
 Ints = NDArray[np.int64]
 
@@ -28,7 +26,7 @@ CURRICULUM = 0.8
 _STREAMS = {"valid": 1, "test": 2}
 
 
-class FormalTask(Task):
+class FormalTask(MadeTask):
     """What the formal languages share: lengths, one-hot batches and splits.
 
     Validation has the lengths of the longer half of training, an equal number of strings for each. They come from a
@@ -41,30 +39,12 @@ class FormalTask(Task):
     odd_only: ClassVar[bool] = False
 
     def __init__(self, data: str | None = None, size: str = "search") -> None:
-        if data is not None:
-            raise TaskError(f"task {self.name} makes its own data and takes none, got {data}")
-        info = TASKS[self.name]
-        row = info.sizes[size]
-        assert info.trivial_score is not None
-        self.version, self.metric, self.best_known = info.version, info.metric, info.best_known
-        self.size, self.recipe, self.params = size, row.recipe, row.params
-        self.trained = row.recipe.sequence_length
-        self.scored = row.scored
+        super().__init__(data, size)
         self.inputs = self.symbols + 1
-        self.trivial_score = info.trivial_score
-        self.trivial_loss = float(np.log(self.outputs))
 
     @abstractmethod
     def strings(self, lengths: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """Random strings [n, max(lengths)] of symbol numbers, anything beyond each length, and their answers [n]."""
-
-    @property
-    def data_digest(self) -> str:
-        """SHA-256 of the version and of the validation strings."""
-        digest = hashlib.sha256(f"{self.name} {self.version} {self.size}".encode())
-        for batch in self.eval_batches("valid"):
-            digest.update(batch.x.numpy().astype(np.uint8).tobytes())
-        return digest.hexdigest()
 
     def train_batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Strings of one length per batch, drawn uniformly from 1 to a bound.

@@ -5,7 +5,6 @@ N. Nangia and S. Bowman, "ListOps: A diagnostic dataset for latent tree learning
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.errors import TaskError
-from nas.tasks.base import Batch, Split, Task
-from nas.tasks.table import TASKS
+from nas.tasks.base import Batch, Split
+from nas.tasks.made import MadeTask
 
 Ints = NDArray[np.int64]
 Merge = tuple[int, int]
@@ -48,7 +46,7 @@ _PARTS = 10
 _HELD_OUT = {"valid": 8, "test": 9}
 
 
-class ListOps(Task):
+class ListOps(MadeTask):
     """The value of `[MAX 2 9 [MIN 4 7 ] 0 ]`, ten classes, from the tokens `[MAX`, `2`, ... `]`.
 
     Expressions are those of Nangia and Bowman (2 to 5 arguments, each a list with probability 1/4), of at most four
@@ -63,27 +61,6 @@ class ListOps(Task):
     inputs = len(TOKENS)
     outputs = 10
     vocabulary = TOKENS
-
-    def __init__(self, data: str | None = None, size: str = "search") -> None:
-        if data is not None:
-            raise TaskError(f"task {self.name} makes its own data and takes none, got {data}")
-        info = TASKS[self.name]
-        row = info.sizes[size]
-        assert info.trivial_score is not None
-        self.version, self.metric, self.best_known = info.version, info.metric, info.best_known
-        self.size, self.recipe, self.params = size, row.recipe, row.params
-        self.trained = row.recipe.sequence_length
-        self.scored = row.scored
-        self.trivial_score = info.trivial_score
-        self.trivial_loss = float(np.log(self.outputs))
-
-    @property
-    def data_digest(self) -> str:
-        """SHA-256 of the version and of the validation expressions."""
-        digest = hashlib.sha256(f"{self.name} {self.version} {self.size}".encode())
-        for batch in self.eval_batches("valid"):
-            digest.update(batch.x.numpy().astype(np.uint8).tobytes())
-        return digest.hexdigest()
 
     def train_batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Expressions of one length per batch, from 4 to a bound.

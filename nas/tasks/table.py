@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from nas.tasks.columns import load_series
 from nas.tasks.corpus import Unit, load_corpus
 from nas.tasks.recipe import Recipe
 
@@ -37,7 +38,7 @@ class TaskInfo:
     what: str
     metric: str
     trivial_score: float | None
-    """None: it depends on the text."""
+    """None: it depends on the data."""
     best_known: str
     where: str
     sizes: Mapping[str, TaskSize]
@@ -86,10 +87,12 @@ def task_table() -> tuple[TaskRow, ...]:
 
 
 def trivial_score(info: TaskInfo) -> float:
-    """The trivial score at size "search", on the default text for a task on text."""
+    """The trivial score at size "search", on the default text or series for a task that takes data."""
     if info.trivial_score is not None:
         return info.trivial_score
     size = info.sizes["search"]
+    if info.name not in UNITS:
+        return load_series(None, size.recipe.sequence_length).trivial_score(size.scored)
     corpus = load_corpus(None, UNITS[info.name], size.vocabulary, needed=0)
     return corpus.unigram_score(size.scored)
 
@@ -227,6 +230,90 @@ _ROWS = (
             "smoke": TaskSize(Recipe(20, 16, 12, lr=3e-3), params=10_000, scored=8),
             "search": TaskSize(Recipe(900, 64, 20, lr=5e-3), params=75_000, scored=32),
             "full": TaskSize(Recipe(20_000, 128, 50, lr=1e-3), params=300_000, scored=64),
+        },
+    ),
+    TaskInfo(
+        name="mqar",
+        version=1,
+        what="the value of each key, asked for after all pairs of key and value (multi-query associative recall)",
+        metric="error rate",
+        trivial_score=0.875,
+        best_known="0.0 (attention, Arora et al. 2023, Zoology, on longer sequences)",
+        where="nas.tasks.recall:MultiQueryRecall",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 16, lr=3e-3), params=10_000, scored=64),
+            "search": TaskSize(Recipe(900, 64, 24, lr=5e-3), params=20_000, scored=1_024),
+            "full": TaskSize(Recipe(20_000, 128, 64, lr=1e-3), params=300_000, scored=4_096),
+        },
+    ),
+    TaskInfo(
+        name="selective_copying",
+        version=1,
+        what="the tokens that were scattered among blanks, in order, one of 8 each",
+        metric="error rate",
+        trivial_score=0.875,
+        best_known="0.002 (Mamba, Gu and Dao 2023, on sequences of 4096 steps)",
+        where="nas.tasks.recall:SelectiveCopying",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 16, lr=3e-3), params=10_000, scored=64),
+            "search": TaskSize(Recipe(600, 64, 48, lr=5e-3), params=20_000, scored=1_024),
+            "full": TaskSize(Recipe(20_000, 128, 256, lr=1e-3), params=300_000, scored=4_096),
+        },
+    ),
+    TaskInfo(
+        name="copying",
+        version=1,
+        what="the first tokens once more after a long wait, one of 8 each (copy memory)",
+        metric="error rate",
+        trivial_score=0.875,
+        best_known="0.0 (unitary RNN, Arjovsky et al. 2016, after waits of up to 500 steps)",
+        where="nas.tasks.recall:Copying",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 15, lr=3e-3), params=10_000, scored=64),
+            "search": TaskSize(Recipe(700, 64, 30, lr=5e-3), params=20_000, scored=1_024),
+            "full": TaskSize(Recipe(20_000, 128, 200, lr=1e-3), params=300_000, scored=4_096),
+        },
+    ),
+    TaskInfo(
+        name="fuzzy_recall",
+        version=1,
+        what="the value of each key, asked for after all pairs; keys and values are of 1 or 2 tokens",
+        metric="error rate",
+        trivial_score=0.75,
+        best_known="0.643 (DeltaNet, mean over the settings of MAD, which are harder: Yang et al. 2024)",
+        where="nas.tasks.recall:FuzzyRecall",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 16, lr=3e-3), params=10_000, scored=64),
+            "search": TaskSize(Recipe(700, 64, 36, lr=5e-3), params=20_000, scored=1_024),
+            "full": TaskSize(Recipe(20_000, 128, 64, lr=1e-3), params=300_000, scored=4_096),
+        },
+    ),
+    TaskInfo(
+        name="digits",
+        version=1,
+        what="which of 10 digits a picture of 8 by 8 pixels shows, pixel by pixel (scikit-learn's digits)",
+        metric="error rate",
+        trivial_score=0.9,
+        best_known="0.010 (the nearest picture of the training part, on test data; measured here)",
+        where="nas.tasks.digits:Digits",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 64, lr=3e-3), params=10_000, scored=5),
+            "search": TaskSize(Recipe(300, 64, 64, lr=5e-3), params=20_000, scored=40),
+            "full": TaskSize(Recipe(10_000, 128, 64, lr=1e-3), params=300_000, scored=40),
+        },
+    ),
+    TaskInfo(
+        name="series",
+        version=1,
+        what="the next values of a time series; --data FILE (CSV, .npy, .npz), by default that of Mackey and Glass",
+        metric="squared error",
+        trivial_score=None,
+        best_known="it depends on the series; 1 is the error of the last value in training",
+        where="nas.tasks.series:Series",
+        sizes={
+            "smoke": TaskSize(Recipe(20, 16, 16, lr=3e-3), params=5_000, scored=100),
+            "search": TaskSize(Recipe(500, 32, 32, lr=5e-3), params=20_000, scored=10_000),
+            "full": TaskSize(Recipe(5_000, 64, 128, lr=1e-3), params=300_000, scored=1 << 30),
         },
     ),
 )

@@ -208,7 +208,7 @@ def _sees_ahead(model: nn.Module, task: Task) -> bool:
     """Whether an answer changes with a later step: such a cell (attention without a mask) would only copy."""
     x = next(iter(task.eval_batches("valid"))).x[:1, :8].to(_device_of(model))
     other = x.clone()
-    other[:, -1] = (x[:, -1] + 1) % task.inputs
+    other[:, -1] = (x[:, -1] + 1) % task.inputs if task.embed else x[:, -1] + 1
     model.eval()
     with torch.no_grad():
         logits, _ = model(torch.cat([x, other]))
