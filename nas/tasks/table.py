@@ -242,7 +242,7 @@ _ROWS = (
         where="nas.tasks.recall:MultiQueryRecall",
         sizes={
             "smoke": TaskSize(Recipe(20, 16, 16, lr=3e-3), params=10_000, scored=64),
-            "search": TaskSize(Recipe(900, 64, 24, lr=5e-3), params=20_000, scored=1_024),
+            "search": TaskSize(Recipe(1500, 64, 16, lr=1e-2), params=20_000, scored=1_024),
             "full": TaskSize(Recipe(20_000, 128, 64, lr=1e-3), params=300_000, scored=4_096),
         },
     ),
