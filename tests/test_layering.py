@@ -39,7 +39,12 @@ LEFT = {
 # Libraries that only these files or packages (a trailing slash) may import.
 HOMES = {
     "lark": ("grammar/parser.py", "search_spaces/reader.py"),
-    "ray": ("nas/campaign/workers.py", "nas/searchers/tune.py", "nas/serving/cluster.py"),
+    "ray": (
+        "nas/campaign/workers.py",
+        "nas/searchers/trainable.py",
+        "nas/searchers/tune.py",
+        "nas/serving/cluster.py",
+    ),
     "uvicorn": ("nas/serving/cluster.py",),
     "triton": ("nas/backends/triton/",),
     "optuna": ("nas/reports/dashboard.py", "nas/searchers/recipes.py"),

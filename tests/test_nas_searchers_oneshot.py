@@ -250,6 +250,49 @@ def test_supernets_that_give_nothing_are_followed_by_as_many_samples(status: str
     assert [proposal.operator for proposal in log.proposals[3:]] == ["sample"] * 3 + ["supernet"]
 
 
+@pytest.mark.parametrize("around", ["best", "space"])
+def test_supernets_that_fail_and_that_give_nothing_in_turn_come_to_an_end(around: str) -> None:
+    small = read_space(
+        "space small { limits size <= 12 state vec out -> $new | lin($vec) vec -> tanh(lin(x, $vec)) | $vec + vec }"
+    )
+    searcher = make_searcher("oneshot", small, {"samples": 2, "depth": 2, "around": around})
+    log = Drive(searcher)
+    log.go_on(2 if around == "best" else 0)
+    for number in range(4):  # failed, dry, failed, dry
+        proposal = asked(searcher, number)
+        assert proposal is not None
+        assert proposal.supernet is not None
+        searcher.entered(proposal, 9 + number)
+        outcome = ended(proposal, 9 + number, "oom")
+        searcher.tell(replace(outcome, status="supernet") if number % 2 else outcome)
+    after = asked(searcher, 9)
+    assert after is not None
+    assert after.operator == "sample"
+
+
+def test_what_computes_the_same_as_a_centre_is_no_other_centre() -> None:
+    first, twin, last = (RULES.sample(np.random.default_rng(n)) for n in (1, 2, 3))
+    assert isinstance(RULES, GrammarSpace)
+    source = Best(RULES, samples=2, seeds=None, centres=2, changes=3, share=0.125)
+    source.cell(Observation(first, first.digest, 1.0, "ok", 0))
+    source.cell(Observation(twin, twin.digest, 1.0, "ok", 0, duplicate=True))
+    assert source.next(np.random.default_rng(0)) is None  # one score, not two
+    source.cell(Observation(last, last.digest, 2.0, "ok", 1))
+    centres = set()
+    for _ in range(4):
+        found = source.next(np.random.default_rng(0))
+        assert found is not None
+        centres.add(found[2])
+        source.entered(Proposal(found[1], "supernet", found[2]))
+    assert centres == {(first.digest,), (last.digest,)}
+
+
+def test_an_unknown_option_is_told_all_there_are() -> None:
+    said = "oneshot: no option 'sample'; did you mean 'samples'.* \\(options are supernets, around, samples, .*, backend\\)"
+    with pytest.raises(SearchError, match=said):
+        make_searcher("oneshot", RULES, {"sample": 4})
+
+
 def test_around_cells_a_small_space_is_searched_to_its_end() -> None:
     tiny = read_space(
         "space tiny { limits size <= 4 state vec out -> $new\n"

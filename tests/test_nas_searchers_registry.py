@@ -92,6 +92,8 @@ def test_a_users_own_class_by_module_and_class() -> None:
         ("guided", {"zoo": "perhaps"}, "zoo must be yes or no, got 'perhaps'"),
         ("guided", {"recipe": 3}, "features and recipe are names with commas between them, got 3"),
         ("guided", {"recipe": "lrr"}, "fields of a recipe to search are lr, .*; received 'lrr'"),
+        ("halving", {"proposer": 3}, "a method is a name; received 3"),
+        ("nsga2", {"objectives": [1, 2]}, "there is no objective '1'"),
         ("no_such_module:Thing", {}, "module no_such_module could not be imported"),
         ("nas.errors:NasError", {}, "is not a subclass of nas.searchers.Searcher"),
         ("test_nas_searchers_registry:Unfinished", {}, "does not define ask, tell"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,22 @@ def test_the_best_of_an_earlier_run(tmp_path: Path) -> None:
     found = read_seeds(tmp_path, GATED)
     assert [c.digest for c in found] == digests("lstm", "elman", "gru")  # mlstm is no member
     assert MOST == 20
+
+
+def test_a_runs_supernets_are_no_seeds_and_what_was_trained_less_comes_last(tmp_path: Path) -> None:
+    asked = [("lstm", {"supernet": {"seed": 1}}), ("gru", {"until": 9}), ("mgu", {}), ("elman", {"until": 3})]
+    lines: list[object] = [["no event"]]
+    for trial, (name, how) in enumerate(asked):
+        lines.append({"event": "ask", "trial": trial, "text": zoo(name).one_line, **how})
+        lines.append({"event": "finish", "trial": trial, "score": float(trial)})
+    (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [c.digest for c in read_seeds(tmp_path, GATED)] == digests("mgu", "gru", "elman")
+
+
+@pytest.mark.parametrize("seeds", [5, True, ["zoo:lstm", 3]])
+def test_what_cannot_be_seeds_is_said(seeds: Any) -> None:
+    with pytest.raises(SearchError, match="seeds are zoo, a file, a run folder or a list of texts of cells; received"):
+        read_seeds(seeds, GATED)
 
 
 @pytest.mark.parametrize(

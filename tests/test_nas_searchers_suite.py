@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from searcher_suite import LISTED, OPTIONS, RECIPE, Drive, ToySpace, drive, replay, suite_searcher, way
 
-from nas.searchers import searcher_names
+from nas.searchers import make_searcher, searcher_names
+from search_spaces import read_space
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ToySpace()
@@ -125,3 +126,24 @@ def test_ends_on_an_exhausted_space(name: str) -> None:
     size = len(LISTED) if name == "list" else space.size  # which asks nothing of the space
     assert len({proposal.cell.digest for proposal in proposals}) == size
     assert len(proposals) < 50 * space.size
+
+
+@EVERY
+def test_ends_where_no_cell_has_another_near_it(name: str) -> None:
+    one = "space one { limits size <= 4 require x, states state vec out -> $new vec -> tanh(lin(x, $vec)) }"
+    space = read_space(one)
+    made = {**OPTIONS[name], **({"samples": 1} if name in ("evolution", "reinforce", "oneshot") else {})}
+    searcher = make_searcher(name, space, made)
+    searcher.begin(RECIPE.to_dict())
+    log = Drive(searcher)
+    assert not log.go_on(60)
+    assert len({proposal.cell.digest for proposal in log.proposals}) == (len(LISTED) if name == "list" else 1)
+
+
+@pytest.mark.parametrize("name", ["random", "list"])
+def test_what_learns_nothing_proposes_the_same_with_any_number_of_workers(name: str) -> None:
+    logs = [Drive(suite_searcher(name, SPACE), workers=workers) for workers in (1, 4)]
+    for log in logs:
+        log.go_on(60)
+    first, other = ([proposal.cell.digest for proposal in log.proposals[:25]] for log in logs)
+    assert first == other

@@ -10,6 +10,7 @@ import pytest
 from grammar import parse, zoo
 from nas.errors import SearchError
 from nas.searchers.tune import TuneSearcher, trainable
+from nas.training import TrialResult
 
 TINY = """space tiny {
   limits size <= 4
@@ -81,7 +82,11 @@ def test_a_restored_searcher_knows_what_is_under_way(tmp_path: Path) -> None:
         ({"score": 2.0, "final": True}, False, "ok", 2.0),
         ({"score": 2.0, "final": False}, False, "hopeless", None),
         ({"score": float("nan")}, False, "diverged", None),
+        ({"score": float("nan"), "status": "invalid"}, False, "invalid", None),
+        ({"score": float("nan"), "status": "odd"}, False, "diverged", None),
+        ({"score": 2.0, "status": "diverged"}, False, "ok", 2.0),
         ({}, False, "diverged", None),
+        (None, False, "hopeless", None),  # a scheduler stopped what it had paused
         (None, True, "infrastructure", None),
         ({"score": 2.0}, True, "infrastructure", None),
     ],
@@ -121,10 +126,50 @@ def test_ends_when_the_space_is_exhausted(tmp_path: Path) -> None:
     assert searcher.suggest("last") == TuneSearcher.FINISHED
 
 
-def test_supernets_are_refused() -> None:
-    searcher = TuneSearcher("darts_rnn", "oneshot", metric="score", mode="min")
-    with pytest.raises(SearchError, match="oneshot trains supernets; Tune is given cells alone"):
+@pytest.mark.parametrize(
+    ("space", "method", "options", "said"),
+    [
+        ("darts_rnn", "oneshot", {}, "oneshot trains supernets; Tune is given cells alone"),
+        ("gated", "supernet", {}, "supernet trains supernets"),  # not only after its first samples
+        ("gated", "halving", {}, "halving trains in rungs; Tune's schedulers do that"),
+        ("gated", "guided", {"recipe": "lr"}, r"guided is to search the recipe: .* TuneSearcher\(recipe=...\)"),
+    ],
+)
+def test_what_tune_does_not_give_is_refused_before_the_first_trial(
+    space: str, method: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SearchError, match=said):
+        TuneSearcher(space, method, options, metric="score", mode="min")
+
+
+@pytest.mark.parametrize("metric", [None, ["score", "flops"]])
+def test_without_one_metric_nothing_is_suggested(metric: Any) -> None:
+    searcher = TuneSearcher("gated", "random")
+    searcher.set_search_properties(metric, "min", {})
+    with pytest.raises(SearchError, match=r'one metric is needed, TuneConfig\(metric="score", mode="min"\); got'):
         searcher.suggest("a")
+
+
+def test_the_recipe_is_searched_around_that_of_the_task() -> None:
+    searcher = TuneSearcher(
+        "gated", "guided", {"recipe": "lr", "features": "statistics"}, recipe={"lr": 0.01}, metric="s", mode="min"
+    )
+    assert 0.001 < searcher.suggest("a")["lr"] < 0.1
+
+
+@pytest.mark.parametrize("status", ["diverged", "ok"])
+def test_a_training_that_fails_says_how_and_raises_nothing(status: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = 0.5 if status == "ok" else None
+    ending = TrialResult(status, score, curve=((3, 0.75),), steps=3, message="loss is inf")
+    monkeypatch.setattr("nas.searchers.trainable.train", lambda spec, on_progress: ending)
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", reports.append)
+    searcher = made()
+    trainable("parity", size="smoke")(searcher.suggest("a"))
+    searcher.on_trial_complete("a", reports[-1])
+    (told,) = [event for event in searcher.get_state()["log"] if "told" in event]
+    assert told == {"told": "a", "score": score, "status": status, "steps": 3}
+    assert reports[-1]["final"]
 
 
 def test_objectives_that_nobody_reports_are_refused() -> None:
@@ -139,6 +184,10 @@ def test_cells_trained_elsewhere_count() -> None:
     assert len(searcher.get_state()["log"]) == 4
     searcher.suggest("a")
     assert searcher.get_state()["log"][-1]["parents"][0] in {zoo("lstm").digest, zoo("gru").digest}
+    searcher.add_evaluated_point({"cell": zoo("mgu").one_line}, 1.0, pruned=True)
+    assert searcher.get_state()["log"][-1]["status"] == "hopeless"
+    with pytest.raises(SearchError, match="cell mlstm .* is not a member of the space gated"):
+        searcher.add_evaluated_point({"cell": zoo("mlstm").one_line}, 1.0)
 
 
 def test_a_seed_file_is_not_needed_again(tmp_path: Path) -> None:
@@ -153,6 +202,10 @@ def test_a_seed_file_is_not_needed_again(tmp_path: Path) -> None:
 def test_no_state_is_said(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="is no state of a searcher"):
         made().restore(str(tmp_path / "nothing"))
+    for number, content in enumerate(("[]", '{"schema": 1}', "{")):
+        (tmp_path / f"{number}").write_text(content)
+        with pytest.raises(SearchError, match="is no state of a searcher"):
+            made().restore(str(tmp_path / f"{number}"))
     with pytest.raises(SearchError, match="has schema 1 here; received 7"):
         made().set_state({"schema": 7})
 

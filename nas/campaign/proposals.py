@@ -25,6 +25,7 @@ def enter(
     The fingerprint costs milliseconds more than the digest and is asked for only where that is not known. Raises
     SearchError for a proposal that makes no sense: the searcher is wrong then.
     """
+    _check(run, proposal)
     cell = proposal.cell
     if proposal.supernet is not None:
         return "ask", {
@@ -90,6 +91,17 @@ def _examine(
         return "refuse", {**fields, "violates": violated, "metrics": metrics}
     about = {"fingerprint": mark, "lints": lints, "metrics": metrics, "canonical": canonical.one_line}
     return "ask", {**fields, **about, "trial": len(run.trials)}
+
+
+def _check(run: Run, proposal: object) -> None:
+    """Raise SearchError for what a searcher of a user's own may give in place of a proposal."""
+    name = run.config.method
+    if not isinstance(proposal, Proposal):
+        raise SearchError(f"method {name} proposed a {type(proposal).__name__}; `ask` gives a Proposal or None")
+    if not isinstance(proposal.cell, Cell):
+        raise SearchError(f"method {name} proposed a {type(proposal.cell).__name__} for a cell; parse it first")
+    if isinstance(proposal.parents, str) or not all(isinstance(parent, str) for parent in proposal.parents):
+        raise SearchError(f"method {name} proposed parents that are no digests: {proposal.parents!r}")
 
 
 def _training(run: Run, proposal: Proposal) -> tuple[int | None, dict[str, Any] | None]:

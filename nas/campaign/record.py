@@ -73,6 +73,7 @@ class Run:
         self._by_digest: dict[str, TrialRecord] = {}
         self._by_fingerprint: dict[str, TrialRecord] = {}
         self._refused: dict[str, Mapping[str, Any]] = {}
+        self._over = 0  # trials in a row that were refused for what was measured
         self._superseded: set[int] = set()
         self._front: list[TrialRecord] | None = None
         self._trainings: dict[str, Retraining] = {}
@@ -339,7 +340,8 @@ class Run:
         )
         self.trials.append(trial)
         self.asks = event["ask"] + 1
-        self.duplicates_in_a_row = self.refused_in_a_row = 0
+        self.duplicates_in_a_row = 0
+        self.refused_in_a_row = self._over  # that it is a trial does not say yet that it is trained
         if trial.supernet is not None:
             return  # it answers for no cell
         self._by_digest[variant(trial.digest, trial.until, trial.recipe)] = trial
@@ -372,18 +374,19 @@ class Run:
         if trial.supernet is not None:
             trial.score, trial.found, trial.passed = None, tuple(event["found"]), event.get("passed", 0)
         self._supersede(trial)
-        self.duplicates_in_a_row = self.refused_in_a_row = 0
+        self.duplicates_in_a_row = self.refused_in_a_row = self._over = 0
 
     def _on_fail(self, event: Event) -> None:
         trial = self.trials[event["trial"]]
         fail(trial, event)
         self.duplicates_in_a_row = 0
         if trial.status == "constraint":
+            self._over += 1
             self.refused_in_a_row += 1
             return
         if trial.status not in (*OPEN, *_PASSING):
             self._supersede(trial)
-        self.refused_in_a_row = 0
+        self.refused_in_a_row = self._over = 0
 
     def _supersede(self, trial: TrialRecord) -> None:
         if trial.continues is not None:

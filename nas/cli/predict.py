@@ -400,6 +400,8 @@ def _of_run(folder: Path) -> tuple[list[tuple[Cell, float]], tuple[str, str, str
     run = open_run(folder)
     pairs = []
     for trial in run.trials:
+        if trial.supernet is not None:
+            continue  # that it diverged says nothing of the cell that it is around
         if trial.until is not None and trial.status == "ok":
             continue  # a score after fewer steps is no answer to the same question
         if trial.status == "ok" and trial.score is not None:

@@ -34,8 +34,8 @@ def write_study(run: Run, file: str | Path) -> tuple[str, int]:
     """Add what of a run has ended to its study in `file`; the study's name, and how many trials are new.
 
     A study has the name of the folder that the run had when it was first written. The file is made if need be, and may
-    hold other studies. Written again, it gets the trials that ended since. A trial that failed is one of state FAIL;
-    duplicates and supernets are none. Raises RunError if the study of that name is of another run, if the run's trials
+    hold other studies. Written again, it gets the trials that ended since. A trial that failed is one of state FAIL,
+    one that was trained less far than the recipe PRUNED; duplicates and supernets are none. Raises RunError if the study of that name is of another run, if the run's trials
     are not those of its study (a copy of the folder went another way), or if the file is no journal of Optuna.
     """
     _check(Path(file))
@@ -110,6 +110,13 @@ def _add(run: Run, study: optuna.Study) -> int:
     return len(new)
 
 
+def _state(trial: TrialRecord) -> TrialState:
+    """A score after fewer steps than the recipe has is no answer to the same question: Optuna calls that pruned."""
+    if trial.score is None:
+        return TrialState.FAIL
+    return TrialState.COMPLETE if trial.until is None else TrialState.PRUNED
+
+
 def _frozen(run: Run, trial: TrialRecord) -> FrozenTrial:
     """The trial as Optuna has it. Its times are those of an undisturbed run from the same start."""
     ended = datetime.fromtimestamp(float(run.first["t"])) + timedelta(seconds=trial.ended or 0.0)
@@ -122,6 +129,8 @@ def _frozen(run: Run, trial: TrialRecord) -> FrozenTrial:
         "operator": trial.operator,
         "parents": list(trial.parents),
         "seconds": round(trial.seconds, 3),
+        "steps": trial.steps,
+        "recipe": dict(trial.recipe or {}),
         "message": trial.message,
     }
     values = {
@@ -133,7 +142,7 @@ def _frozen(run: Run, trial: TrialRecord) -> FrozenTrial:
     return FrozenTrial(
         number=-1,  # given by the study
         trial_id=-1,
-        state=TrialState.FAIL if trial.score is None else TrialState.COMPLETE,
+        state=_state(trial),
         value=trial.score,
         datetime_start=ended - timedelta(seconds=trial.wall),
         datetime_complete=ended,

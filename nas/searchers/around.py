@@ -16,9 +16,9 @@ from nas.searchers.seeding import Seeds, read_seeds
 from search_spaces import GrammarSpace, Relaxed, SpaceError, unroll
 
 DRY = 2
-"""Supernets in a row that gave nothing new, after which the space is sampled."""
+"""Supernets that gave nothing new, with none between them that did, after which the space is sampled."""
 FAILED = 3
-"""Supernets in a row that failed, after which the space is sampled too."""
+"""Supernets that failed, likewise, after which the space is sampled too."""
 TRIES = 200
 
 Source = tuple[Sketch, Cell, tuple[str, ...]]
@@ -27,6 +27,9 @@ Source = tuple[Sketch, Cell, tuple[str, ...]]
 
 class Sources(ABC):
     """The sketches that supernets are trained of, one after the other."""
+
+    def __init__(self) -> None:
+        self._dry = self._failed = 0
 
     @abstractmethod
     def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
@@ -46,15 +49,26 @@ class Sources(ABC):
     def cell(self, observation: Observation) -> None:  # noqa: B027 (likewise)
         """Take in what came of a cell."""
 
-    @abstractmethod
     def supernet(self, new: int | None) -> None:
         """Take in how many new cells a supernet gave, None if it failed."""
+        if new:
+            self._dry = self._failed = 0
+        elif new is None:
+            self._failed += 1
+        else:
+            self._dry += 1
+
+    @property
+    def barren(self) -> bool:
+        """Whether supernets gave nothing for so long that the space is to be sampled."""
+        return self._dry >= DRY or self._failed >= FAILED
 
 
 class Whole(Sources):
     """The sketches of a space in turn, or those that its rules unroll to. If they give nothing it is sampled."""
 
     def __init__(self, sketches: Sequence[Sketch], lift: bool) -> None:
+        super().__init__()
         self.sketches = tuple(sketches)
         try:
             mixtures = [Relaxed(sketch, lift) for sketch in self.sketches]
@@ -62,7 +76,7 @@ class Whole(Sources):
             raise SearchError(f"oneshot: {error}") from None
         # It stands for all the cells of the sketch: the record shows it, and the width is matched to it.
         self._typical = [m.derived(m.template.complete({}, np.random.default_rng(0))) for m in mixtures]
-        self._entered = self._dry = self._failed = 0
+        self._entered = 0
 
     @classmethod
     def of(cls, space: object, depth: int, lift: bool) -> Whole:
@@ -83,7 +97,7 @@ class Whole(Sources):
 
     def next(self, rng: np.random.Generator) -> Source | None:
         """The next sketch, until supernets failed or gave nothing new."""
-        if self._dry >= DRY or self._failed >= FAILED:
+        if self.barren:
             return None
         which = self._entered % len(self.sketches)
         return self.sketches[which], self._typical[which], ()
@@ -95,12 +109,6 @@ class Whole(Sources):
     def entered(self, proposal: Proposal) -> None:
         """Go on to the next."""
         self._entered += 1
-
-    def supernet(self, new: int | None) -> None:
-        """Count what gave nothing."""
-        self._failed = self._failed + 1 if new is None else 0
-        if new is not None:
-            self._dry = 0 if new else self._dry + 1
 
 
 class Best(Sources):
@@ -119,13 +127,13 @@ class Best(Sources):
             raise SearchError(
                 f"oneshot: space {space.name} is over trees: only cells over time have neighbourhoods in sketches"
             )
+        super().__init__()
         self.space, self.samples, self.centres = space, samples, centres
         self.changes, self.share = changes, share
         self.seeds = read_seeds(seeds, space)
         self._scores: dict[str, tuple[float, str, Cell]] = {}
         self._used: Counter[str] = Counter()
         self._wanted = samples
-        self._dry = self._failed = 0
 
     def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
         """A seed; a sample, until there are enough scores."""
@@ -162,15 +170,14 @@ class Best(Sources):
         self._used.update(proposal.parents[:1])
 
     def cell(self, observation: Observation) -> None:
-        """Remember the score."""
-        if observation.score is not None:
+        """Remember the score. What computes the same as an earlier cell is no other centre, and no other score."""
+        if observation.score is not None and not observation.duplicate:
             known = (observation.score, observation.digest, observation.cell)
             self._scores.setdefault(observation.digest, known)
 
     def supernet(self, new: int | None) -> None:
-        """Have the space sampled after several that gave nothing."""
-        self._failed = self._failed + 1 if new is None else 0
-        self._dry = self._dry + 1 if new == 0 else 0
-        if self._dry >= DRY or self._failed >= FAILED:
+        """Have the space sampled for a while after several that gave nothing."""
+        super().supernet(new)
+        if self.barren:
             self._wanted = len(self._scores) + self.samples
             self._dry = self._failed = 0

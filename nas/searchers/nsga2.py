@@ -55,7 +55,7 @@ class NSGA2(Searcher):
     ) -> None:
         super().__init__(space)
         names = objectives.split(",") if isinstance(objectives, str) else objectives
-        self.objectives = tuple(name.strip() for name in names)
+        self.objectives = tuple(str(name).strip() for name in names)
         wrong = [name for name in self.objectives if name not in OBJECTIVES]
         if wrong:
             raise SearchError(f"nsga2: there is no objective {wrong[0]!r}; there are {', '.join(OBJECTIVES)}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from grammar import Sketch, parse
+from grammar import Sketch, parse, suggest
 from nas.errors import SearchError
 from nas.searchers.around import TRIES, Best, Sources, Whole
 from nas.searchers.base import Observation, Proposal, Searcher, SpaceLike
@@ -59,6 +61,7 @@ class OneShot(Searcher):
         **options: Any,
     ) -> None:
         super().__init__(space)
+        _check_names(options)
         if supernets is not None:
             check_whole("oneshot", 1, supernets=supernets)
         check_whole("oneshot", 1, samples=samples, centres=centres, changes=changes)
@@ -166,3 +169,13 @@ class OneShot(Searcher):
             drawn += not selected
             new += 1
         return new
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    """Raise SearchError for an option that neither the searcher nor its supernets have, naming all that there are."""
+    own = [p.name for p in inspect.signature(OneShot).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    names = [*own, *(field.name for field in dataclasses.fields(SupernetOptions))]
+    for option in options:
+        if option not in names:
+            hint = suggest(option, names)
+            raise SearchError(f"oneshot: no option {option!r}{hint} (options are {', '.join(names)})")

@@ -50,7 +50,8 @@ def make_searcher(name: str, space: SpaceLike, options: Mapping[str, Any] | None
     `name` is one of `searcher_names()` or of `SYNONYMS`, or names a subclass of `Searcher` as `module:Class`: that code
     is run. Raises SearchError for an unknown name and for options that the searcher does not have or cannot take.
     """
-    cls, given = _find(name), _with_synonym(name, options or {})
+    cls = _find(name)
+    given = _with_synonym(name, options or {})
     known = list(inspect.signature(cls).parameters.values())[1:]
     open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known)
     names = [p.name for p in known if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
@@ -84,6 +85,8 @@ def _with_synonym(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find(name: str) -> type[Searcher]:
+    if not isinstance(name, str):  # such as a proposer of another searcher
+        raise SearchError(f"a method is a name; received {name!r}")
     meant, _ = SYNONYMS.get(name, (name, {}))
     where = SEARCHERS.get(meant, meant)
     module_name, colon, class_name = where.partition(":")

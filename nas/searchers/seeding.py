@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]
             cells = [cell for cell in _of_run(Path(where) / JOURNAL) if _member(cell, space)][:MOST]
         else:
             cells = [_parsed(text, where) for text in _of_file(Path(where))]
+    elif not isinstance(seeds, Sequence) or not all(isinstance(text, str) for text in seeds):
+        raise SearchError(f"seeds are zoo, a file, a run folder or a list of texts of cells; received {seeds!r}")
     else:
         where = "the list"
         cells = [_parsed(text, where) for text in seeds]
@@ -82,18 +85,22 @@ def _of_file(path: Path) -> list[str]:
 
 
 def _of_run(path: Path) -> Iterator[Cell]:
-    """The cells of a run's trials that have a score, the best first. A torn last line counts for nothing."""
-    texts: dict[int, str] = {}
-    scores: list[tuple[float, int]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The cells of a run's trials that have a score, the best first; of those trained less far the scores count less.
+
+    A supernet is no cell: its score is that of another one, with shared weights. A torn last line counts for nothing.
+    """
+    asked: dict[int, dict[str, Any]] = {}
+    scores: list[tuple[float, float, int]] = []
+    for line in path.read_bytes().splitlines():
         try:
-            event: dict[str, Any] = json.loads(line)
+            event = json.loads(line)
         except ValueError:
             continue
-        if event.get("event") == "ask":
-            texts[event["trial"]] = event["text"]
-        elif event.get("event") == "finish" and event.get("score") is not None:
-            scores.append((event["score"], event["trial"]))
-    for _, trial in sorted(scores):
-        if trial in texts:
-            yield parse(texts[trial])
+        kind = event.get("event") if isinstance(event, dict) else None
+        if kind == "ask" and not event.get("supernet"):
+            asked[event["trial"]] = event
+        elif kind == "finish" and event.get("score") is not None and event["trial"] in asked:
+            until = asked[event["trial"]].get("until")
+            scores.append((-math.inf if until is None else -until, event["score"], event["trial"]))
+    for *_, trial in sorted(scores):
+        yield _parsed(asked[trial]["text"], str(path.parent))

@@ -7,6 +7,8 @@ For those who have Tune and its schedulers; `recell search` does not need it. Wh
   leave a reused slot idle for good.
 - `on_trial_complete` is called for a trial that a scheduler stopped, too. A result with `"final": False` is such a
   one: the searcher is told that it was hopeless, since what it has is not the score of a whole training.
+- An error is taken for the machine's. A cell that is to blame ends with a metric that is not a number, and may say
+  how it failed with "status" ("diverged", "invalid", "hopeless", "oom", "timeout").
 - A driver that is killed loses the results since its last snapshot (every 10 s or more, at each checkpoint with
   `num_to_keep=1`); `Tuner.restore` gives the searcher the state that belongs to them.
 """
@@ -15,23 +17,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray import tune
 from ray.tune.search import Searcher as RaySearcher
 
 from grammar import Cell, parse
 from nas.errors import SearchError
 from nas.searchers.base import Observation, Proposal, Searcher
+from nas.searchers.halving import Halving
 from nas.searchers.registry import make_searcher, settled_options
-from nas.tasks import load_task
-from nas.training import TrialSpec, train
+from nas.searchers.trainable import trainable as trainable
 from search_spaces import Space, load_space, read_space, space_names
 
 SCHEMA = 1
+FAILED = ("diverged", "invalid", "hopeless", "oom", "timeout")
+"""What a result without a score may say of itself."""
 ASKS = 50  # for one suggestion that is new
 
 
@@ -75,16 +78,28 @@ class TuneSearcher(RaySearcher):
         setting = self._setting
         space = _space(*setting["space"])
         self._searcher: Searcher = make_searcher(setting["method"], space, setting["options"])
-        if self._searcher.objectives != ("loss",):
-            raise SearchError(f"{setting['method']} minimises more than the loss; Tune reports that alone")
+        self._refuse(setting["method"])
         if setting["recipe"]:
             self._searcher.begin(setting["recipe"])
+        elif setting["options"].get("recipe"):
+            raise SearchError(
+                f"{setting['method']} is to search the recipe: give that of the task, TuneSearcher(recipe=...)"
+            )
         self._log: list[dict[str, Any]] = []
         self._asks = 0
         self._under_way: dict[str, int] = {}  # Tune's id -> the number of a trial
         self._proposals: list[Proposal] = []  # by the number of the trial
         self._trials: dict[str, int] = {}  # key -> the number of the trial
         self._told: dict[int, Observation] = {}
+
+    def _refuse(self, method: str) -> None:
+        """Raise SearchError for a searcher that wants more than Tune gives, before any trial runs."""
+        if self._searcher.objectives != ("loss",):
+            raise SearchError(f"{method} minimises more than the loss; Tune reports that alone")
+        if isinstance(self._searcher, Halving):
+            raise SearchError(f"{method} trains in rungs; Tune's schedulers do that")
+        if self._searcher.planned():
+            raise SearchError(f"{method} trains supernets; Tune is given cells alone")
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -95,7 +110,12 @@ class TuneSearcher(RaySearcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next new cell; None while a trial under way may open the way; FINISHED if the space is exhausted."""
+        """The next new cell; None while a trial under way may open the way; FINISHED if the space is exhausted.
+
+        Raises SearchError where nobody said which metric counts: every trial would be told of as diverged.
+        """
+        if not self._metric or not isinstance(self._metric, str):
+            raise SearchError(f'one metric is needed, TuneConfig(metric="score", mode="min"); got {self._metric!r}')
         for _ in range(ASKS):
             proposal = self._searcher.ask(np.random.default_rng([self._setting["seed"], self._asks]))
             self._asks += 1
@@ -118,13 +138,18 @@ class TuneSearcher(RaySearcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the searcher: the metric, or a failure if there is none or it is not a number."""
+        """Tell the searcher: the metric, or a failure if there is none or it is not a number.
+
+        Without a result a scheduler has stopped a trial that it had paused.
+        """
         if trial_id not in self._under_way:
             return
         found = result or {}
         value = found.get(self._metric or "")
         score = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-        status = "infrastructure" if error else "diverged" if score is None else "ok"
+        said = "hopeless" if result is None else found.get("status")
+        failed = said if said in FAILED else "diverged"
+        status = "infrastructure" if error else failed if score is None else "ok"
         if status == "ok" and not found.get("final", True):
             status = "hopeless"
         if status != "ok" or score is None:
@@ -142,12 +167,19 @@ class TuneSearcher(RaySearcher):
         pruned: bool = False,
         intermediate_values: list[float] | None = None,
     ) -> None:
-        """Tell the searcher of a cell that was trained elsewhere: `parameters["cell"]` and its metric."""
+        """Tell the searcher of a cell that was trained elsewhere: `parameters["cell"]` and its metric.
+
+        One that was `pruned` was not trained to its end, and counts as hopeless. Raises SearchError for a cell that is
+        no member of the space: it could not be varied.
+        """
         proposal = Proposal(parse(parameters["cell"]), "evaluated")
+        space: Any = self._searcher.space
+        if proposal.cell not in space:
+            raise SearchError(f"{proposal.cell.one_line} is not a member of the space {space.name}")
         trial_id = f"evaluated-{len(self._proposals)}"
         if _key(proposal) not in self._trials:
             self._note({"entered": trial_id, **_written(proposal)})
-            self.on_trial_complete(trial_id, {self._metric or "": value}, error)
+            self.on_trial_complete(trial_id, {self._metric or "": value, "final": not pruned}, error)
 
     def _note(self, event: dict[str, Any]) -> None:
         """Write an event down and fold it in: all state is made here, so that `restore` makes the same."""
@@ -206,9 +238,9 @@ class TuneSearcher(RaySearcher):
         """Read the state of a file that `save` wrote; what was made since then is forgotten."""
         try:
             state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            self.set_state(state)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SearchError(f"{checkpoint_path} is no state of a searcher: {error}") from error
-        self.set_state(state)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.get_state()
@@ -216,52 +248,6 @@ class TuneSearcher(RaySearcher):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__init__(metric=None, mode=None)
         self.set_state(state)
-
-
-def trainable(
-    task: str = "text",
-    data: str | None = None,
-    size: str = "search",
-    *,
-    params: int | None = None,
-    heads: int = 1,
-    seed: int = 0,
-    device: str = "cpu",
-) -> Callable[[dict[str, Any]], None]:
-    """A Tune trainable: trains `config["cell"]` on a task as a trial of a campaign would be.
-
-    It reports "steps", "loss" (training) and "score" (validation, lower is better). Until the end ("final") the score
-    is the training loss, since Tune wants the metric in every report and a scheduler something to go by. Other
-    entries of the config change the recipe by field ("lr", "steps", ...). A training that fails raises, and Tune
-    counts the trial as an error.
-    """
-
-    def run(config: dict[str, Any]) -> None:
-        loaded = load_task(task, data, size)
-        changes = {k: v for k, v in config.items() if k not in ("cell", "digest", "operator")}
-        spec = TrialSpec(
-            config["cell"],
-            task,
-            loaded.recipe.replace(**changes),
-            data=data,
-            data_digest=loaded.data_digest,
-            size=size,
-            params=loaded.params if params is None else params,
-            heads=heads,
-            seed=seed,
-            device="cuda" if device == "cuda" else "cpu",
-        )
-
-        def report(steps: int, loss: float) -> None:
-            tune.report({"steps": steps, "loss": loss, "score": loss, "final": False})
-
-        result = train(spec, on_progress=report)
-        if result.status != "ok" or result.score is None:
-            raise SearchError(f"{config['cell']}: {result.status}: {result.message}")
-        loss = result.curve[-1][1] if result.curve else result.score
-        tune.report({"steps": result.steps, "loss": loss, "score": result.score, "final": True})
-
-    return run
 
 
 def _space(name: str, text: str) -> Space:

@@ -57,7 +57,7 @@ class Plan:
             and _little(relaxed.cell, typical)
             and _compiled(options.backend, relaxed.cell)
         )
-        whole = options.mixed or through
+        whole = options.runs_mixture or through
         check_memory(relaxed, sizes, recipe, options.memory_gb, None if whole else typical)
         wanted = options.cost_weight > 0 or options.cost_limit is not None
         cost = Cost(relaxed, sizes, options.cost) if wanted else None

@@ -134,12 +134,13 @@ def second_order(
     }
     loss, after = mixture_loss(net, task, gates, valid[0], valid[1], ahead)
     whole = gradients(loss, [*logits, *ahead.values()], keep=True)
+    loss, after = loss.detach(), detach_state(after)  # what they kept of this pass makes room for the next
     direct, along = whole[: len(logits)], whole[len(logits) :]
     radius = RADIUS / float(torch.sqrt(sum((v.square().sum() for v in along), torch.zeros(())) + 1e-24))
     there = by_logits({n: p + radius * v for (n, p), v in zip(own.items(), along, strict=True)})
     here = by_logits({n: p - radius * v for (n, p), v in zip(own.items(), along, strict=True)})
     scale = rate * share / (2 * radius)
-    return loss.detach(), [d - scale * (a - b) for d, a, b in zip(direct, there, here, strict=True)], after
+    return loss, [d - scale * (a - b) for d, a, b in zip(direct, there, here, strict=True)], after
 
 
 def optimiser(model: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
