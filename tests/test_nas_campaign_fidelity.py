@@ -338,6 +338,32 @@ def test_a_search_in_which_all_violate_ends(tmp_path: Path) -> None:
     assert not run.trials
 
 
+@pytest.mark.usefixtures("_quick_entry")
+def test_a_search_in_which_all_are_over_what_is_measured_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.campaign.driver.REFUSALS", 8)
+    config = SMALL.replace(constraints=("latency_us<=0", "params<=800"), max_trials=None, budget=1e6)
+    run = begin(tmp_path / "run", config, space=ToySpace(shifts=40))
+    assert run.search_end == "refusals"
+    assert {trial.status for trial in run.trials} == {"constraint"}
+    assert len(run.trials) >= 3  # a refusal before the measurement counts for as much
+    assert gist(open_run(tmp_path / "run")) == gist(run)
+    assert not run.top()
+
+
+def test_what_is_no_proposal_is_said(tmp_path: Path) -> None:
+    wrong: list[tuple[Any, str]] = [
+        (CELL, "method random proposed a Cell; `ask` gives a Proposal or None"),
+        (Proposal(CELL.one_line, "a"), "proposed a str for a cell; parse it first"),  # type: ignore[arg-type]
+        (Proposal(CELL, "a", (CELL,)), "proposed parents that are no digests"),  # type: ignore[arg-type]
+        (Proposal(CELL, "a", CELL.digest), "proposed parents that are no digests"),  # type: ignore[arg-type]
+    ]
+    for number, (proposal, message) in enumerate(wrong):
+        with pytest.raises(SearchError, match=message):
+            run_script(tmp_path / f"{number}", proposal)
+
+
 # ---- the front --------------------------------------------------------------------------------
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from cli_runner import recell, refused
-from made_runs import make_run
+from made_runs import ask, make_run
 from predictor_fixtures import rows, sampled, scores, small
 
-from grammar import parse
-from nas.campaign.journal import JOURNAL, encode, read
+from grammar import parse, zoo
+from nas.campaign.journal import JOURNAL, Journal, encode, read
+from nas.cli.predict import _of_run
 from predictors import fit_rows, load
 
 
@@ -51,6 +52,17 @@ def test_fit_eval_and_card_of_a_run(tmp_path: Path) -> None:
     assert found["cells"] == card["cells"]
     assert found["kendall_tau"] > 0.5
     assert "kendall tau" in recell("predictor", "eval", out, run.path).out
+
+
+def test_a_supernet_that_diverged_says_nothing_of_its_centre(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", trials=3, finish=False)
+    journal, _ = Journal.take_over(run.path)
+    ask(journal, 9.0, 4, zoo("gru"), supernet={"sketch": "", "seed": 0, "options": {}})
+    failed = {"class": "diverged", "message": "", "attempt": 1, "retry": False}
+    journal.append("fail", 9.5, trial=4, **failed)
+    journal.close()
+    pairs, *_ = _of_run(run.path)
+    assert [cell.digest for cell, _ in pairs] == [trial.digest for trial in run.trials[:3]]
 
 
 def test_runs_on_other_data_are_not_mixed(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_what_computes_the_same_as_a_centre_is_no_other_centre() -> None:
 
 
 def test_an_unknown_option_is_told_all_there_are() -> None:
-    said = "oneshot: no option 'sample'; did you mean 'samples'.* \\(options are supernets, around, samples, .*, backend\\)"
+    said = r"oneshot: no option 'sample'; did you mean 'samples'.* \(options are supernets, around, .*, backend\)"
     with pytest.raises(SearchError, match=said):
         make_searcher("oneshot", RULES, {"sample": 4})
 

@@ -56,7 +56,9 @@ def test_a_runs_supernets_are_no_seeds_and_what_was_trained_less_comes_last(tmp_
 
 @pytest.mark.parametrize("seeds", [5, True, ["zoo:lstm", 3]])
 def test_what_cannot_be_seeds_is_said(seeds: Any) -> None:
-    with pytest.raises(SearchError, match="seeds are zoo, a file, a run folder or a list of texts of cells; received"):
+    with pytest.raises(
+        SearchError, match="seeds are zoo, a file, a run folder or a list of texts of cells; received"
+    ):
         read_seeds(seeds, GATED)
 
 

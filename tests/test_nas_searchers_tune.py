@@ -132,7 +132,12 @@ def test_ends_when_the_space_is_exhausted(tmp_path: Path) -> None:
         ("darts_rnn", "oneshot", {}, "oneshot trains supernets; Tune is given cells alone"),
         ("gated", "supernet", {}, "supernet trains supernets"),  # not only after its first samples
         ("gated", "halving", {}, "halving trains in rungs; Tune's schedulers do that"),
-        ("gated", "guided", {"recipe": "lr"}, r"guided is to search the recipe: .* TuneSearcher\(recipe=...\)"),
+        (
+            "gated",
+            "guided",
+            {"recipe": "lr"},
+            r"guided is to search the recipe: .* TuneSearcher\(recipe=...\)",
+        ),
     ],
 )
 def test_what_tune_does_not_give_is_refused_before_the_first_trial(
@@ -146,19 +151,28 @@ def test_what_tune_does_not_give_is_refused_before_the_first_trial(
 def test_without_one_metric_nothing_is_suggested(metric: Any) -> None:
     searcher = TuneSearcher("gated", "random")
     searcher.set_search_properties(metric, "min", {})
-    with pytest.raises(SearchError, match=r'one metric is needed, TuneConfig\(metric="score", mode="min"\); got'):
+    with pytest.raises(
+        SearchError, match=r'one metric is needed, TuneConfig\(metric="score", mode="min"\); got'
+    ):
         searcher.suggest("a")
 
 
 def test_the_recipe_is_searched_around_that_of_the_task() -> None:
     searcher = TuneSearcher(
-        "gated", "guided", {"recipe": "lr", "features": "statistics"}, recipe={"lr": 0.01}, metric="s", mode="min"
+        "gated",
+        "guided",
+        {"recipe": "lr", "features": "statistics"},
+        recipe={"lr": 0.01},
+        metric="s",
+        mode="min",
     )
     assert 0.001 < searcher.suggest("a")["lr"] < 0.1
 
 
 @pytest.mark.parametrize("status", ["diverged", "ok"])
-def test_a_training_that_fails_says_how_and_raises_nothing(status: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_fails_says_how_and_raises_nothing(
+    status: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     score = 0.5 if status == "ok" else None
     ending = TrialResult(status, score, curve=((3, 0.75),), steps=3, message="loss is inf")
     monkeypatch.setattr("nas.searchers.trainable.train", lambda spec, on_progress: ending)
@@ -186,7 +200,7 @@ def test_cells_trained_elsewhere_count() -> None:
     assert searcher.get_state()["log"][-1]["parents"][0] in {zoo("lstm").digest, zoo("gru").digest}
     searcher.add_evaluated_point({"cell": zoo("mgu").one_line}, 1.0, pruned=True)
     assert searcher.get_state()["log"][-1]["status"] == "hopeless"
-    with pytest.raises(SearchError, match="cell mlstm .* is not a member of the space gated"):
+    with pytest.raises(SearchError, match=r"cell mlstm .* is not a member of the space gated"):
         searcher.add_evaluated_point({"cell": zoo("mlstm").one_line}, 1.0)
 
 

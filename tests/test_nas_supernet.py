@@ -257,6 +257,22 @@ def test_too_large_a_supernet_is_refused_before_it_is_built() -> None:
         check_memory(relaxed, sizes, recipe, 1e-6)
 
 
+def test_memory_is_that_of_the_mixture_wherever_it_is_run() -> None:
+    task = load_task("modular_arithmetic", None, "smoke")
+    spec = TrialSpec(SKETCHES["mine"], task.name, task.recipe, width=64)
+    graph, sizes = relaxed_of("mine").cell.graph, Sizes.of(64, 64)
+    least = estimated_bytes(graph, graph, sizes, task.recipe) / 1e9
+
+    def planned(**options: str) -> Plan:
+        chosen = SupernetOptions(memory_gb=0.99 * least, **options)  # type: ignore[arg-type]
+        return Plan.of(spec, chosen, task, np.random.default_rng(0))
+
+    assert planned(method="gdas").width == 64
+    for options in ({"method": "darts"}, {"method": "gdas", "select": "perturbation"}):
+        with pytest.raises(BuildError, match="more than memory_gb"):
+            planned(**options)
+
+
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_a_path_through_the_mixture_is_the_path(backend: str) -> None:
     task = load_task("modular_arithmetic", None, "smoke")

@@ -14,7 +14,7 @@ from grammar import parse, parse_sketch, zoo
 from nas.backends import fallback
 from nas.errors import SearchError, TrainingError
 from nas.supernet import SupernetOptions, train_supernet, train_trial
-from nas.supernet.selection import shown
+from nas.supernet.selection import perturbed, shown
 from nas.supernet.training import _Search
 from nas.tasks import Batch, load_task
 from nas.training import TrialResult, TrialSpec
@@ -90,6 +90,25 @@ def test_second_order_looks_at_the_batch_of_the_step_to_come() -> None:
     assert run.train(None, None) == ("ok", "")
     assert len(read) == 6  # one for each step of the weights, and none beside
     assert run.other.state is not None  # and what the architecture sees goes on, as with first order
+
+
+def test_a_perturbation_keeps_the_options_without_which_the_mixture_is_worst(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = SupernetOptions(**QUICK, method="gdas", select="perturbation")
+    run = _Search(spec(), options, load_task("modular_arithmetic", None, "smoke"), torch.device("cpu"), bool)
+    rng = np.random.default_rng(3)
+    worth = [torch.from_numpy(rng.permutation(len(z)).astype("float32")) for z in run.logits]
+    monkeypatch.setattr(
+        "nas.supernet.selection.score_mixture",
+        lambda net, task, gates, batches: -sum(float(w @ g) for w, g in zip(worth, gates, strict=True)),
+    )
+    tuned: list[int] = []
+    perturbed(run.net, run.architecture, run.task, options, rng, tuned.append)
+    kept = [int(p.argmax()) for p in run.architecture.probabilities()]
+    assert kept == [int(w.argmax()) for w in worth]
+    assert all(float(p.detach().max()) > 0.999 for p in run.architecture.probabilities())
+    assert tuned == [options.tune_steps] * len(worth)
 
 
 def test_a_soft_cost_makes_the_expected_cell_cheaper() -> None:

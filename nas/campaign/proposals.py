@@ -97,9 +97,13 @@ def _check(run: Run, proposal: object) -> None:
     """Raise SearchError for what a searcher of a user's own may give in place of a proposal."""
     name = run.config.method
     if not isinstance(proposal, Proposal):
-        raise SearchError(f"method {name} proposed a {type(proposal).__name__}; `ask` gives a Proposal or None")
+        raise SearchError(
+            f"method {name} proposed a {type(proposal).__name__}; `ask` gives a Proposal or None"
+        )
     if not isinstance(proposal.cell, Cell):
-        raise SearchError(f"method {name} proposed a {type(proposal.cell).__name__} for a cell; parse it first")
+        raise SearchError(
+            f"method {name} proposed a {type(proposal.cell).__name__} for a cell; parse it first"
+        )
     if isinstance(proposal.parents, str) or not all(isinstance(parent, str) for parent in proposal.parents):
         raise SearchError(f"method {name} proposed parents that are no digests: {proposal.parents!r}")
 

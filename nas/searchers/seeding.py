@@ -36,7 +36,9 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]
         else:
             cells = [_parsed(text, where) for text in _of_file(Path(where))]
     elif not isinstance(seeds, Sequence) or not all(isinstance(text, str) for text in seeds):
-        raise SearchError(f"seeds are zoo, a file, a run folder or a list of texts of cells; received {seeds!r}")
+        raise SearchError(
+            f"seeds are zoo, a file, a run folder or a list of texts of cells; received {seeds!r}"
+        )
     else:
         where = "the list"
         cells = [_parsed(text, where) for text in seeds]

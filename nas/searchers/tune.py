@@ -115,7 +115,9 @@ class TuneSearcher(RaySearcher):
         Raises SearchError where nobody said which metric counts: every trial would be told of as diverged.
         """
         if not self._metric or not isinstance(self._metric, str):
-            raise SearchError(f'one metric is needed, TuneConfig(metric="score", mode="min"); got {self._metric!r}')
+            raise SearchError(
+                f'one metric is needed, TuneConfig(metric="score", mode="min"); got {self._metric!r}'
+            )
         for _ in range(ASKS):
             proposal = self._searcher.ask(np.random.default_rng([self._setting["seed"], self._asks]))
             self._asks += 1
