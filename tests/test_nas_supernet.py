@@ -237,6 +237,25 @@ def test_the_limit_holds_after_every_step_and_for_every_cell() -> None:
     assert any(over)  # or the test proves nothing of `within`
 
 
+@pytest.mark.parametrize("temperature", [0.1, 4.0])
+def test_the_limit_holds_at_the_temperature_of_a_mixture(temperature: float) -> None:
+    relaxed = relaxed_of("mine")
+    cost, rng = Cost(relaxed, Sizes.of(8, 8), "params"), np.random.default_rng(0)
+    limit, over = 170.0, 0
+    architecture = Architecture(relaxed, rng, cost, limit)
+    for _ in range(30):
+        with torch.no_grad():
+            for z in architecture.logits:
+                z += torch.from_numpy(rng.normal(0.0, 1.0, len(z))).to(z.dtype)
+        architecture.project()
+        over += cost.expectation(architecture.probabilities(temperature)) > limit
+        architecture.project(temperature)
+        for each in (1.0, temperature):
+            assert cost.expectation(architecture.probabilities(each)) <= limit
+        assert architecture.spent(temperature) <= limit
+    assert over  # or the test proves nothing
+
+
 def test_a_limit_below_every_cell_is_refused() -> None:
     relaxed = relaxed_of("matrix")
     with pytest.raises(

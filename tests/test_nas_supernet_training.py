@@ -36,7 +36,7 @@ def spec(**changes: Any) -> TrialSpec:
         {"method": "gdas", "temperature": 5.0, "last_temperature": 0.5},
         {"method": "uniform"},
         {"method": "darts", "select": "perturbation"},
-        {"method": "darts", "cost_limit": 200.0},
+        {"method": "darts", "cost_limit": 200.0, "temperature": 3.0, "last_temperature": 0.1},
         {"method": "gdas", "cost": "flops", "cost_weight": 0.5, "cost_limit": 700.0},
         {"method": "uniform", "cost_limit": 200.0},
         {"method": "darts", "select": "perturbation", "cost_limit": 200.0, "lift": True},

@@ -34,10 +34,10 @@ def write_study(run: Run, file: str | Path) -> tuple[str, int]:
     """Add what of a run has ended to its study in `file`; the study's name, and how many trials are new.
 
     A study has the name of the folder that the run had when it was first written. The file is made if need be, and may
-    hold other studies. Written again, it gets the trials that ended since. A trial that failed is one of state FAIL, one
-    that was trained less far than the recipe PRUNED; duplicates and supernets are none. Raises RunError if the study of
-    that name is of another run, if the run's trials are not those of its study (a copy of the folder went another way),
-    or if the file is no journal of Optuna.
+    hold other studies. Written again, it gets the trials that ended since. A trial that failed is one of state FAIL;
+    one that was trained less far than the recipe is PRUNED; duplicates and supernets are none. Raises RunError if the
+    study of that name is of another run, if the run's trials are not those of its study (a copy of the folder went
+    another way), or if the file is no journal of Optuna.
     """
     _check(Path(file))
     said = optuna.logging.get_verbosity()

@@ -126,29 +126,42 @@ class Architecture(nn.Module):
 
     # -- the hard constraint --------------------------------------------------------------------
 
-    def project(self) -> float:
+    def spent(self, temperature: float = 1.0) -> float:
+        """The expected cost, or that at this temperature if it is more; 0 without a cost."""
+        return self._spent(self.probabilities(), temperature)
+
+    def _spent(self, shares: Sequence[Tensor], temperature: float) -> float:
+        if self.cost is None:
+            return 0.0
+        least = self.cost.expectation(shares)
+        if temperature == 1.0:
+            return least
+        sharp = [F.softmax(p.detach().clamp(min=1e-30).log() / temperature, -1) for p in shares]
+        return max(least, self.cost.expectation(sharp))
+
+    def project(self, temperature: float = 1.0) -> float:
         """Mix in as little of a cheap cell as brings the expected cost within the limit; how much that was.
 
-        The distribution then is as far on the way to one cell as the limit wants, hence within it; nothing is done
-        without a limit.
+        The distribution then is as far on the way to one cell as the limit wants, hence within it, also at this
+        `temperature`, at which a mixture is run; nothing is done without a limit.
         """
         if self.cheap is None or self.cost is None or self.limit is None:
             return 0.0
         with torch.no_grad():
             now = self.probabilities()
-            if self.cost.expectation(now) <= self.limit:
+            if self._spent(now, temperature) <= self.limit:
                 return 0.0
             few, enough = 0.0, 1.0
             for _ in range(HALVINGS):
                 middle = (few + enough) / 2
-                if self.cost.expectation(self._towards(now, middle)) <= self.limit:
+                if self._spent(self._towards(now, middle), temperature) <= self.limit:
                     enough = middle
                 else:
                     few = middle
             for z, p in zip(self.logits, self._towards(now, enough), strict=True):
                 z.copy_(p.clamp(min=1e-30).log())
             # Logarithms and softmax round: take a little more until the limit holds for what they give.
-            while self.cost.expectation(self.probabilities()) > self.limit and enough < 1.0:
+            while self.spent(temperature) > self.limit and enough < 1.0:
                 enough = min(1.0, enough + 1e-4)
                 for z, p in zip(self.logits, self._towards(now, enough), strict=True):
                     z.copy_(p.clamp(min=1e-30).log())

@@ -151,7 +151,10 @@ class _Search:
             if step > self.options.warmup * self.steps and self.options.method != "uniform":
                 self._learn_architecture(step)
             if self.cost is not None:
-                self.spent = max(self.spent, self.cost.expectation(self.architecture.probabilities()))
+                # A path is drawn from the distribution itself, whatever the temperature.
+                run_at = self._temperature(step) if self.options.mixed else 1.0
+                self.architecture.project(run_at)
+                self.spent = max(self.spent, self.architecture.spent(run_at))
             loss = self._learn_weights(step)
             if loss is not None:
                 total, learned, last = total + loss, learned + 1, step
@@ -250,8 +253,7 @@ class _Search:
             return
         for z, g in zip(self.logits, grads, strict=True):
             z.grad = g
-        self.adam.step()
-        self.architecture.project()
+        self.adam.step()  # the limit of cost is seen to before the next use
 
     # -- what is taken from it ------------------------------------------------------------------
 
