@@ -45,7 +45,12 @@ def test_the_best_of_an_earlier_run(tmp_path: Path) -> None:
 
 
 def test_a_runs_supernets_are_no_seeds_and_what_was_trained_less_comes_last(tmp_path: Path) -> None:
-    asked = [("lstm", {"supernet": {"seed": 1}}), ("gru", {"until": 9}), ("mgu", {}), ("elman", {"until": 3})]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("lstm", {"supernet": {"seed": 1}}),
+        ("gru", {"until": 9}),
+        ("mgu", {}),
+        ("elman", {"until": 3}),
+    ]
     lines: list[object] = [["no event"]]
     for trial, (name, how) in enumerate(asked):
         lines.append({"event": "ask", "trial": trial, "text": zoo(name).one_line, **how})

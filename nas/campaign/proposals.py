@@ -104,8 +104,9 @@ def _check(run: Run, proposal: object) -> None:
         raise SearchError(
             f"method {name} proposed a {type(proposal.cell).__name__} for a cell; parse it first"
         )
-    if isinstance(proposal.parents, str) or not all(isinstance(parent, str) for parent in proposal.parents):
-        raise SearchError(f"method {name} proposed parents that are no digests: {proposal.parents!r}")
+    parents: object = proposal.parents
+    if not isinstance(parents, list | tuple) or not all(isinstance(parent, str) for parent in parents):
+        raise SearchError(f"method {name} proposed parents that are no digests: {parents!r}")
 
 
 def _training(run: Run, proposal: Proposal) -> tuple[int | None, dict[str, Any] | None]:

@@ -35,13 +35,9 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]
             cells = [cell for cell in _of_run(Path(where) / JOURNAL) if _member(cell, space)][:MOST]
         else:
             cells = [_parsed(text, where) for text in _of_file(Path(where))]
-    elif not isinstance(seeds, Sequence) or not all(isinstance(text, str) for text in seeds):
-        raise SearchError(
-            f"seeds are zoo, a file, a run folder or a list of texts of cells; received {seeds!r}"
-        )
     else:
         where = "the list"
-        cells = [_parsed(text, where) for text in seeds]
+        cells = [_parsed(text, where) for text in _listed(seeds)]
     found: dict[str, Cell] = {}
     for cell in cells:
         found.setdefault(cell.digest, cell)
@@ -51,6 +47,15 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]
     if not found:
         raise SearchError(f"seeds: {where} has no cell that is a member of the space")
     return tuple(found.values())
+
+
+def _listed(seeds: object) -> list[str]:
+    texts = [text for text in seeds if isinstance(text, str)] if isinstance(seeds, Sequence) else []
+    if not isinstance(seeds, Sequence) or len(texts) < len(seeds):
+        raise SearchError(
+            f"seeds are zoo, a file, a run folder or a list of texts of cells; received {seeds!r}"
+        )
+    return texts
 
 
 def _member(cell: Cell, space: SpaceLike | None) -> bool:
