@@ -15,8 +15,17 @@ from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
 from nas.backends import FlexibleRunner, NewtonCount, NewtonRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
-from nas.nn.rows import Layout, as_rows, check_dtype, check_tokens, looked_up, whole_number
-from nas.nn.weights import LayerWeights
+from nas.nn.rows import (
+    Layout,
+    as_rows,
+    check_dtype,
+    check_numbers,
+    check_tokens,
+    check_weights,
+    looked_up,
+    whole_number,
+)
+from nas.nn.weights import LayerWeights, array_shape
 
 State = Tensor | tuple[Tensor, ...]
 SOLVERS = ("exact", "newton")
@@ -38,6 +47,7 @@ class CellModule(nn.Module):
 
     _kinds: tuple[str, ...] = ("time", "depth")
     _lead: tuple[int, ...] = ()  # axes of all weights, rows and states before their own: over candidates
+    _found: tuple[str, ...] = ("_program", "_runners", "_shapes")  # what `_look_up` finds, and no copy has
 
     def __init__(
         self,
@@ -177,6 +187,8 @@ class CellModule(nn.Module):
     def _look_up(self) -> None:
         """Find what is shared by all modules of the cell: its Program, and what runs each layer."""
         self._program = compile_program(self.cell)
+        arrays = self._program.arrays
+        self._shapes = [[(*self._lead, *array_shape(a.spec, sizes)) for a in arrays] for sizes in self.sizes]
         self._runners = self._find_runners()
 
     def _find_runners(self) -> tuple[Runner, ...]:
@@ -189,8 +201,7 @@ class CellModule(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, object]:
-        shared = ("_program", "_runners")
-        return {name: value for name, value in self.__dict__.items() if name not in shared}
+        return {name: value for name, value in self.__dict__.items() if name not in self._found}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -270,6 +281,8 @@ class CellModule(nn.Module):
     def init_state(self, batch: int) -> State:
         """The state before the first step for a batch of sequences, where it does not depend on them."""
         self._check_stepwise("init_state")
+        if not isinstance(batch, int | torch.SymInt) or batch < 0:
+            raise BuildError(f"init_state takes the number of sequences; received {batch!r}")
         layout, nothing = Layout(Steps.same(batch, 1)), [None] * len(self.program.slots)
         values = [
             self._start(nothing, layer, direction, self._like(), layout.steps)
@@ -308,6 +321,7 @@ class CellModule(nn.Module):
             for direction in range(self.directions):
                 place = layer * self.directions + direction
                 weights = self._arrays(layer, direction)
+                check_weights(weights, self._shapes[layer], self.program)
                 if not place:
                     check_dtype(rows, weights, self.program)
                 if isinstance(call, FlexibleRunner) and (steps.even or not direction):
@@ -396,6 +410,7 @@ class CellModule(nn.Module):
                 raise BuildError(
                     f"the state {slot.name} must have the shape {wanted}; received {list(whole.shape)}"
                 )
+            check_numbers(slot, value)
             if layout.order is not None:
                 value = value.index_select(axis + 1, layout.order)
             for place, part in enumerate(value.unbind(axis)):
