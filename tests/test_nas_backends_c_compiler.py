@@ -117,6 +117,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (r"printf 'not \377 text' >&2; exit 1", "failed with code 1: not \N{REPLACEMENT CHARACTER} text"),
         ("kill -SEGV $$", r"failed with code -11: no message"),
         ("while [ $1 != -o ]; do shift; done; echo garbage > $2", "a built library cannot be loaded: .*"),
+        ("exit 0", r"compiler\.sh tells of no error, and made nothing"),
     ],
 )
 def test_a_compiler_that_never_works(stand_in: Callable[[str], Path], script: str, match: str) -> None:
@@ -127,6 +128,27 @@ def test_a_compiler_that_never_works(stand_in: Callable[[str], Path], script: st
     runs_with_one_warning(new_cell(21), match)
     with pytest.raises(BuildError, match=match):
         build(parse(new_cell(22)), 3, 4, backend="c")
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 4"])
+def test_a_compiler_that_makes_nothing_is_no_fault_of_the_cache(
+    stand_in: Callable[[str], Path], script: str
+) -> None:
+    stand_in(script)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that a folder cannot be written, say
+        assert compiler.problem() is not None
+
+
+def test_what_CC_names_and_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler -O1")
+    with pytest.warns(RuntimeWarning, match=f"CC names .* no-such-compiler, which is not there: {CC} takes"):
+        assert compiler.load(SMALL).recell_small() == 7
+
+
+def test_a_CC_that_is_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", 'gcc "-O2')
+    runs_with_one_warning(new_cell(51), "CC names is no command: No closing quotation in 'gcc \"-O2'")
 
 
 def test_a_compiler_that_hangs(stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

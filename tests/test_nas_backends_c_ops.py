@@ -75,6 +75,27 @@ def test_a_module_is_traced_whole(name: str) -> None:
     torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"backend": "reference"}])
+def test_calls_with_a_state_and_single_steps_are_traced_whole(options: dict[str, Any]) -> None:
+    """Text is generated so. The shift is of x, whose width differs from layer to layer."""
+    text = "cell c { state h: vec = learned; h' = tanh(lin(x, shift(x), h)); out h' }"
+    module, x = build(parse(text), 3, WIDTH, **options), drawn(BATCH, STEPS, 3)
+    state = tuple(torch.full_like(part, 0.1) for part in module.init_state(BATCH))
+    for run, given in ((module, x), (module.step, x[:, 0])):
+        torch._dynamo.reset()
+        traced: Any = torch.compile(run, fullgraph=True, backend="eager")
+        torch.testing.assert_close(traced(given, state), run(given, state))
+
+
+def test_what_was_traced_without_gradients_says_so_where_they_are_asked_for() -> None:
+    *given, _ = operands("lstm")
+    y = torch.ops.recell.cell(*given, False)[0]
+    with pytest.raises(
+        RuntimeError, match=r"traced with gradients off, as in torch.no_grad\(\), and has none"
+    ):
+        y.sum().backward()
+
+
 def test_states_that_torch_conjugates_later() -> None:
     text = "cell c { state z: cvec; z' = 0.5 * z + lin:cvec(x); out re(z') }"
     modules = [build(parse(text), WIDTH, WIDTH, backend=name) for name in ("c", "reference")]

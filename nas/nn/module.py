@@ -47,7 +47,12 @@ class CellModule(nn.Module):
 
     _kinds: tuple[str, ...] = ("time", "depth")
     _lead: tuple[int, ...] = ()  # axes of all weights, rows and states before their own: over candidates
-    _found: tuple[str, ...] = ("_program", "_runners", "_shapes")  # what `_look_up` finds, and no copy has
+    _found: tuple[str, ...] = (
+        "_program",
+        "_runners",
+        "_shapes",
+        "_slots",
+    )  # what `_look_up` finds, and no copy has
 
     def __init__(
         self,
@@ -189,6 +194,8 @@ class CellModule(nn.Module):
         self._program = compile_program(self.cell)
         arrays = self._program.arrays
         self._shapes = [[(*self._lead, *array_shape(a.spec, sizes)) for a in arrays] for sizes in self.sizes]
+        slots, widest = self._program.slots, max(self.sizes, key=lambda sizes: sizes.input_size)
+        self._slots = [[slot_shape(slot, sizes) for slot in slots] for sizes in (*self.sizes, widest)]
         self._runners = self._find_runners()
 
     def _find_runners(self) -> tuple[Runner, ...]:
@@ -369,14 +376,14 @@ class CellModule(nn.Module):
                 value = steps.reverse(value) if direction else value
             elif value is None and not (known and isinstance(slot.init, float)):
                 rows = steps.rows if depth else steps.batch
-                value = self._initial(slot, self._learned(layer, direction, s), self.sizes[layer], rows, x)
+                shape = (*self._lead, rows, *self._slots[layer][s])
+                value = self._initial(slot, self._learned(layer, direction, s), shape, x)
             values.append(value)
         return values
 
-    def _initial(self, slot: Slot, learned: Tensor | None, sizes: Sizes, rows: int, x: Tensor) -> Tensor:
+    def _initial(self, slot: Slot, learned: Tensor | None, shape: tuple[int, ...], x: Tensor) -> Tensor:
         if slot.init == "x":
             return x
-        shape = (*self._lead, rows, *slot_shape(slot, sizes))
         if learned is not None:
             value = torch.view_as_complex(learned) if slot.type.is_complex else learned
             return value.unsqueeze(len(self._lead)).expand(shape)
@@ -402,9 +409,9 @@ class CellModule(nn.Module):
             names = ", ".join(self.state_names)
             raise BuildError(f"the state of {self.cell.name} is ({names}); received {len(given)} values")
         parts: list[list[Tensor | None]] = [[] for _ in range(places)]
-        for slot, whole in zip(slots, given, strict=True):
+        for s, (slot, whole) in enumerate(zip(slots, given, strict=True)):
             value = whole.unsqueeze(axis + 1) if layout.single else whole
-            own = self._whole_shape(slot, layout.steps)
+            own = self._whole_shape(s, layout.steps)
             if tuple(value.shape) != own:
                 wanted = [n for k, n in enumerate(own) if k != axis + 1 or not layout.single]
                 raise BuildError(
@@ -437,12 +444,11 @@ class CellModule(nn.Module):
             whole.append(value.squeeze(axis + 1) if layout.single else value)
         return whole[0] if len(whole) == 1 else tuple(whole)
 
-    def _whole_shape(self, slot: Slot, steps: Steps) -> tuple[int, ...]:
+    def _whole_shape(self, s: int, steps: Steps) -> tuple[int, ...]:
         places = self.num_layers * self.directions
         if self.cell.kind == "depth":
             return (places, steps.batch, steps.count, self.hidden_size)
-        widest = max(self.sizes, key=lambda sizes: sizes.input_size)
-        return (*self._lead, places, steps.batch, *slot_shape(slot, widest))
+        return (*self._lead, places, steps.batch, *self._slots[-1][s])
 
     def _slot_width(self, slot: Slot, place: int) -> int | None:
         return self.sizes[place // self.directions].input_size if slot.type.kind == "in" else None
