@@ -26,6 +26,7 @@ from nas.nn import build
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(CC is None, reason="there is no C compiler on this machine")
 
+real_header = compiler._precompiled  # which tests do without
 CACHES = ("kit", "problem", "_shared", "_command", "_identity", "_usable", "_temporary")
 SMALL = "int recell_small(void) { return 7; }\n"
 
@@ -203,6 +204,24 @@ def test_a_library_that_was_cut_short_is_built_again(tmp_path: Path) -> None:
         assert done.stdout == "7\n"
         (library,) = (tmp_path / "cache").rglob("*.so")
         library.write_bytes(library.read_bytes()[:1000])
+
+
+def test_headers_are_on_the_disk_before_they_have_their_names(
+    stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every build reads them, and they have no digest that would tell of a crash of the machine."""
+    stand_in("while [ $1 != -o ]; do shift; done; echo header > $2")
+    done: list[str] = []
+    replace = os.replace
+
+    def replaced(old: Path, new: Path) -> None:
+        done.append(new.name.partition(".")[2])
+        replace(old, new)
+
+    monkeypatch.setattr("nas.backends.c.compiler.os.fsync", lambda fd: done.append("fsync"))
+    monkeypatch.setattr("nas.backends.c.compiler.os.replace", replaced)
+    assert real_header(tmp_path).exists()
+    assert done == ["fsync", "h", "fsync", "h.gch"]
 
 
 def test_two_processes_build_the_same_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

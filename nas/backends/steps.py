@@ -129,7 +129,7 @@ class Steps:
         )
 
     def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """What is computed when it is first asked for. No `cached_property`: torch traces no lock, and 3.11's has one."""
+        """What is computed once. No `cached_property`: in Python 3.11 it has a lock, which torch does not trace."""
         if name not in self._known:
             self._known[name] = make()
         return self._known[name]

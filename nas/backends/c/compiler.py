@@ -243,12 +243,19 @@ def _precompiled(folder: Path) -> Path:
             plain, made = Path(work) / "cell.h", Path(work) / "cell.h.gch"
             plain.write_text(prelude(), encoding="utf-8")
             _run([*_command(), "-x", "c-header", str(plain)], made, folder)
-            os.replace(plain, header)
-            os.replace(made, quick)
+            for part, place in ((plain, header), (made, quick)):
+                _put_down(part)
+                os.replace(part, place)
     else:
         mark_used(header)
         mark_used(quick)
     return header
+
+
+def _put_down(path: Path) -> None:
+    """Have a file on the disk before it has its name: nothing tells later that a crash cut it short."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _run(command: list[str], made: Path, folder: Path) -> None:
