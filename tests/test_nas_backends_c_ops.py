@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from grammar import parse, zoo
-from nas.backends import FlexibleRunner, Steps, runner
+from nas.backends import FlexibleRunner, Steps, fallbacks, runner
 from nas.backends.c.compiler import problem
 from nas.backends.operators import operated
 from nas.errors import BuildError
@@ -215,6 +215,23 @@ def test_gradients_of_gradients_of_the_operator_are_refused() -> None:
     x = drawn(BATCH, STEPS, WIDTH).as_subclass(Own).requires_grad_()
     with pytest.raises(NotImplementedError, match='build the module with backend="reference"'):
         torch.autograd.grad(module_of("indrnn")(x)[0].sum(), x, create_graph=True)
+
+
+def test_tensors_on_a_gpu_are_no_silent_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.fallback._REASONS", {})
+    shapes = [p.shape for p in module_of("gru").parameters()]
+    compiled = runner("c", zoo("gru"), module_of("gru").sizes[0])
+    assert isinstance(compiled, FlexibleRunner)
+    with FakeTensorMode():
+        weights = [torch.empty(shape, device="cuda") for shape in shapes]
+        x = torch.empty(BATCH * STEPS, WIDTH, device="cuda")
+        with pytest.warns(
+            RuntimeWarning, match="cell gru runs on the slow reference backend: generated C is for"
+        ):
+            y, _ = compiled(x, weights, [None], Steps.same(BATCH, STEPS))
+        compiled(x, weights, [None], Steps.same(BATCH, STEPS))  # it is said once
+    assert y.device.type == "cuda"
+    assert fallbacks() == {zoo("gru"): "generated C is for tensors on a CPU, and these are on cuda"}
 
 
 class Wrapper(Tensor):
