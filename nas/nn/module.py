@@ -47,12 +47,8 @@ class CellModule(nn.Module):
 
     _kinds: tuple[str, ...] = ("time", "depth")
     _lead: tuple[int, ...] = ()  # axes of all weights, rows and states before their own: over candidates
-    _found: tuple[str, ...] = (
-        "_program",
-        "_runners",
-        "_shapes",
-        "_slots",
-    )  # what `_look_up` finds, and no copy has
+    # what `_look_up` finds, and no copy has
+    _found: tuple[str, ...] = ("_program", "_runners", "_shapes", "_slots")
 
     def __init__(
         self,
