@@ -18,6 +18,7 @@ from nas.ir import Program, Slot, compile_program, describe
 from nas.nn.rows import (
     Layout,
     as_rows,
+    check_batch,
     check_dtype,
     check_numbers,
     check_tokens,
@@ -284,8 +285,7 @@ class CellModule(nn.Module):
     def init_state(self, batch: int) -> State:
         """The state before the first step for a batch of sequences, where it does not depend on them."""
         self._check_stepwise("init_state")
-        if not isinstance(batch, int | torch.SymInt) or batch < 0:
-            raise BuildError(f"init_state takes the number of sequences; received {batch!r}")
+        check_batch(batch)
         layout, nothing = Layout(Steps.same(batch, 1)), [None] * len(self.program.slots)
         values = [
             self._start(nothing, layer, direction, self._like(), layout.steps)

@@ -97,6 +97,12 @@ def check_tensor(x: object) -> None:
         raise BuildError(f"x is a tensor or a PackedSequence; received {type(x).__name__}")
 
 
+def check_batch(batch: object) -> None:
+    """Raise BuildError where a number of sequences is none. While torch traces, a symbol may stand for one."""
+    if not isinstance(batch, int | torch.SymInt) or batch < 0:
+        raise BuildError(f"init_state takes the number of sequences; received {batch!r}")
+
+
 def check_dtype(rows: Tensor, weights: Sequence[Tensor], program: Program) -> None:
     """Raise BuildError where the input is not of the weights' type, which torch.autocast alone may change.
 
