@@ -119,7 +119,10 @@ class SketchSpace(Space):
 
     def log_prob(self, cell: Cell) -> float:
         found = self._all(self._one(cell))
-        return math.log(sum(map(self._weight, found))) - math.log(len(self.templates)) if found else -math.inf
+        if not found:
+            return -math.inf
+        greatest, shares = self._shares(found)
+        return greatest + math.log(sum(shares)) - math.log(len(self.templates))
 
     def _all(self, cell: Cell) -> list[Reading]:
         """Every reading of a cell; none of one that is no member."""
@@ -134,20 +137,26 @@ class SketchSpace(Space):
             found += [(number, picks) for picks in ways]
         return found
 
-    def _weight(self, way: Reading) -> float:
-        sites = self.templates[way[0]].sites
-        return math.prod(sites[i].weights[option] / sum(sites[i].weights) for i, option in way[1])
+    def _shares(self, found: list[Reading]) -> tuple[float, list[float]]:
+        """The logarithm of the greatest probability of these, and each as a share of it: none is below all floats."""
+        logs = [
+            sum(math.log(sites[i].weights[k] / sum(sites[i].weights)) for i, k in picks)
+            for number, picks in found
+            for sites in [self.templates[number].sites]
+        ]
+        greatest = max(logs)
+        return greatest, [math.exp(log - greatest) for log in logs]
 
     def _fitted(self, cells: list[Cell], strength: float) -> SketchSpace:
         used: dict[tuple[int, int, int], float] = {}
         for cell in cells:
             self._member(cell)
             found = self._all(cell)
-            total = sum(map(self._weight, found))
-            for way in found:
-                for site in way[1]:
-                    at = (way[0], *site)
-                    used[at] = used.get(at, 0.0) + self._weight(way) / total
+            _, shares = self._shares(found)
+            for (number, picks), share in zip(found, shares, strict=True):
+                for site in picks:
+                    at = (number, *site)
+                    used[at] = used.get(at, 0.0) + share / sum(shares)
         sketches = []
         for number, template in enumerate(self.templates):
             weights = {

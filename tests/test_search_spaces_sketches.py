@@ -326,6 +326,14 @@ def test_a_probability_is_a_sum_over_thousands_of_ways() -> None:
     assert space.log_prob(cell) == pytest.approx(11 * math.log(2 / 3))
 
 
+def test_a_probability_may_be_below_all_floats() -> None:
+    total = " + ".join("choice{ tanh(lin(x, h)) [1e-30] | relu(lin(x, h)) [1e30] }" for _ in range(8))
+    space = read_space(f"space faint {{ cell c {{ state h: vec; h' = {total}; out h' }} }}")
+    cell = parse(f"cell c {{ state h: vec; h' = {' + '.join(['tanh(lin(x, h))'] * 8)}; out h' }}")
+    assert space.log_prob(cell) == pytest.approx(8 * math.log(1e-60))
+    assert space.fit([cell], strength=1e-3).log_prob(cell) > -0.1
+
+
 def test_a_probability_of_too_many_ways_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     space = _of_equal_options(8)
     cell = parse(f"cell c {{ state h: vec; h' = {' + '.join(['tanh(lin(x, h))'] * 8)}; out h' }}")
