@@ -379,7 +379,7 @@ class _Search:
 
     def _tell_apart(self, pieces: Sequence[Sequence[int]]) -> None:
         """Split the colours of pieces by their certificates, if their orders are many; such colours are stable, too."""
-        if self._orders([1] * len(pieces)) <= PLAIN:
+        if len(pieces) < 2 or self._orders([1] * len(pieces)) <= PLAIN:
             return
         found: list[_Certificate] = []
         for piece in pieces:
