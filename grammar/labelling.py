@@ -3,23 +3,30 @@
 Colour refinement with individualisation and backtracking, after B. D. McKay, Practical graph
 isomorphism, 1981: colours are refined until stable; where equal colours remain, each candidate is
 made first in turn, the smallest certificate wins, and automorphisms found on the way prune the rest.
-States make cycles, so a bottom-up hash would not do.
+Pieces that hang together by nothing but what is told apart already have orders that multiply: where these
+are many, the pieces are told apart by certificates of their own. States make cycles, so a bottom-up hash would not do.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from grammar.errors import GrammarError
 from grammar.graph import Graph, Node
 from grammar.ops import OPS
 from grammar.printer import show_state
 from grammar.syntax import State
 
+MAX_WORK = 1_000_000  # vertices of all leaves of a search: some ten seconds; most cells have one leaf
+PLAIN = 200_000  # vertices of all leaves up to which all orders of pieces are compared, as digests have always been
+
 _Colours = tuple[int, ...]
 _Key = tuple[tuple[int, tuple[int, ...]], ...]
+_Certificate = tuple[tuple[int, _Key], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +42,14 @@ class Labelling:
 
 
 def label(graph: Graph) -> Labelling:
-    """The canonical numbering of a simplified graph."""
-    search = _Search(_Structure(graph))
-    best = search.run()
-    structure = search.structure
+    """The canonical numbering of a simplified graph.
+
+    Raises GrammarError where too many parts look alike without being so: no cell of a space or of the zoo does.
+    """
+    structure = _Structure(graph)
+    partition = _Partition(structure.start)
+    structure.refine(partition, set(range(structure.size)))
+    best = _Search(structure, partition, range(structure.size)).run()
     count = len(graph.nodes)
     slots = {key: best[i] for key, i in structure.slot_index.items()}
     states = best[count : count + len(graph.states)]
@@ -71,6 +82,7 @@ class _Structure:
         self.size = following
         # links[v] = (role, other vertices): ordered within one link, links themselves as a multiset
         self.links: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in range(self.size)]
+        self.work = 0
         self.start = self._invariants()
         self._relate()
         self.neighbours = [{o for _, others in links for o in others} for links in self.links]
@@ -194,10 +206,37 @@ class _Structure:
                 return False
         return True
 
-    def certificate(self, colours: _Colours) -> tuple[object, ...]:
-        """The whole structure in terms of a discrete colouring; equal ones are isomorphic."""
-        order = sorted(range(self.size), key=colours.__getitem__)
-        return tuple(self._key(v, colours) for v in order)
+    def certificate(self, colours: _Colours, vertices: Iterable[int]) -> _Certificate:
+        """The structure at these vertices in terms of a colouring in which they differ; equal ones are isomorphic."""
+        order = sorted(vertices, key=colours.__getitem__)
+        self.work += len(order)
+        if self.work > MAX_WORK:
+            raise GrammarError(
+                "the cell has no canonical form: too many of its parts look alike and are not the same; it has "
+                f"{len(self.graph.states)} states and {len(self.graph.nodes)} operations and values"
+            )
+        return tuple((colours[v], self._key(v, colours)) for v in order)
+
+    def piece(self, partition: _Partition, vertex: int) -> list[int]:
+        """A vertex with all that hangs on it by vertices that share their colours with others."""
+        found = dict.fromkeys([vertex])
+        todo = [vertex]
+        while todo:
+            for v in self.neighbours[todo.pop()]:
+                if v not in found and partition.length[partition.colour[v]] > 1:
+                    found[v] = None
+                    todo.append(v)
+        return [*found]
+
+    def pieces(self, partition: _Partition, vertices: Iterable[int]) -> list[list[int]]:
+        """Those of the vertices that share their colours, in pieces that hang together by such."""
+        found: list[list[int]] = []
+        seen: set[int] = set()
+        for v in vertices:
+            if v not in seen and partition.length[partition.colour[v]] > 1:
+                found.append(self.piece(partition, v))
+                seen.update(found[-1])
+        return found
 
 
 def _rank(node: Node) -> str:
@@ -254,11 +293,9 @@ class _Partition:
             place, length = self.trail.pop()
             self._put(place, self.order[place : place + length])
 
-    def first_tie(self, place: int = 0) -> int | None:
-        """The first colour at or after `place` that more than one vertex has."""
-        while place < len(self.order) and self.length[place] == 1:
-            place += 1
-        return place if place < len(self.order) else None
+    def first_tie(self, vertices: Iterable[int]) -> int | None:
+        """The first colour of these vertices that more than one vertex has."""
+        return min((place for v in vertices if self.length[place := self.colour[v]] > 1), default=None)
 
     def split_since(self, mark: int) -> set[int]:
         """The colours that stand where something was split after the first `mark`."""
@@ -277,11 +314,10 @@ class _Tie:
     `depth` vertices have been put first above it, and `mark` splits done.
     """
 
-    def __init__(self, partition: _Partition, place: int, depth: int) -> None:
-        self.place = place
+    def __init__(self, partition: _Partition, vertices: Iterable[int], depth: int) -> None:
         self.depth = depth
         self.mark = len(partition.trail)
-        self.vertices = iter(sorted(partition.members(place)))
+        self.vertices = iter(sorted(vertices))
         self.explored: list[int] = []
         self.known = 0  # automorphisms that `orbits` takes in
         self.orbits: dict[int, int] = {}  # union-find: a vertex's parent
@@ -295,25 +331,26 @@ class _Tie:
 
 
 class _Search:
-    """The leaf of the tree of ties with the smallest certificate; of equal ones the first.
+    """The leaf of the tree of ties in a piece with the smallest certificate; of equal ones the first.
 
     A vertex that an automorphism takes to an explored one leads to nothing smaller, so it is passed over. Most are
     found without a leaf of their own (`_twins`): interchangeable parts of a cell cost one look each and not a tree.
     """
 
-    def __init__(self, structure: _Structure) -> None:
+    def __init__(self, structure: _Structure, partition: _Partition, piece: Collection[int]) -> None:
         self.structure = structure
+        self.piece = frozenset(piece)
         self.best: _Colours | None = None
         self.best_path: list[int] = []
-        self.best_certificate: tuple[object, ...] = ()
+        self.best_certificate: _Certificate = ()
         self.automorphisms: list[dict[int, int]] = []  # the vertices that each moves
-        self.partition = _Partition(structure.start)
+        self.partition = partition
         self.path: list[int] = []
         self.ties: list[_Tie] = []
 
     def run(self) -> _Colours:
-        self.structure.refine(self.partition, set(range(self.structure.size)))
-        self._descend(0)
+        """Colours in which the vertices of the piece differ."""
+        self._descend(self.piece)
         while self.ties:
             tie = self.ties[-1]
             self.partition.undo(tie.mark)
@@ -324,26 +361,55 @@ class _Search:
                 continue
             tie.explored.append(vertex)
             self.path.append(vertex)
+            beside = self.structure.piece(self.partition, vertex)
             self.structure.individualise(self.partition, vertex)
-            self._descend(tie.place)
+            self._descend(beside)
         assert self.best is not None
         return self.best
 
-    def _descend(self, place: int) -> None:
-        """To the next tie, of which there is none before `place`, or to a leaf."""
-        following = self.partition.first_tie(place)
-        if following is None:
+    def _descend(self, split: Iterable[int]) -> None:
+        """To the next tie, or to a leaf. Among `split` are all the vertices whose colours are others than above."""
+        self._tell_apart(self.structure.pieces(self.partition, split))
+        place = self.partition.first_tie(self.piece)
+        if place is None:
             self._leaf(tuple(self.partition.colour))
         else:
-            self.ties.append(_Tie(self.partition, following, len(self.path)))
+            vertices = self.piece.intersection(self.partition.members(place))
+            self.ties.append(_Tie(self.partition, vertices, len(self.path)))
+
+    def _tell_apart(self, pieces: Sequence[Sequence[int]]) -> None:
+        """Split the colours of pieces by their certificates, if their orders are many; such colours are stable, too."""
+        if len(pieces) < 2 or self._orders([1] * len(pieces)) <= PLAIN:
+            return
+        found: list[_Certificate] = []
+        for piece in pieces:
+            search = _Search(self.structure, self.partition.copy(), piece)
+            search.run()
+            found.append(search.best_certificate)
+        rank = {certificate: number for number, certificate in enumerate(sorted(set(found)))}
+        if self._orders(Counter(found).values()) <= PLAIN:
+            return
+        kind = {v: rank[own] for own, piece in zip(found, pieces, strict=True) for v in piece}
+        for place in sorted({self.partition.colour[v] for v in kind}):
+            parts: dict[int, list[int]] = {}
+            for v in self.partition.members(place):
+                parts.setdefault(kind.get(v, -1), []).append(v)
+            if len(parts) > 1:
+                self.partition.split(place, [parts[number] for number in sorted(parts)])
+
+    def _orders(self, kinds: Collection[int]) -> int:
+        """The vertices of as many leaves as pieces have orders, given how many there are of each kind."""
+        orders = math.factorial(sum(kinds)) // math.prod(map(math.factorial, kinds))
+        return orders * self.structure.size
 
     def _leaf(self, colours: _Colours) -> None:
-        certificate = self.structure.certificate(colours)
+        certificate = self.structure.certificate(colours, self.piece)
         if self.best is None or certificate < self.best_certificate:
             self.best, self.best_path, self.best_certificate = colours, self.path.copy(), certificate
         elif certificate == self.best_certificate:
             vertices = self.partition.order
-            self.automorphisms.append({v: vertices[c] for v, c in enumerate(self.best) if vertices[c] != v})
+            images = {v: vertices[self.best[v]] for v in self.piece}
+            self.automorphisms.append({v: image for v, image in images.items() if image != v})
             # What is below the tie where the paths part is the image of what was explored there: no need to see it.
             depth = next(i for i, (a, b) in enumerate(zip(self.path, self.best_path, strict=False)) if a != b)
             while self.ties[-1].depth > depth:

@@ -63,6 +63,8 @@ def parse_tree(text: str, source: str = "<text>") -> CellTree:
 
     Raises CellSyntaxError, UnknownNameError or CellTypeError, each with line, column and caret.
     """
+    if not isinstance(text, str):
+        raise CellSyntaxError(f"a cell is a text; received {text!r:.60} of type {type(text).__name__}")
     if len(text) > MAX_TEXT:
         problem = f"a cell has at most {MAX_TEXT:,} characters; received {len(text):,}"
         raise CellSyntaxError(problem, Span.at(text, MAX_TEXT)).locate(text, source)

@@ -13,6 +13,7 @@ from grammar.errors import CellBuildError
 
 Array = NDArray[Any]
 KNOWN_MATRICES = ("legt_a", "legt_b", "fourier")
+LEAST_WINDOW = 1e-6  # steps of a delay; its matrix over a step has no numbers where it is some 1e-300
 _TERMS = 20  # of the exponential's series: its rest is below 1e-24 where the norm is at most 1/2
 
 
@@ -37,9 +38,9 @@ def known_matrix(
                 f"which is {'complex' if is_complex else 'real'}"
             )
         return _fourier(rows, int(number))
-    if is_complex or number <= 0:
+    if is_complex or not number >= LEAST_WINDOW:
         raise CellBuildError(
-            f"{name}(theta) is for real maps, with theta > 0; received {name}({number:g}) for {at}, "
+            f"{name}(theta) is for real maps, with theta >= {LEAST_WINDOW:g}; received {name}({number:g}) for {at}, "
             f"which is {'complex' if is_complex else 'real'}"
         )
     return legendre_delay(rows, number)[name == "legt_b"]

@@ -20,7 +20,7 @@ def zoo_text(name: str) -> str:
     """The file of a known cell as it stands, comments included. Raises UnknownNameError."""
     if name not in zoo_names():
         raise UnknownNameError(
-            f"the zoo has no cell {name!r}{suggest(name, zoo_names())} (`recell zoo` lists all)"
+            f"the zoo has no cell {name!r}{suggest(str(name), zoo_names())} (`recell zoo` lists all)"
         )
     path = resources.files("grammar").joinpath("zoo", f"{name}.cell")
     return path.read_text(encoding="utf-8")

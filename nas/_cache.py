@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -81,11 +82,12 @@ def largest_size() -> int | None:
     if text == "none":
         return None
     found = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([kmgt]?)(i?b)?", text)
-    if found is None:
-        raise NasError(
-            f"{SIZE} must be a number of bytes such as 500M or 2G, or none; received {os.environ[SIZE]!r}"
-        )
-    return int(float(found[1]) * 1024 ** _UNITS[found[2]])
+    size = math.nan if found is None else float(found[1]) * 1024 ** _UNITS[found[2]]
+    if not math.isfinite(size):
+        given = repr(os.environ[SIZE])
+        shown = given if len(given) <= 60 else f"{given[:60]}..."
+        raise NasError(f"{SIZE} must be a number of bytes such as 500M or 2G, or none; received {shown}")
+    return int(size)
 
 
 def usage() -> Usage:

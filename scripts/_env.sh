@@ -6,6 +6,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 python=$venv/bin/python
+tested=test,onnx,serve # the extras that the gate and the tests take
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'
 
 say() { printf '%s\n' "$*"; }
@@ -35,7 +36,7 @@ _make_venv() {
   "$base" -m venv --clear "$venv"
 }
 
-_stamp() { # what an environment depends on; $1 is the extra
+_stamp() { # what an environment depends on; $1 is the extras
   "$python" - "$root" "$1" "${RECELL_TORCH_INDEX:-}" <<'PY'
 import hashlib
 import pathlib
@@ -49,7 +50,7 @@ PY
 
 _pip() { "$python" -m pip --disable-pip-version-check --no-input install -q -c "$root/constraints.txt" "$@"; }
 
-_install() { # $1 is the extra: "" or "test"
+_install() { # $1 is the extras: "" or as $tested
   local torch
   torch=$(grep '^torch==' "$root/constraints.txt")
   if ! "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then
@@ -66,7 +67,7 @@ _install() { # $1 is the extra: "" or "test"
   _pip --no-build-isolation -e "$root${1:+[$1]}"
 }
 
-# ensure_env EXTRA: afterwards $python runs an environment with recell[EXTRA]. At no cost when it is up to date.
+# ensure_env EXTRAS: afterwards $python runs an environment with recell[EXTRAS]. At no cost when it is up to date.
 ensure_env() {
   local extra=$1
   cd "$root"

@@ -42,6 +42,10 @@ def load_space(source: str | Path | Sketch) -> Space:
     """
     if isinstance(source, Sketch):
         return sketch_space(source)
+    if not isinstance(source, str | Path):
+        raise SpaceError(
+            f"a space is a name, a file, a text or a Sketch; received {source!r:.60} of type {type(source).__name__}"
+        )
     if isinstance(source, str):
         if source in space_names():
             return _shipped(source)
@@ -55,7 +59,9 @@ def load_space(source: str | Path | Sketch) -> Space:
     if not there and path.suffix not in SUFFIXES:
         space_text(source if len(source) <= _NAME else f"{source[:_NAME]}...")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpaceError(f"the space file {source!r} is not text in UTF-8 (byte {error.start:,})") from None
     except (OSError, ValueError) as error:
         raise SpaceError(f"the space file {source!r} cannot be read: {error}") from error
     return read_space(text, str(path))

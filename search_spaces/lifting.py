@@ -54,10 +54,25 @@ def _lift(
             return expr
         return Expr(expr.op, tuple(with_option(a, option) for a in expr.args), expr.attrs)
 
+    known: dict[Path, tuple[int, int]] = {}
+
+    def size(expr: Expr) -> tuple[int, int]:
+        """The nodes that it is written out, and how many options are among them: lets used twice double them."""
+        let = places.let(expr, ())
+        if let == hole:
+            return 0, 1
+        if let is not None and let in between:
+            if let not in known:
+                known[let] = size(places.equations[let].expr)
+            return known[let]
+        parts = [size(a) for a in expr.args]
+        return 1 + sum(nodes for nodes, _ in parts), sum(options for _, options in parts)
+
     whole = places.equations[meeting].expr
-    moved = Expr("choice", tuple(with_option(whole, option) for option in choice.args), choice.attrs)
-    if sum(1 for _ in moved.walk()) > largest:
+    nodes, options = size(whole)
+    if 1 + sum(nodes + options * sum(1 for _ in o.walk()) for o in choice.args) > largest:
         return statements
+    moved = Expr("choice", tuple(with_option(whole, option) for option in choice.args), choice.attrs)
     exprs = {p: e.expr for p, e in places.equations.items() if p != hole and p not in between}
     return rebuilt(statements, {**exprs, meeting: moved})
 

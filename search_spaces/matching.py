@@ -16,7 +16,6 @@ from search_spaces.templates import Template, site_of
 
 STEPS = 200_000  # comparisons of one cell with one template, until it is given up
 _NAMES = ("x", "ref", "child", "num")  # leaves without weights
-FOUND = 2_000  # readings of one cell as a template that are looked at
 
 # What has been settled: the option of a hole, the value of a let, which template part a weighted value is, labels.
 Bound = Mapping[tuple[str, object], object]
@@ -44,8 +43,50 @@ class _GivenUp(Exception):
     """The comparison took too many steps."""
 
 
-def readings(template: Template, cell: Cell) -> list[Found] | str:
-    """Every set of options with which the template is this cell, or why there is none."""
+def reading(template: Template, cell: Cell) -> Found | str:
+    """A set of options with which the template is this cell, always the same one, or why there is none."""
+    why = _differs(template, cell)
+    if why is not None:
+        return why
+    try:
+        bound = next(_Match(template, cell).whole(), None)
+    except _GivenUp:
+        return "it takes too long to compare"
+    return "its equations are others" if bound is None else _options(bound)
+
+
+def readings(template: Template, cell: Cell) -> list[Found] | None:
+    """Every set of options with which the template is this cell; None where these are too many to be found."""
+    if _differs(template, cell) is not None:
+        return []
+    try:
+        return [*dict.fromkeys(map(_options, _Match(template, cell).whole()))]
+    except _GivenUp:  # many ways to pair, such as of interchangeable states, may be few sets of options
+        pass
+    try:
+        return _apart(_Match(template, cell))
+    except _GivenUp:
+        return None
+
+
+def _apart(match: _Match) -> list[Found]:
+    """Every set of options once: after one is found, what it leaves is cut into parts by where others first differ."""
+    found: dict[Found, None] = {}
+    parts: list[dict[int, frozenset[int]]] = [{}]
+    while parts:
+        match.barred = barred = parts.pop()
+        bound = next(match.whole(), None)
+        if bound is not None:
+            options = _options(bound)
+            found[options] = None
+            for site, option in options:
+                parts.append(barred | {site: barred.get(site, frozenset()) | {option}})
+                barred = barred | {site: frozenset(range(match.most)) - {option}}
+    return [*found]
+
+
+def _differs(template: Template, cell: Cell) -> str | None:
+    """A reason that is seen at once why a cell cannot be the template."""
     sketch = template.sketch
     if (len(sketch.tree.children), sketch.tree.variadic) != (len(cell.tree.children), cell.tree.variadic):
         return "its children are others"
@@ -54,17 +95,7 @@ def readings(template: Template, cell: Cell) -> list[Found] | str:
     if skeleton(sketch.statements) != skeleton(cell.statements):
         return "its blocks are others"
     unused = unused_let(cell)
-    if unused:
-        return f"{unused!r} is not used"
-    found: dict[Found, None] = {}
-    try:
-        for bound in _Match(template, cell).whole():
-            found[_options(bound)] = None
-            if len(found) == FOUND:
-                break
-    except _GivenUp:  # what was found is right, but interchangeable states have too many pairings
-        return list(found) or "it takes too long to compare"
-    return list(found) or "its equations are others"
+    return f"{unused!r} is not used" if unused else None
 
 
 def _options(bound: Bound) -> Found:
@@ -106,6 +137,8 @@ class _Match:
         self.alike = {a.name: [b.name for b in theirs if _alike(a, b)] for a in ours}
         self.children = dict(zip(self.sketch.tree.children, cell.tree.children, strict=True))
         self.steps = 0
+        self.most = max((len(site.options) for site in template.sites), default=0)
+        self.barred: Mapping[int, frozenset[int]] = {}  # of holes: options that are left out of account
         self._known: dict[
             tuple[object, object], bool
         ] = {}  # whether parts of the cell at two places are equal
@@ -167,8 +200,9 @@ class _Match:
             yield from self._let(let, theirs, bound)
         elif ours.expr.op == "choice":
             site = ("site", site_of(ours.expr))
+            barred = self.barred.get(site_of(ours.expr), frozenset())
             for number in range(len(ours.expr.args)):
-                if bound.get(site, number) != number:
+                if bound.get(site, number) != number or number in barred:
                     continue
                 for found in self._one(ours.operand(number), theirs, bound):
                     if found.get(site, number) == number:

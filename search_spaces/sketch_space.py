@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from grammar import Cell, Sketch, parse_sketch, show_expr, show_state, show_statement
-from search_spaces.errors import NoCellError
-from search_spaces.matching import Found, readings
+from search_spaces import matching
+from search_spaces.errors import NoCellError, SpaceError
+from search_spaces.matching import Found, reading, readings
 from search_spaces.places import Places
 from search_spaces.printer import rounded
 from search_spaces.rules import Limits, operations
@@ -117,24 +118,45 @@ class SketchSpace(Space):
     # -- probability ----------------------------------------------------------------------------
 
     def log_prob(self, cell: Cell) -> float:
-        found = self._readings(cell)
-        if isinstance(found, str):
+        found = self._all(self._one(cell))
+        if not found:
             return -math.inf
-        return math.log(sum(map(self._weight, found))) - math.log(len(self.templates))
+        greatest, shares = self._shares(found)
+        return greatest + math.log(sum(shares)) - math.log(len(self.templates))
 
-    def _weight(self, reading: Reading) -> float:
-        sites = self.templates[reading[0]].sites
-        return math.prod(sites[i].weights[option] / sum(sites[i].weights) for i, option in reading[1])
+    def _all(self, cell: Cell) -> list[Reading]:
+        """Every reading of a cell; none of one that is no member."""
+        found: list[Reading] = []
+        for number, template in enumerate(self.templates):
+            ways = readings(template, cell)
+            if ways is None:
+                raise SpaceError(
+                    f"a probability is a sum over all ways to fill the holes; {cell.name} as the sketch "
+                    f"{template.sketch.name} has more than are found in {matching.STEPS:,} comparisons"
+                )
+            found += [(number, picks) for picks in ways]
+        return found
+
+    def _shares(self, found: list[Reading]) -> tuple[float, list[float]]:
+        """The logarithm of the greatest probability of these, and each as a share of it: none is below all floats."""
+        logs = [
+            sum(math.log(sites[i].weights[k] / sum(sites[i].weights)) for i, k in picks)
+            for number, picks in found
+            for sites in [self.templates[number].sites]
+        ]
+        greatest = max(logs)
+        return greatest, [math.exp(log - greatest) for log in logs]
 
     def _fitted(self, cells: list[Cell], strength: float) -> SketchSpace:
         used: dict[tuple[int, int, int], float] = {}
         for cell in cells:
-            found = self._member(cell)
-            total = sum(map(self._weight, found))
-            for reading in found:
-                for site in reading[1]:
-                    at = (reading[0], *site)
-                    used[at] = used.get(at, 0.0) + self._weight(reading) / total
+            self._member(cell)
+            found = self._all(cell)
+            _, shares = self._shares(found)
+            for (number, picks), share in zip(found, shares, strict=True):
+                for site in picks:
+                    at = (number, *site)
+                    used[at] = used.get(at, 0.0) + share / sum(shares)
         sketches = []
         for number, template in enumerate(self.templates):
             weights = {
@@ -198,16 +220,17 @@ class SketchSpace(Space):
         return _size(self.templates[number].cell(dict(picks)))
 
     def _readings(self, cell: Cell) -> list[Reading] | str:
+        """One reading as each sketch that the cell can be, or why it is no member."""
         known = self._derived.get(self._one(cell))
         if known is None:
             found: list[Reading] = []
             why = ""
             for number, template in enumerate(self.templates):
-                read = readings(template, cell)
+                read = reading(template, cell)
                 if isinstance(read, str):
                     why = why or f"as the sketch {template.sketch.name}: {read}"
                 else:
-                    found += [(number, picks) for picks in read]
+                    found.append((number, read))
             known = self._derived[cell] = found or why
         return known
 

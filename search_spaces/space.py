@@ -103,8 +103,8 @@ class Space(ABC):
         """The natural logarithm of the probability that `sample` by weights gives this cell; -inf for no member.
 
         The sum over all derivations of the cell as written: names, the order of statements and of commutative operands
-        do not count. Raises SpaceError for a cell whose states and helper names can be written in more orders than can
-        be summed over.
+        do not count. Raises SpaceError for a cell whose states and helper names can be written in more orders, or that
+        fills a sketch in more ways, than can be summed over.
         """
 
     def fit(self, cells: Iterable[Cell], strength: float = 10.0) -> Space:

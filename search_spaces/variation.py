@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from typing import TypeVar
 
 import numpy as np
@@ -259,9 +260,8 @@ class Varier:
         if not lines or not self.rules.limits.holds(len(made.states) + 1):
             return None
         line = _any(rng, lines)
-        name = next(
-            n for n in (*STATE_NAMES, *(f"s{i}" for i in range(99))) if n not in made.taken(self.rules)
-        )
+        taken = made.taken(self.rules)
+        name = next(n for n in chain(STATE_NAMES, (f"s{i}" for i in count())) if n not in taken)
         state = State(name, line.type, line.init)
         at = self._line_end(made, line) - below(rng, 1 + sum(map(line.fits, made.states)))
         states = self._ordered_states((*made.states, state), made, at, state)

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from scramble import scramble
 from strategies import cells
 
-from grammar import DIGEST_VERSION, Cell, canonical_weights, fingerprint, labelling, parse, zoo, zoo_names
+from grammar import (
+    DIGEST_VERSION,
+    Cell,
+    GrammarError,
+    canonical_weights,
+    fingerprint,
+    labelling,
+    parse,
+    zoo,
+    zoo_names,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "digests.json"
 
@@ -209,6 +219,38 @@ SYMMETRIC = {
 @pytest.mark.parametrize(("form", "count"), SYMMETRIC)
 def test_digests_of_symmetric_cells_stay(form: str, count: int) -> None:
     assert parse(_interchangeable(count, form)).digest.startswith(SYMMETRIC[form, count])
+
+
+def _rings(*lengths: int) -> Cell:
+    names = [[f"h{r}_{i}" for i in range(n)] for r, n in enumerate(lengths)]
+    flat = [n for ring in names for n in ring]
+    equations = "; ".join(
+        f"{n}' = tanh(lin({ring[(i + 1) % len(ring)]}))" for ring in names for i, n in enumerate(ring)
+    )
+    return parse(
+        f"cell a {{ state {', '.join(f'{n}: vec' for n in flat)}; {equations}; out lin(x, {', '.join(flat)}) }}"
+    )
+
+
+def test_rings_that_look_alike_are_told_apart_by_themselves() -> None:
+    """Their states have one colour, and the orders of twenty-four rings of two lengths are 2.7 million."""
+    digests = [_rings(*lengths).digest for lengths in ([3, 4] * 12, [4] * 12 + [3] * 12, [3] * 16 + [4] * 9)]
+    assert digests[0] == digests[1] != digests[2]
+    cell = _rings(*[3, 4] * 12)
+    assert scramble(cell, np.random.default_rng(0)).digest == cell.digest
+    assert cell.canonical().canonical() is cell.canonical()
+
+
+def test_the_digest_of_a_few_rings_stays() -> None:
+    assert _rings(3, 5).digest.startswith("1682ac95e5")
+    assert _rings(3, 4, 3, 4, 3, 4, 3, 4).digest.startswith("1aa607bfc9")
+
+
+def test_a_search_that_takes_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelling, "MAX_WORK", 300)
+    why = "no canonical form: too many of its parts look alike and are not the same; it has 14 states"
+    with pytest.raises(GrammarError, match=why):
+        _rings(3, 4, 3, 4).canonical()
 
 
 def test_equal_operands_of_a_map_are_not_searched() -> None:

@@ -55,6 +55,13 @@ def check(marked: str, kind: type[LocatedError], message: str) -> None:
     assert set(said[2].strip()) == {"^"}
 
 
+@pytest.mark.parametrize("what", [None, b"cell c { }", 3, ["cell c { }"] * 50])
+def test_what_is_no_text_is_refused(what: object) -> None:
+    for read in (parse, parse_sketch):
+        with pytest.raises(CellSyntaxError, match=f"^a cell is a text; .* of type {type(what).__name__}$"):
+            read(what)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("message", "text"), cases(NO_CELL) + within(cases(SYNTAX)))
 def test_syntax_errors(message: str, text: str) -> None:
     check(text, CellSyntaxError, message)

@@ -120,6 +120,18 @@ def test_a_size_that_is_none_is_said_and_nothing_removed(
     assert names(folder) == [1]
 
 
+def test_a_size_of_hundreds_of_digits_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECELL_CACHE_SIZE", "9" * 400)
+    with pytest.raises(NasError, match=r"RECELL_CACHE_SIZE must be .*; received '9{59}\.\.\.$"):
+        usage()
+    put(folder, 1, 9)
+    with pytest.warns(RuntimeWarning, match=r"is not bounded: RECELL_CACHE_SIZE must be"):
+        prune_when_due(folder)
+    assert names(folder) == [1]
+    monkeypatch.setenv("RECELL_CACHE_SIZE", "9" * 100)  # more than any disk has, and a number
+    assert largest_size() == int(float("9" * 100))
+
+
 def test_no_folder_and_no_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECELL_CACHE", str(folder / "none"))
     assert (usage().files, prune().files) == (0, 0)

@@ -76,6 +76,24 @@ def test_nothing_is_needed_of_a_finished_run_but_what_can_be_asked_for(tmp_path:
     assert (again.removed, again.bytes, again.failed) == ((), 0, ())
 
 
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    put(run, "snapshots/trial-3/state", 3)
+    put(run, "snapshots/.trial-4/state", 4)
+    for name in ("snapshots", "weights"):
+        (run.path / name).rename(tmp_path / name)
+        (run.path / name).symlink_to(tmp_path / name)
+    put(run, ".report.html.part", 1)
+    outside = sorted(tmp_path.glob("[sw]*/**/*"))
+    assert len(outside) > 6
+    for dry in (True, False):
+        (cleaned,) = clean([run.path], everything=True, dry_run=dry)
+        assert removed(cleaned) == {".report.html.part": "temporary"}
+        assert sorted(tmp_path.glob("[sw]*/**/*")) == outside
+    links = sum((run.path / name).lstat().st_size for name in ("snapshots", "weights"))
+    assert cleaned.bytes_left == (run.path / JOURNAL).stat().st_size + links
+
+
 def test_the_models_that_are_exported_stay_always(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     (some,) = clean([run.path])

@@ -248,6 +248,9 @@ def test_a_finalist_is_retrained_with_its_recipe(tmp_path: Path) -> None:
         (" params <= 20k", "params", 2e4),
         ("flops<=1.5M", "flops", 1.5e6),
         ("latency_us<=5e1", "latency_us", 50.0),
+        ("latency_us<=2.5E-05", "latency_us", 2.5e-5),
+        ("flops<=1e+15", "flops", 1e15),
+        ("params<=1000000G", "params", 1e15),
     ],
 )
 def test_constraints_are_read(text: str, metric: str, limit: float) -> None:
@@ -262,6 +265,8 @@ def test_constraints_are_read(text: str, metric: str, limit: float) -> None:
         ("params<20", "'params<20' is not of the form metric<=number"),
         ("size<=20", "there is no metric 'size'; metrics are params, flops, "),
         ("params<=1.2.3", "'1.2.3' is not a number"),
+        ("params<=1e+-5", "is not of the form"),
+        ("params<=1e+999", "'1e.999' is not a number"),
         ("params", "'params' is not of the form"),
     ],
 )

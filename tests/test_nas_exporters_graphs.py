@@ -11,10 +11,11 @@ import pytest
 import torch
 from cli_runner import refused
 from source_tree import ROOT
+from torch import nn
 
 from grammar import parse, zoo
 from nas.errors import ExportError
-from nas.exporters import ExportMismatchError, export, graphs, read_formats
+from nas.exporters import ExportMismatchError, export, graphs, graphs_child, read_formats
 from nas.exporters.subject import subject_of_cell
 
 ONNX = (
@@ -66,6 +67,60 @@ def as_the_page_says(folder: Path, x: torch.Tensor) -> tuple[torch.Tensor, Seque
     names: dict[str, Any] = {"x": x}
     exec(code, names)
     return names["y"], names["state"]
+
+
+def test_steps_without_states_are_traced() -> None:
+    class Plain(nn.Linear):
+        def step(self, x_t: torch.Tensor, state: tuple[()]) -> tuple[torch.Tensor, tuple[()]]:
+            return self(x_t).tanh(), state
+
+    part = Plain(3, 2).requires_grad_(False)
+    example = torch.randn(graphs_child.BATCH, graphs_child.STEPS, 3)
+    dims = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("steps", min=1)}
+    program = torch.export.export(graphs_child.Steps(part), (example, ()), dynamic_shapes=(dims, ()))
+    for batch, steps in ((5, 4), (1, 1)):
+        x = torch.randn(batch, steps, 3)
+        y, state = program.module()(x, ())
+        assert tuple(state) == ()
+        torch.testing.assert_close(y, part(x).tanh())
+
+
+@pytest.mark.slow
+def test_a_program_of_a_cell_without_states(tmp_path: Path) -> None:
+    text = "cell p { g = sigmoid(lin(x)); out g * tanh(lin(x)) }"
+    made = export(parse(text), tmp_path / "p", formats="pt2", input_size=4, hidden_size=4, num_layers=2)
+    assert made.facts["check"]["cell.pt2"] <= 1e-5
+    for batch, steps in ((5, 4), (1, 1)):
+        y, state = as_the_page_says(made.folder, torch.randn(batch, steps, 4))
+        assert (y.shape, tuple(state)) == ((batch, steps, 4), ())
+
+
+def test_names_in_onnx_all_differ() -> None:
+    assert graphs_child.outputs(["h", "c"]) == ["y", "h_new", "c_new"]
+    assert graphs_child.outputs(["a", "a_new"]) == ["y", "a_new_", "a_new_new"]
+    assert graphs_child.outputs(["y", "a", "a_new", "a_new_"]) == [
+        "y_",
+        "y_new",
+        "a_new__",
+        "a_new_new",
+        "a_new__new",
+    ]
+
+
+@needs_onnx
+def test_onnx_of_states_whose_names_meet(tmp_path: Path) -> None:
+    text = "cell m { state a: vec, a_new: vec, y: vec; a' = tanh(lin(x, a_new)); a_new' = a; y' = x + y; out y' + a }"
+    made = export(parse(text), tmp_path / "m", formats="onnx", input_size=3, hidden_size=3)
+    assert made.facts["check"]["cell.onnx"] <= 1e-5
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_onnx_of_a_cell_without_states(tmp_path: Path) -> None:
+    made = export(
+        parse("cell p { out tanh(lin(x)) }"), tmp_path / "p", formats="onnx", input_size=3, hidden_size=4
+    )
+    assert made.facts["check"]["cell.onnx"] <= 1e-5
 
 
 def test_a_graph_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

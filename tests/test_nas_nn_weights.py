@@ -149,7 +149,11 @@ def test_permutation_start(type_: str, option: str) -> None:
             "lin(h, init=legt_b(9))",
             r"legt_b\(...\) is for a matrix \[n, 1\]; the weight h has shape \(8, 8\)",
         ),
-        ("lin(h, init=legt_a(0))", r"with theta > 0; received legt_a\(0\) for the weight h, which is real"),
+        (
+            "lin(h, init=legt_a(0))",
+            r"with theta >= 1e-06; received legt_a\(0\) for the weight h, which is real",
+        ),
+        ("lin(h, init=legt_a(1e-300))", r"with theta >= 1e-06; received legt_a\(1e-300\) for the weight h"),
         (
             "lin(h, init=fourier(1))",
             r"for complex maps; received fourier\(1\) for the weight h, which is real",

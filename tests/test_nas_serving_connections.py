@@ -3,11 +3,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from nas.serving import Application, Limits
 from nas.serving.cluster import _server, listening
+from nas.serving.connections import timed_protocol
 from nas.serving.desk import Desk, Encoder
 
 _GET = b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n"
@@ -185,3 +188,101 @@ def test_no_connection_is_taken_out_of_those_that_are_counted() -> None:
         assert await _asked(reader, writer, _GET[:-2] + wish + key) == b"200"  # as if there were no such wish
 
     _with_server(talk, 60)
+
+
+_ONE = b'{"cells": ["c"]}'
+_SLOW = b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n%b" % (len(_ONE), _ONE)
+
+
+def _waiting(go: asyncio.Event) -> Encoder:
+    async def encoder(texts: list[str], others: list[bytes]) -> list[bytes]:
+        await go.wait()
+        return [b'{"slow": 1}' for _ in texts]
+
+    return encoder
+
+
+def test_requests_of_one_packet_are_answered_in_order() -> None:
+    go = asyncio.Event()
+
+    async def clients(connect: Connect) -> None:
+        reader, writer = await connect()
+        body = b'{"cells": []}'
+        last = b"POST /predict HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body[:4])
+        writer.write(_SLOW + _GET * 3 + last)
+        await asyncio.sleep(0.1)
+        writer.write(body[4:])
+        go.set()
+        for wanted in (
+            b'[{"slow": 1}]',
+            *[b'{"status": "ok", "kept": 1, "waiting": 0, "encoders": 1}'] * 3,
+            b"[]",
+        ):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            assert (await reader.readexactly(length)).strip() == wanted
+
+    _with_clients(clients, encoder=_waiting(go))
+
+
+def test_a_head_that_began_with_the_request_before_has_its_own_time() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_GET + _GET[:20])
+        answers = await reader.read()  # up to the end of the connection
+        assert answers.startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 408 " in answers
+
+    _with_server(talk, 0.05)
+
+
+def test_a_long_head_is_not_read_while_the_request_before_is_answered() -> None:
+    go = asyncio.Event()
+
+    async def clients(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(_SLOW + b"GET /healthz HTTP/1.1\r\na: ")
+        for _ in range(64):  # more than the buffers on the way hold
+            writer.write(b"b" * 2**20)
+        sent = asyncio.create_task(writer.drain())
+        await asyncio.wait({sent}, timeout=0.5)
+        assert not sent.done()
+        go.set()
+        with contextlib.suppress(ConnectionResetError):
+            answers = await reader.read()
+            assert answers.startswith(b"HTTP/1.1 200 ")
+            assert b"HTTP/1.1 431 " in answers
+        with contextlib.suppress(ConnectionResetError):
+            await sent
+
+    _with_clients(clients, encoder=_waiting(go))
+
+
+def test_nothing_is_read_while_requests_wait() -> None:
+    """Uvicorn reads on with each answer, however many requests it has kept by then."""
+
+    class Flow:
+        paused = True
+
+        def pause_reading(self) -> None:
+            self.paused = True
+
+        def resume_reading(self) -> None:
+            self.paused = False
+
+    closing = SimpleNamespace(is_closing=lambda: True)
+
+    class Base(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.flow, self.pipeline, self.transport = Flow(), ["third", "second"], closing
+            self.cycle = SimpleNamespace(response_complete=False, more_body=False)
+
+        def on_response_complete(self) -> None:
+            self.flow.resume_reading()
+            self.pipeline.pop()
+
+    protocol: Any = timed_protocol(Base, 1, 1)()
+    protocol.on_response_complete()
+    assert protocol.flow.paused
+    protocol.on_response_complete()
+    assert not protocol.flow.paused

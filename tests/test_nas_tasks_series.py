@@ -125,10 +125,10 @@ def test_the_trivial_score_is_that_of_the_last_value(saved: Path) -> None:
 
 
 def test_the_default_series_is_that_of_mackey_and_glass() -> None:
-    x, late = [1.2] * 35, []
+    x, late = [1.2] * 61, []
     for _ in range(12 * 130):
-        late.append(x[-35])
-        x.append(x[-1] + 0.5 * (0.2 * x[-35] / (1 + x[-35] ** 10) - 0.1 * x[-1]))
+        late.append(x[-61])
+        x.append(x[-1] + 0.5 * (0.2 * x[-61] / (1 + x[-61] ** 10) - 0.1 * x[-1]))
     np.testing.assert_allclose(mackey_glass(30)[:, 0], x[-30 * 12 :: 12], rtol=1e-6)
     values = mackey_glass(2_000)
     assert 0.2 < values.min() < 0.6

@@ -117,8 +117,14 @@ def test_a_missing_or_unreadable_file_is_answered(tmp_path: Path) -> None:
         load_space(str(tmp_path / "none.space"))
     binary = tmp_path / "binary.space"
     binary.write_bytes(bytes([255, 254, 0, 128]))
-    with pytest.raises(SpaceError, match=r"cannot be read: .*decode"):
+    with pytest.raises(SpaceError, match=r"'.*' is not text in UTF-8 \(byte 0\)$"):
         load_space(str(binary))
+    marked = tmp_path / "marked.space"
+    marked.write_text("\ufeff" + space_text("gated"), encoding="utf-8")
+    assert load_space(marked).name == "gated"
+    for other in (None, b"gated"):
+        with pytest.raises(SpaceError, match=f"a space is a name, .*; received {other!r} of type "):
+            load_space(other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", space_names())

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grammar import parse_sketch
+from grammar import Let, Statement, parse_sketch
 from search_spaces import Relaxed, SpaceError, load_space
+from search_spaces.lifting import lifted
 
 MINE = """
 cell mine {
@@ -53,12 +54,12 @@ def test_lifting_computes_a_node_for_each_of_its_inputs() -> None:
         "cell n { state h: vec; p = choice{ lin(x) | h }; v = lin(p); "
         "s = lerp(sigmoid(lin(p)), p, choice{ tanh(v) | v }); h' = s; out h' }"
     )
-    plain, lifted = (str(Relaxed(sketch, lift).cell) for lift in (False, True))
+    plain, moved = (str(Relaxed(sketch, lift).cell) for lift in (False, True))
     assert plain.count("sigmoid(") == 1
-    assert lifted.count("sigmoid(") == 2
+    assert moved.count("sigmoid(") == 2
     assert "p =" in plain
-    assert "p =" not in lifted
-    assert "v =" not in lifted
+    assert "p =" not in moved
+    assert "v =" not in moved
 
 
 def test_a_choice_that_two_new_values_use_stays_where_it_is() -> None:
@@ -82,3 +83,23 @@ def test_options_that_do_not_sum_are_refused() -> None:
     sketch = parse_sketch("cell m { state s: mem(3); s' = choice{ tanh(s) | relu(s) }; out lin(s, x) }")
     with pytest.raises(SpaceError, match="the sum of a hole's options, each times a number, does not stand"):
         _ = Relaxed(sketch).cell
+
+
+def _ladder(steps: int) -> tuple[Statement, ...]:
+    lets = "; ".join(f"a{i + 1} = a{i} * b{i}; b{i + 1} = a{i} + b{i}" for i in range(1, steps))
+    return parse_sketch(
+        "cell s { state h: vec; p = choice{ h | tanh(h) }; a1 = tanh(p); b1 = sigmoid(p); "
+        f"{lets}; h' = lin(a{steps}, b{steps}); out h' }}"
+    ).statements
+
+
+def test_how_large_an_equation_becomes_is_known_before_it_is_written_out() -> None:
+    """Each of forty steps uses both lets of the step before twice: 10^12 nodes."""
+    long, short = _ladder(40), _ladder(2)
+    assert lifted(long, 4_000) is long
+    nodes = (
+        1 + (7 + 4 * 1) + (7 + 4 * 2)
+    )  # the choice; lin, two and four operations, and four times the option
+    assert lifted(short, nodes - 1) is short
+    (moved,) = (s.expr for s in lifted(short, nodes) if isinstance(s, Let) and s.name == "h'")
+    assert sum(1 for _ in moved.walk()) == nodes

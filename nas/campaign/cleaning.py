@@ -113,7 +113,7 @@ def _temporary(run: Run) -> Iterator[Item]:
         if (run.path / name).is_file():
             yield _item(run.path / name, "temporary", "half written when a process died")
     for folder in (SNAPSHOTS, WEIGHTS):
-        for path in _folders(run.path / folder):
+        for path in _inside(run, folder):
             if path.name.startswith(".trial-") or path.name[1:] in _keys(run):
                 yield _item(path, "temporary", "half written when a process died")
 
@@ -121,7 +121,7 @@ def _temporary(run: Run) -> Iterator[Item]:
 def _snapshots(run: Run) -> Iterator[tuple[Item, bool]]:
     """Snapshots, each with whether it is useless."""
     carried = {trial.continues for trial in run.trials if trial.status not in OPEN}
-    for path in _folders(run.path / SNAPSHOTS):
+    for path in _inside(run, SNAPSHOTS):
         number = path.name.removeprefix("trial-")
         if number == path.name or not number.isdecimal():
             continue
@@ -140,7 +140,7 @@ def _models(run: Run) -> Iterator[tuple[Item, bool]]:
     """Trained models that no export takes, each with False: they cost time to make. None before the run is finished."""
     if not run.finished:
         return
-    made = frozenset(_folders(run.path / WEIGHTS))
+    made = frozenset(_inside(run, WEIGHTS))
     for contender in run.contenders:
         models = [training for training in contender.done if training.weights]
         best = min(models, key=lambda training: training.score or 0.0, default=None)
@@ -198,17 +198,23 @@ def _folders(place: Path) -> list[Path]:
         return []
 
 
+def _inside(run: Run, name: str) -> list[Path]:
+    """The folders in a folder of a run; none where that is a link: what it leads to is not the run's."""
+    place = run.path / name
+    return [] if place.is_symlink() else _folders(place)
+
+
 def _item(path: Path, kind: str, why: str) -> Item:
     return Item(path, kind, _bytes(path), why)
 
 
 def _bytes(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else (path,)
+    """The bytes of a file, or of all files in a folder; a link counts as the link that it is."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,)
     total = 0
     for file in files:
         try:
-            if not file.is_dir():
+            if file.is_symlink() or not file.is_dir():
                 total += file.lstat().st_size
         except OSError:  # gone meanwhile
             continue

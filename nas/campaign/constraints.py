@@ -11,7 +11,7 @@ from nas.errors import RunError
 from nas.searchers import METRICS
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
-_FORM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.]+(?:e[0-9]+)?)\s*([kKmMgG]?)\s*")
+_FORM = re.compile(r"\s*(\w+)\s*<=\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*")
 
 
 @dataclass(frozen=True)

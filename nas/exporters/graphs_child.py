@@ -41,6 +41,11 @@ class Steps(nn.Module):
         """x [B, T, ...] -> y [B, T, ...] and the state after the last step."""
         from torch._higher_order_ops.scan import scan
 
+        if (
+            not isinstance(state, Tensor) and not state
+        ):  # a scan carries something; here each step is one by itself
+            y, _ = self.part.step(x.flatten(0, 1), state)
+            return y.unflatten(0, x.shape[:2]), state
         lone = isinstance(state, Tensor)
 
         def step(carry: tuple[Tensor, ...], x_t: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -85,9 +90,19 @@ def write(folder: Path, formats: Sequence[str], states: Sequence[tuple[str, bool
                 dynamo=True,
                 verbose=False,
                 input_names=["x", *names],
-                output_names=["y", *(f"{name}_new" for name in names)],
+                output_names=outputs(names),
             )
             cast(Any, made).save(folder / "cell.onnx")
+
+
+def outputs(names: Sequence[str]) -> list[str]:
+    """The names of the outputs in ONNX, where all names differ: a `_` follows each that an input has."""
+    made: list[str] = []
+    for name in ["y", *(f"{name}_new" for name in names)]:
+        while name in ("x", *names, *made):
+            name += "_"
+        made.append(name)
+    return made
 
 
 def check(folder: Path, formats: Sequence[str], states: Sequence[tuple[str, bool]], expected: Path) -> None:

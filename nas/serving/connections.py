@@ -45,8 +45,11 @@ class _Timed(asyncio.Protocol):
     connections: set[Any]
     loop: asyncio.AbstractEventLoop
     transport: Any
+    flow: Any
+    pipeline: Any = ()  # whole requests that wait for the answers before them; h11 has none, and reads no further
     _late: asyncio.TimerHandle | None = None
     _head = 0  # bytes that came since a head was awaited
+    _begun = False  # whether a further head has begun to come, maybe while a request is being answered
     _answered = False
     _unread = False  # whether answers pile up
 
@@ -62,15 +65,27 @@ class _Timed(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._head += len(data)
         super().data_received(data)
-        self._watch()
-        if self._awaits_head() and self._head > MOST_HEAD:
-            self._end(_LONG)
+        self._watch_head()
+
+    def on_message_begin(self) -> None:
+        self._begun = True
+        super().on_message_begin()  # type: ignore[misc]  # of uvicorn with httptools, as the next one
+
+    def on_headers_complete(self) -> None:
+        self._begun = False
+        self._head = 0
+        super().on_headers_complete()  # type: ignore[misc]
 
     def on_response_complete(self) -> None:
         self._answered = True
         self._forget()  # what it is waited for next begins now
         super().on_response_complete()  # type: ignore[misc]  # of uvicorn
-        self._watch_room()
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn reads on with each answer, and keeps all that comes
+        if self._begun:
+            self._watch_head()
+        else:
+            self._watch_room()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -100,10 +115,19 @@ class _Timed(asyncio.Protocol):
     def _awaits_head(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    def _watch_head(self) -> None:
+        """Let no head take too long, nor be too long."""
+        self._watch()
+        if self._head > MOST_HEAD and self._awaits_head():
+            self._end(_LONG)
+        elif self._head > MOST_HEAD:
+            self.flow.pause_reading()  # until what came before is answered
+
     def _watch(self) -> None:
         """Let time run while a head is awaited: more bytes of the same give it no more time."""
         if not self._awaits_head():
-            self._head = 0
+            if not self._begun:
+                self._head = 0
             self._stop()
         elif self._late is None:
             self._late = self.loop.call_later(self.seconds, self._end, _LATE)
@@ -111,7 +135,8 @@ class _Timed(asyncio.Protocol):
 
     def _watch_room(self) -> None:
         """Note since when the client lets the server wait."""
-        waits = self._awaits_head() or self.cycle.more_body or self._unread
+        # Where others wait before the last request, its body is not what the server waits for.
+        waits = self._awaits_head() or (self.cycle.more_body and not self.pipeline) or self._unread
         if self.transport.is_closing() or not waits:
             self._forget()
         elif self not in self.room.strangers and self not in self.room.guests:
@@ -138,7 +163,8 @@ def timed_protocol(base: Any, seconds: float, most: int) -> type[asyncio.Protoco
 
     A connection is closed, with a 408, `seconds` after it was opened, or after the first byte of a further request, if
     the headers of the request are not complete by then; with a 431 where they are longer than MOST_HEAD. Between
-    requests uvicorn's own `timeout_keep_alive` counts.
+    requests uvicorn's own `timeout_keep_alive` counts. Of requests that come before the answer to one, what is read at
+    once is answered in order, and no more is read until then; the time of one that has begun runs from then on.
 
     Of more than `most` connections, the one that has let the server wait longest is closed, for the rest of a request
     or for an answer to be read: first of those that have had no answer yet. Where all are being answered, none is.

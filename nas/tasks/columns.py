@@ -84,11 +84,11 @@ def _normalised(values: Floats, first: int, second: int, where: str) -> Series:
 
 @cache
 def mackey_glass(length: int) -> Floats:
-    """[length, 1]: dx/dt = 0.2 x(t - 17) / (1 + x(t - 17)^10) - 0.1 x, every 6th time; chaotic (Mackey and Glass 1977).
+    """[length, 1]: dx/dt = 0.2 x(t - 30) / (1 + x(t - 30)^10) - 0.1 x, every 6th time; chaotic (Mackey and Glass 1977).
 
     By Euler's steps of 0.5 with products alone, so that the numbers are the same on every machine.
     """
-    delay, every, skipped = 34, 12, 100
+    delay, every, skipped = 60, 12, 100
     values = [1.2] * (delay + 1)
     for _ in range((length + skipped) * every):
         late = values[-1 - delay]

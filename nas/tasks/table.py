@@ -304,7 +304,7 @@ _ROWS = (
     ),
     TaskInfo(
         name="series",
-        version=1,
+        version=2,
         what="the next values of a time series; --data FILE (CSV, .npy, .npz), by default that of Mackey and Glass",
         metric="squared error",
         trivial_score=None,
