@@ -8,7 +8,7 @@ run as `grammar.renderings` has them, between two moves of the batch axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,14 @@ _FLAT = ("in", "vec", "cvec")
 _MATRICES = ("mat", "cmat")
 
 
-def sigmoid(a: Array) -> Array:
+def sigmoid(a: Array, out: Array | None = None) -> Array:
     """1 / (1 + exp(-a)): exp may overflow, which gives the limit 0."""
-    return _sigmoid_of_minus(np.negative(a))
+    minus = np.negative(a, out=out)
+    return _sigmoid_of_minus(minus, minus)
 
 
-def _sigmoid_of_minus(a: Array) -> Array:
-    result = np.exp(a)
+def _sigmoid_of_minus(a: Array, out: Array | None = None) -> Array:
+    result = np.exp(a, out=out)
     result += 1
     return np.divide(1, result, out=result)
 
@@ -51,6 +52,21 @@ _QUICK: Mapping[str, Callable[..., Any]] = {
     "silu": lambda a: a * sigmoid(a),
     "leaky_relu": lambda a: np.maximum(a, 0.01 * a),
 }
+
+# Functions that can write their result over an operand of its shape, bit by bit the same.
+_OVER: Mapping[str, Callable[..., Any]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "max": np.maximum,
+    "min": np.minimum,
+    "tanh": np.tanh,
+    "exp": np.exp,
+    "sigmoid": sigmoid,
+}
+# Operations whose result shares no memory with an operand.
+_APART = frozenset({*_OVER, "lerp", "relu", "leaky_relu", "silu", "gelu", "softplus", "square", "lin"})
 
 
 class Layout:
@@ -108,13 +124,22 @@ class Layout:
         return (*self.lead, sizes.heads, *inner, -1)
 
 
-def make_step(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
-    """A function for one node; `past(index)` gives earlier values of its operand, oldest first."""
+def make_step(
+    layout: Layout,
+    graph: Graph,
+    index: int,
+    past: Callable[[int], Sequence[Array]],
+    free: Collection[int] = (),
+) -> Step:
+    """A function for one node; `past(index)` gives earlier values of its operand, oldest first.
+
+    The values of `free` operands may be written over: see `own_values`.
+    """
     node = graph.nodes[index]
     types = [graph.nodes[a].type for a in node.args]
     function = _QUICK.get(node.op) or elementwise_function(node.op)
     if function is not None:
-        step = _elementwise(layout, node, types, function)
+        step = _elementwise(layout, node, types, function, free)
     else:
         maker = _MAKERS.get(node.op)
         step = maker(layout, node, types) if maker else None
@@ -140,13 +165,31 @@ def _as_rendered(layout: Layout, graph: Graph, index: int, past: Callable[[int],
 # ---- elementwise ------------------------------------------------------------------------------
 
 
+def own_values(graph: Graph, parts: Mapping[int, int]) -> frozenset[int]:
+    """The nodes whose value is an array of its own, of which no reader keeps or gives on any part.
+
+    `parts` are the maps that `shared_maps` adds up, and of how many parts: one of a single part is a part of a product.
+    """
+    shared = {a for node in graph.nodes if node.op not in _APART for a in node.args}
+    return frozenset(
+        i
+        for i, node in enumerate(graph.nodes)
+        if i not in shared and (node.op in _APART - {"lin"} or parts.get(i, 0) > 1)
+    )
+
+
 def _elementwise(
-    layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any]
+    layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any], free: Collection[int]
 ) -> Step | None:
     kinds = {t.kind for t in types if t != NUM}
     if not kinds:
         return None
+    over = [a for a, t in zip(node.args, types, strict=True) if a in free and t == node.type]
     step = _applied(function, node.args)
+    if node.op == "lerp" and not node.type.is_complex and NUM not in types:
+        step = _mixed(node.args, over)
+    elif node.op in _OVER and over:
+        step = _written_over(_OVER[node.op], node.args, over[0])
     if kinds == {node.type.kind} or (node.type.kind in _FLAT and kinds <= set(_FLAT)):
         return step
     if kinds <= set(_MATRICES) and node.type.kind in _MATRICES:
@@ -178,6 +221,35 @@ def _applied(function: Callable[..., Any], args: Sequence[int]) -> Step:
         a, b = args
         return lambda values: function(values[a], values[b])
     return lambda values: function(*[values[i] for i in args])
+
+
+def _written_over(function: Callable[..., Any], args: Sequence[int], place: int) -> Step:
+    if len(args) == 1:
+        return lambda values: function(values[place], out=values[place])
+    a, b = args
+    return lambda values: function(values[a], values[b], out=values[place])
+
+
+def _mixed(args: Sequence[int], over: Sequence[int]) -> Step:
+    """g * b + (1 - g) * a in as few arrays as there can be: those of operands that are free."""
+    g, a, b = args
+    over_b = b in over and b not in (g, a)
+    over_g = g in over and g not in (a, b)
+
+    def step(values: Values) -> Value:
+        gate, second = values[g], values[b]
+        if over_b:
+            result = np.multiply(gate, second, out=second)
+            rest = np.subtract(1, gate, out=gate if over_g else None)
+            rest *= values[a]
+        else:
+            rest = np.subtract(1, gate)
+            rest *= values[a]
+            result = np.multiply(gate, second, out=gate if over_g else None)
+        result += rest
+        return result
+
+    return step
 
 
 # ---- heads and matrices -----------------------------------------------------------------------
@@ -331,6 +403,8 @@ class SharedMaps:
 
     before: dict[int, list[tuple[int, Step]]]
     steps: dict[int, Step]
+    parts: dict[int, int]  # by node, how many it adds up
+    gates: dict[int, Step]  # by sigmoid of such a map, the step that writes over it
     last: dict[int, int]  # by place, the node that reads it last
     places: int  # of results, behind those of the nodes
 
@@ -344,7 +418,7 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
     for i in plain:
         for j, arg in enumerate(graph.nodes[i].args):
             readers.setdefault((arg, graph.nodes[i].type.is_complex), []).append((i, j))
-    found = SharedMaps({}, {}, {}, len(readers))
+    found = SharedMaps({}, {}, {}, {}, {}, len(readers))
     parts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in plain}
     for slot, ((arg, _), uses) in enumerate(readers.items(), start=len(graph.nodes)):
         begin, matrices, biases = 0, [], []
@@ -365,8 +439,10 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
             (slot, _product(layout, graph, arg, matrices, biases if some else []))
         )
     found.steps.update({i: _added(layout, graph.nodes[i], parts[i]) for i in plain})
+    found.parts.update({i: len(of) for i, of in parts.items()})
     for arg, sigmoids in gates.items():
         found.steps.update(dict.fromkeys(sigmoids, _applied(_sigmoid_of_minus, (arg,))))
+        found.gates.update(dict.fromkeys(sigmoids, _written_over(_sigmoid_of_minus, (arg,), arg)))
     return found
 
 

@@ -22,7 +22,7 @@ from grammar.graph import Graph
 from grammar.machine import Machine, dependent, memory_length
 from grammar.renderings import Array, Value
 from grammar.sizes import Sizes
-from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, shared_maps
+from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, own_values, shared_maps
 from grammar.types import NUM
 
 _FEWER = 1.2  # a run of steps is begun where so many times as many rows differ: each costs a little
@@ -128,10 +128,14 @@ class _Stack:
         shared = shared_maps(self.layout, self.graph, own)
         self.places = len(self.graph.nodes) + shared.places
         done = self._last_reads(own, shared)
+        apart = own_values(self.graph, shared.parts)
         steps: list[tuple[int, Step, tuple[int, ...]]] = []
         for index in own:
             steps += [(place, step, ()) for place, step in shared.before.get(index, [])]
-            step = shared.steps.get(index) or make_step(self.layout, self.graph, index, self._past)
+            free = apart.intersection(done.get(index, ()))
+            step = shared.gates.get(index) if free else None
+            step = step or shared.steps.get(index)
+            step = step or make_step(self.layout, self.graph, index, self._past, free)
             steps.append((index, step, tuple(done.get(index, ()))))
         return steps
 
