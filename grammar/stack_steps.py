@@ -72,27 +72,34 @@ _APART = frozenset({*_OVER, "lerp", "relu", "leaky_relu", "silu", "gelu", "softp
 class Layout:
     """Shapes of values on a stack of `lead` = (layers, sets), for `batch` rows now and at most `most`.
 
-    Steps are made once and see any number of rows: the shapes that they ask for end in -1.
+    Layers before `first` have ended. Steps are made once, and see any number of layers and rows: the shapes that they
+    ask for leave out the first two axes and end in -1 (see `shaped`). `whole` says that one of them sees all layers.
     """
 
     def __init__(self, machine: Machine, lead: tuple[int, int], most: int) -> None:
         self.machine, self.lead, self.most, self.batch = machine, lead, most, most
         self.sizes = machine.sizes
+        self.first, self.whole = 0, False
 
     def shape(self, type_: Type) -> tuple[int, ...]:
         """Of a value of this type, with -1 for the rows."""
-        return (*self.lead, *self.sizes.shape(type_), -1)
+        return (*self.sizes.shape(type_), -1)
 
     def flat(self, type_: Type, parts: int = 0) -> tuple[int, ...]:
         """The same with one axis for all numbers of a value, or two for `parts` of them."""
         size = math.prod(self.sizes.shape(type_))
-        return (*self.lead, *((parts, size // parts) if parts else (size,)), -1)
+        return (*((parts, size // parts) if parts else (size,)), -1)
+
+    def now(self, array: Array) -> Array:
+        """Of an array that `own` made, what layers and rows of now see."""
+        return array[self.first :, ..., : self.batch]
 
     def full(self, value: Value, type_: Type) -> Array:
         """A value at its full shape, in one piece."""
         kind = self.machine.complex if type_.is_complex else self.machine.dtype
         given = np.asarray(value, dtype=kind)
-        shape = (*self.lead, *self.sizes.shape(type_), self.batch)
+        layers, sets = self.lead
+        shape = (layers - self.first, sets, *self.sizes.shape(type_), self.batch)
         return given if given.shape == shape else np.ascontiguousarray(np.broadcast_to(given, shape))
 
     def taken(self, array: Array, type_: Type) -> Array:
@@ -113,7 +120,7 @@ class Layout:
         """The shape of a value of `type_` seen per head, with an axis of its own for the numbers of one head."""
         sizes = self.sizes
         inner = (1,) if type_ == SCAL else (sizes.key_size,) if type_.kind == "key" else (sizes.value_size,)
-        return (*self.lead, sizes.heads, *inner, -1)
+        return (sizes.heads, *inner, -1)
 
     def as_matrix(self, type_: Type) -> tuple[int, ...]:
         """The shape with which a value of `type_` joins a mat: key by rows, vec by columns, scal per head."""
@@ -121,7 +128,12 @@ class Layout:
         inner = {"scal": (1, 1), "key": (sizes.key_size, 1)}.get(type_.kind, (1, sizes.value_size))
         if type_.kind in _MATRICES:
             inner = (sizes.key_size, sizes.value_size)
-        return (*self.lead, sizes.heads, *inner, -1)
+        return (sizes.heads, *inner, -1)
+
+
+def shaped(array: Array, shape: tuple[int, ...]) -> Array:
+    """A value with other axes behind those of layers and sets."""
+    return array.reshape(array.shape[:2] + shape)
 
 
 def make_step(
@@ -150,6 +162,7 @@ def make_step(
 
 def _as_rendered(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
     """The rendering of the table, between two moves of the batch axis."""
+    layout.whole = True
     node = graph.nodes[index]
     types = {a: graph.nodes[a].type for a in node.args}
 
@@ -207,8 +220,8 @@ def _elementwise(
     args = node.args
 
     def aligned(values: Values) -> Value:
-        seen = [values[a] if s is None else values[a].reshape(s) for a, s in zip(args, shapes, strict=True)]
-        return np.asarray(function(*seen)).reshape(result)
+        seen = [values[a] if s is None else shaped(values[a], s) for a, s in zip(args, shapes, strict=True)]
+        return shaped(np.asarray(function(*seen)), result)
 
     return aligned
 
@@ -267,7 +280,7 @@ def _norm(function: Callable[[Array], Array]) -> Maker:
         if types[0].kind != "vec":
             return None
         shape, result = layout.per_head(types[0]), layout.shape(node.type)
-        return lambda values: function(values[a].reshape(shape)).reshape(result)
+        return lambda values: shaped(function(shaped(values[a], shape)), result)
 
     return maker
 
@@ -295,17 +308,17 @@ def _softmax(a: Array) -> Array:
 
 def _outer(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a, b), rows, columns = node.args, layout.as_matrix(types[0]), layout.as_matrix(types[1])
-    return lambda values: values[a].reshape(rows) * values[b].reshape(columns)
+    return lambda values: shaped(values[a], rows) * shaped(values[b], columns)
 
 
 def _read(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a, b), rows, result = node.args, layout.as_matrix(types[1]), layout.shape(node.type)
-    return lambda values: (values[a] * values[b].reshape(rows)).sum(axis=-3).reshape(result)
+    return lambda values: shaped((values[a] * shaped(values[b], rows)).sum(axis=-3), result)
 
 
 def _readt(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a, b), columns = node.args, layout.as_matrix(types[1])
-    return lambda values: (values[a] * values[b].reshape(columns)).sum(axis=-2)
+    return lambda values: (values[a] * shaped(values[b], columns)).sum(axis=-2)
 
 
 def _reduced(function: Callable[..., Array], count: int) -> Maker:
@@ -317,16 +330,16 @@ def _reduced(function: Callable[..., Array], count: int) -> Maker:
         shapes = [layout.per_head(t) for t in types]
         if count == 1:
             (a,), (shape,) = node.args, shapes
-            return lambda values: function(values[a].reshape(shape))
+            return lambda values: function(shaped(values[a], shape))
         (a, b), (first, second) = node.args, shapes
-        return lambda values: function(values[a].reshape(first), values[b].reshape(second))
+        return lambda values: function(shaped(values[a], first), shaped(values[b], second))
 
     return maker
 
 
 def _reshaped(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a,), shape = node.args, layout.shape(node.type)
-    return lambda values: values[a].reshape(shape)
+    return lambda values: shaped(values[a], shape)
 
 
 # ---- weights ----------------------------------------------------------------------------------
@@ -335,7 +348,7 @@ def _reshaped(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
 def _diag(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a,) = node.args
     weight = layout.own(layout.machine.weights[node.weight]["w"], layout.sizes.shape(node.type))
-    return lambda values: values[a] * weight[..., : layout.batch]
+    return lambda values: values[a] * layout.now(weight)
 
 
 def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
@@ -349,19 +362,20 @@ def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
             continue
         weight = arrays[f"w{i}"]
         factors.append([np.swapaxes(weight, -1, -2) if node.attr("transpose") else weight])
+    factors = [[np.broadcast_to(f, (*layout.lead, *f.shape[2:])) for f in each] for each in factors]
     blocks = layout.sizes.at(block_count(dict(node.attrs))) if node.attr("blocks", 1) != 1 else 0
     flat = [layout.flat(type_, blocks) for type_ in types]
     bias = _bias(layout, node)
 
     def step(values: Values) -> Value:
-        total: Any = bias if bias is None else bias[..., : layout.batch]
+        total: Any = bias if bias is None else layout.now(bias)
         for arg, shape, matrices in zip(node.args, flat, factors, strict=True):
-            product = values[arg].reshape(shape)
+            product = shaped(values[arg], shape)
             for matrix in matrices:
-                product = matrix @ product
-            product = product.reshape(out)
+                product = matrix[layout.first :] @ product
+            product = shaped(product, out)
             total = product if total is None else total + product
-        return np.asarray(total).reshape(result)
+        return shaped(np.asarray(total), result)
 
     return step
 
@@ -471,9 +485,9 @@ def _product(
     flat = layout.flat(graph.nodes[arg].type)
 
     def step(values: Values) -> Value:
-        product = matrix @ values[arg].reshape(flat)
+        product = matrix[layout.first :] @ shaped(values[arg], flat)
         if bias is not None:
-            product += bias[..., : layout.batch]
+            product += layout.now(bias)
         return np.asarray(product)
 
     return step
@@ -487,13 +501,13 @@ def _added(layout: Layout, node: Node, parts: Sequence[tuple[int, int, int]]) ->
     if not others and node.type.kind in _FLAT:
         return lambda values: values[slot][at]
     if not others:
-        return lambda values: values[slot][at].reshape(result)
+        return lambda values: shaped(values[slot][at], result)
     (slot2, begin2, end2), *more = others
 
     def step(values: Values) -> Value:
         total = values[slot][at] + values[slot2][:, :, begin2:end2]
         for place, first, last in more:
             total += values[place][:, :, first:last]
-        return np.asarray(total.reshape(result))
+        return np.asarray(shaped(total, result))
 
     return step
