@@ -46,7 +46,9 @@ class QuickParser:
     What that raises is a fault, too.
     """
 
-    def __init__(self, lark: Lark, drops: Callable[[], Callable[[str], bool]], faults: type[Exception]) -> None:
+    def __init__(
+        self, lark: Lark, drops: Callable[[], Callable[[str], bool]], faults: type[Exception]
+    ) -> None:
         lalr: Any = lark.parser.parser
         table, builders = lalr._parse_table, lalr.parser.callbacks
         lexers = lark.parser.lexer.lexer.lexers  # type: ignore[attr-defined]

@@ -231,6 +231,6 @@ def test_a_card_of_somebody_else_does_not_steer_the_terminal(tmp_path: Path) -> 
 
 
 def test_a_row_that_is_cut_off_is_no_failed_training(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text('cell,score\n"cell c { state h: vec; h\' = lin(x, h); out h\' }"\n')
+    (tmp_path / "t.csv").write_text("cell,score\n\"cell c { state h: vec; h' = lin(x, h); out h' }\"\n")
     said = refused("predictor", "fit", tmp_path / "t.csv", "-o", tmp_path / "p")
     assert "row 1 needs a `cell` (its text) and a `score`" in said

@@ -438,7 +438,7 @@ def _rows(path: Path, text: str) -> Iterator[Any]:
     if path.suffix == ".csv":
         try:
             for row in csv.DictReader(io.StringIO(text)):  # a cell in quotes may go over several lines
-                yield {name: value for name, value in row.items() if value is not None}  # None: the row is short
+                yield {name: row[name] for name in row if row[name] is not None}  # None: the row is short
         except csv.Error as error:
             raise UsageError(f"{path} is not CSV: {error}") from None
         return
