@@ -51,7 +51,7 @@ class QuickParser:
     ) -> None:
         lalr: Any = lark.parser.parser
         table, builders = lalr._parse_table, lalr.parser.callbacks
-        lexers = lark.parser.lexer.lexer.lexers  # type: ignore[attr-defined]
+        lexers = lark.parser.lexer.lexer.lexers
         self._drops, self._faults = drops, faults
         self._start, self._end = table.start_states["start"], table.end_states["start"]
         self._states = {

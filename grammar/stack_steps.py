@@ -260,7 +260,7 @@ def _mixed(args: Sequence[int], over: Sequence[int]) -> Step:
             rest *= values[a]
             result = np.multiply(gate, second, out=gate if over_g else None)
         result += rest
-        return result
+        return np.asarray(result)
 
     return step
 

@@ -57,7 +57,7 @@ def records_of(records: Records) -> tuple[list[Cell], list[float], dict[str, str
 
     Trials that were stopped early say nothing and are left out. Raises PredictorError for trials of several tasks.
     """
-    if isinstance(records, Cell) or (isinstance(records, Mapping)):
+    if isinstance(records, Cell | Mapping):
         raise PredictorError("records are a table of trials, trials, or pairs of a cell and its score")
     found = list(read_trials(records) if isinstance(records, str | Path) else records)
     cells: list[Cell] = []
@@ -72,7 +72,7 @@ def records_of(records: Records) -> tuple[list[Cell], list[float], dict[str, str
             continue
         try:
             cell, score = record
-            scores.append(math.inf if score is None else float(score))
+            scores.append(float(score))
         except (TypeError, ValueError):
             raise PredictorError(
                 f"a record is a trial, or a cell and its score; received {str(record)[:80]!r}"

@@ -152,7 +152,7 @@ def test_layers_that_end_before_others_begin(text: str, steps: int) -> None:
 WRITTEN_OVER = (
     "cell a { state h: vec; g = sigmoid(lin(x, h)); b = tanh(lin(x, h)); h' = lerp(g, b, g) + lerp(b, g, g); out h' }",
     "cell b { state h: vec; a = tanh(lin(x, h)); k = stopgrad(a); h' = exp(a) * sigmoid(a) - k; out h' + k }",
-    "cell c { state h: vec, s: scal; s' = sigmoid(hsum(h)); a = tanh(lin(x)); h' = lerp(s', a, h) + a * a; out h' - a }",
+    "cell c { state h: vec, s: scal; s' = sigmoid(hsum(h)); a = tanh(x); h' = lerp(s', a, h) + a * a; out h' - a }",
     "cell d { state z: cvec, h: vec; u = lin:cvec(h, x) + z; z' = u * u; h' = lerp(tanh(re(z)), h, lin(x)); out h' }",
     "cell e { state h: vec; a = lin(x, h); b = sigmoid(a + shift(a)); h' = b * (1 - b) + max(b, a); out h' / (1 + b) }",
 )

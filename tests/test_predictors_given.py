@@ -60,7 +60,7 @@ def test_what_is_no_cell_and_no_score_is_said() -> None:
     with pytest.raises(PredictorError, match="several cells are wanted, as a list; received one"):
         small().predict(zoo("gru"))  # type: ignore[arg-type]
     with pytest.raises(PredictorError, match="scores are numbers: could not convert"):
-        fit(cells, ["bad"] * 10)  # type: ignore[arg-type]
+        fit(cells, ["bad"] * 10)
     with pytest.raises(PredictorError, match=r"at most 1e\+12 in size, .* received 1e\+13"):
         fit(cells, [1e13, *Y[1:10]])
     with pytest.raises(PredictorError, match="a seed is a whole number from 0 to 4294967295; received -1"):
