@@ -1,4 +1,4 @@
-"""Text to syntax tree. The only file that knows lark."""
+"""Text to syntax tree, by lark; `driving` walks its tables where a text has no fault."""
 
 from __future__ import annotations
 

@@ -17,26 +17,15 @@ import numpy as np
 from grammar.graph import Graph, Node
 from grammar.machine import Machine
 from grammar.ops import block_count
+from grammar.overwriting import OVER, mixed, sigmoid_of_minus, written_over
+from grammar.overwriting import Step as Step
+from grammar.overwriting import Values as Values
+from grammar.overwriting import sigmoid as sigmoid
 from grammar.renderings import Array, Value, elementwise_function
 from grammar.types import NUM, SCAL, Type
 
-Values = list[Any]  # by node: arrays [layers, sets, *own, B], floats for numbers
-Step = Callable[[Values], Value]
-
 _FLAT = ("in", "vec", "cvec")
 _MATRICES = ("mat", "cmat")
-
-
-def sigmoid(a: Array, out: Array | None = None) -> Array:
-    """1 / (1 + exp(-a)): exp may overflow, which gives the limit 0."""
-    minus = np.negative(a, out=out)
-    return _sigmoid_of_minus(minus, minus)
-
-
-def _sigmoid_of_minus(a: Array, out: Array | None = None) -> Array:
-    result = np.exp(a, out=out)
-    result += 1
-    return np.divide(1, result, out=result)
 
 
 def _relu(a: Array) -> Array:
@@ -52,21 +41,6 @@ _QUICK: Mapping[str, Callable[..., Any]] = {
     "silu": lambda a: a * sigmoid(a),
     "leaky_relu": lambda a: np.maximum(a, 0.01 * a),
 }
-
-# Functions that can write their result over an operand of its shape, bit by bit the same.
-_OVER: Mapping[str, Callable[..., Any]] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "div": np.divide,
-    "max": np.maximum,
-    "min": np.minimum,
-    "tanh": np.tanh,
-    "exp": np.exp,
-    "sigmoid": sigmoid,
-}
-# Operations whose result shares no memory with an operand.
-_APART = frozenset({*_OVER, "lerp", "relu", "leaky_relu", "silu", "gelu", "softplus", "square", "lin"})
 
 
 class Layout:
@@ -178,19 +152,6 @@ def _as_rendered(layout: Layout, graph: Graph, index: int, past: Callable[[int],
 # ---- elementwise ------------------------------------------------------------------------------
 
 
-def own_values(graph: Graph, parts: Mapping[int, int]) -> frozenset[int]:
-    """The nodes whose value is an array of its own, of which no reader keeps or gives on any part.
-
-    `parts` are the maps that `shared_maps` adds up, and of how many parts: one of a single part is a part of a product.
-    """
-    shared = {a for node in graph.nodes if node.op not in _APART for a in node.args}
-    return frozenset(
-        i
-        for i, node in enumerate(graph.nodes)
-        if i not in shared and (node.op in _APART - {"lin"} or parts.get(i, 0) > 1)
-    )
-
-
 def _elementwise(
     layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any], free: Collection[int]
 ) -> Step | None:
@@ -200,9 +161,9 @@ def _elementwise(
     over = [a for a, t in zip(node.args, types, strict=True) if a in free and t == node.type]
     step = _applied(function, node.args)
     if node.op == "lerp" and not node.type.is_complex and NUM not in types:
-        step = _mixed(node.args, over)
-    elif node.op in _OVER and over:
-        step = _written_over(_OVER[node.op], node.args, over[0])
+        step = mixed(node.args, over)
+    elif node.op in OVER and over:
+        step = written_over(OVER[node.op], node.args, over[0])
     if kinds == {node.type.kind} or (node.type.kind in _FLAT and kinds <= set(_FLAT)):
         return step
     if kinds <= set(_MATRICES) and node.type.kind in _MATRICES:
@@ -234,35 +195,6 @@ def _applied(function: Callable[..., Any], args: Sequence[int]) -> Step:
         a, b = args
         return lambda values: function(values[a], values[b])
     return lambda values: function(*[values[i] for i in args])
-
-
-def _written_over(function: Callable[..., Any], args: Sequence[int], place: int) -> Step:
-    if len(args) == 1:
-        return lambda values: function(values[place], out=values[place])
-    a, b = args
-    return lambda values: function(values[a], values[b], out=values[place])
-
-
-def _mixed(args: Sequence[int], over: Sequence[int]) -> Step:
-    """g * b + (1 - g) * a in as few arrays as there can be: those of operands that are free."""
-    g, a, b = args
-    over_b = b in over and b not in (g, a)
-    over_g = g in over and g not in (a, b)
-
-    def step(values: Values) -> Value:
-        gate, second = values[g], values[b]
-        if over_b:
-            result = np.multiply(gate, second, out=second)
-            rest = np.subtract(1, gate, out=gate if over_g else None)
-            rest *= values[a]
-        else:
-            rest = np.subtract(1, gate)
-            rest *= values[a]
-            result = np.multiply(gate, second, out=gate if over_g else None)
-        result += rest
-        return np.asarray(result)
-
-    return step
 
 
 # ---- heads and matrices -----------------------------------------------------------------------
@@ -455,8 +387,8 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
     found.steps.update({i: _added(layout, graph.nodes[i], parts[i]) for i in plain})
     found.parts.update({i: len(of) for i, of in parts.items()})
     for arg, sigmoids in gates.items():
-        found.steps.update(dict.fromkeys(sigmoids, _applied(_sigmoid_of_minus, (arg,))))
-        found.gates.update(dict.fromkeys(sigmoids, _written_over(_sigmoid_of_minus, (arg,), arg)))
+        found.steps.update(dict.fromkeys(sigmoids, _applied(sigmoid_of_minus, (arg,))))
+        found.gates.update(dict.fromkeys(sigmoids, written_over(sigmoid_of_minus, (arg,), arg)))
     return found
 
 

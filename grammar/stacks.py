@@ -20,9 +20,10 @@ from grammar.errors import CellBuildError
 from grammar.evaluate import buffer_nodes
 from grammar.graph import Graph
 from grammar.machine import Machine, dependent, memory_length
+from grammar.overwriting import own_values
 from grammar.renderings import Array, Value
 from grammar.sizes import Sizes
-from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, own_values, shared_maps
+from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, shared_maps
 from grammar.types import NUM
 
 _FEWER = 1.2  # a run of steps is begun where so many times as many rows differ: each costs a little
