@@ -28,17 +28,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import _gpu_jobs as work
 import torch
 from _isolated import Done, Job, Manners, run_jobs
+from _output import output_file
 from conformance import TOLERANCES, known_cells, random_cells
 
 from grammar import Cell, parse, zoo
 from nas.bench import BenchSize, Row, outcomes, products_of, read_sizes
 from nas.bench.subjects import sizes_of
+from nas.errors import BenchError
 
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for _, dtype in TOLERANCES}
 GATES = "ifgo"
@@ -94,6 +95,8 @@ class Check:
         job = Job("machine", work.machine, (self.device, self._left_out()), LIMITS["machine"])
         self.jobs("machine", [job], self._machine, always=True)
         self.backends = [b for b in self.facts.get("backends", []) if b != "reference"]
+        if not self.backends and not self.facts["errors"]:
+            self._nothing_to_check()
         used, whole = 0, sum(PARTS[name] for name in self.parts)
         for name in self.parts:
             used += PARTS[name]
@@ -147,6 +150,13 @@ class Check:
 
     def _machine(self, done: Done) -> None:
         self.facts |= done.value or {}
+
+    def _nothing_to_check(self) -> None:
+        """Where the reference alone runs on the device, everything would agree with itself."""
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.facts["without"].items())
+        error = f"no backend but the reference runs here: {reasons}"
+        self.facts["errors"].append({"part": "machine", "job": "machine", "error": error})
+        print(error, file=sys.stderr, flush=True)
 
     # -- parts ------------------------------------------------------------------------------
 
@@ -285,11 +295,8 @@ class Check:
         ]
 
     def _sizes(self) -> tuple[BenchSize, BenchSize]:
-        if self.given.sizes:
-            sizes = read_sizes(self.given.sizes)
-            return sizes[0], sizes[-1]
-        big, small = read_sizes("G,L" if self.device == "cuda" else "L,S")
-        return big, small
+        """That of the aims and that of the zoo."""
+        return self.given.sizes[0], self.given.sizes[-1]
 
     def _only(self, names: Sequence[str] | Mapping[str, Cell]) -> list[str]:
         return [name for name in names if not self.given.only or name in self.given.only]
@@ -334,11 +341,19 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--processes", type=int, help="jobs side by side; 0 runs them in this process, unwatched"
     )
     parser.add_argument("--sizes", default="", help="the size of the aims and that of the zoo, e.g. G,L")
-    parser.add_argument("--out", type=Path, default=Path("gpu_check.json"))
+    parser.add_argument("--out", type=output_file, default="gpu_check.json")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu does without")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    known = {*FIRST, "block_lstm", *known_cells()}
+    if unknown := [name for name in given.only if name not in known]:
+        parser.error(
+            f"--only names cells of the suite, such as lstm or block_lstm; received {', '.join(unknown)}"
+        )
+    try:
+        given.sizes = read_sizes(given.sizes or ("G,L" if given.device == "cuda" else "L,S"))
+    except BenchError as error:
+        parser.error(f"--sizes: {error}")
     if given.processes is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         given.processes = max(1, min(12, cores - 2))

@@ -26,6 +26,7 @@ from nas.nn import build
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(CC is None, reason="there is no C compiler on this machine")
 
+real_header = compiler._precompiled  # which tests do without
 CACHES = ("kit", "problem", "_shared", "_command", "_identity", "_usable", "_temporary")
 SMALL = "int recell_small(void) { return 7; }\n"
 
@@ -117,6 +118,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (r"printf 'not \377 text' >&2; exit 1", "failed with code 1: not \N{REPLACEMENT CHARACTER} text"),
         ("kill -SEGV $$", r"failed with code -11: no message"),
         ("while [ $1 != -o ]; do shift; done; echo garbage > $2", "a built library cannot be loaded: .*"),
+        ("exit 0", r"compiler\.sh tells of no error, and made nothing"),
     ],
 )
 def test_a_compiler_that_never_works(stand_in: Callable[[str], Path], script: str, match: str) -> None:
@@ -127,6 +129,27 @@ def test_a_compiler_that_never_works(stand_in: Callable[[str], Path], script: st
     runs_with_one_warning(new_cell(21), match)
     with pytest.raises(BuildError, match=match):
         build(parse(new_cell(22)), 3, 4, backend="c")
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 4"])
+def test_a_compiler_that_makes_nothing_is_no_fault_of_the_cache(
+    stand_in: Callable[[str], Path], script: str
+) -> None:
+    stand_in(script)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that a folder cannot be written, say
+        assert compiler.problem() is not None
+
+
+def test_what_CC_names_and_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler -O1")
+    with pytest.warns(RuntimeWarning, match=f"CC names .* no-such-compiler, which is not there: {CC} takes"):
+        assert compiler.load(SMALL).recell_small() == 7
+
+
+def test_a_CC_that_is_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", 'gcc "-O2')
+    runs_with_one_warning(new_cell(51), "CC names is no command: No closing quotation in 'gcc \"-O2'")
 
 
 def test_a_compiler_that_hangs(stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +204,24 @@ def test_a_library_that_was_cut_short_is_built_again(tmp_path: Path) -> None:
         assert done.stdout == "7\n"
         (library,) = (tmp_path / "cache").rglob("*.so")
         library.write_bytes(library.read_bytes()[:1000])
+
+
+def test_headers_are_on_the_disk_before_they_have_their_names(
+    stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every build reads them, and they have no digest that would tell of a crash of the machine."""
+    stand_in("while [ $1 != -o ]; do shift; done; echo header > $2")
+    done: list[str] = []
+    replace = os.replace
+
+    def replaced(old: Path, new: Path) -> None:
+        done.append(new.name.partition(".")[2])
+        replace(old, new)
+
+    monkeypatch.setattr("nas.backends.c.compiler.os.fsync", lambda fd: done.append("fsync"))
+    monkeypatch.setattr("nas.backends.c.compiler.os.replace", replaced)
+    assert real_header(tmp_path).exists()
+    assert done == ["fsync", "h", "fsync", "h.gch"]
 
 
 def test_two_processes_build_the_same_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

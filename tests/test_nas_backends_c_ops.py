@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from grammar import parse, zoo
-from nas.backends import FlexibleRunner, Steps, runner
+from nas.backends import FlexibleRunner, Steps, fallbacks, runner
 from nas.backends.c.compiler import problem
 from nas.backends.operators import operated
 from nas.errors import BuildError
@@ -73,6 +73,27 @@ def test_a_module_is_traced_whole(name: str) -> None:
 
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients(whole), gradients(module), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"backend": "reference"}])
+def test_calls_with_a_state_and_single_steps_are_traced_whole(options: dict[str, Any]) -> None:
+    """Text is generated so. The shift is of x, whose width differs from layer to layer."""
+    text = "cell c { state h: vec = learned; h' = tanh(lin(x, shift(x), h)); out h' }"
+    module, x = build(parse(text), 3, WIDTH, **options), drawn(BATCH, STEPS, 3)
+    state = tuple(torch.full_like(part, 0.1) for part in module.init_state(BATCH))
+    for run, given in ((module, x), (module.step, x[:, 0])):
+        torch._dynamo.reset()
+        traced: Any = torch.compile(run, fullgraph=True, backend="eager")
+        torch.testing.assert_close(traced(given, state), run(given, state))
+
+
+def test_what_was_traced_without_gradients_says_so_where_they_are_asked_for() -> None:
+    *given, _ = operands("lstm")
+    y = torch.ops.recell.cell(*given, False)[0]
+    with pytest.raises(
+        RuntimeError, match=r"traced with gradients off, as in torch.no_grad\(\), and has none"
+    ):
+        y.sum().backward()
 
 
 def test_states_that_torch_conjugates_later() -> None:
@@ -194,6 +215,23 @@ def test_gradients_of_gradients_of_the_operator_are_refused() -> None:
     x = drawn(BATCH, STEPS, WIDTH).as_subclass(Own).requires_grad_()
     with pytest.raises(NotImplementedError, match='build the module with backend="reference"'):
         torch.autograd.grad(module_of("indrnn")(x)[0].sum(), x, create_graph=True)
+
+
+def test_tensors_on_a_gpu_are_no_silent_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.backends.fallback._REASONS", {})
+    shapes = [p.shape for p in module_of("gru").parameters()]
+    compiled = runner("c", zoo("gru"), module_of("gru").sizes[0])
+    assert isinstance(compiled, FlexibleRunner)
+    with FakeTensorMode():
+        weights = [torch.empty(shape, device="cuda") for shape in shapes]
+        x = torch.empty(BATCH * STEPS, WIDTH, device="cuda")
+        with pytest.warns(
+            RuntimeWarning, match="cell gru runs on the slow reference backend: generated C is for"
+        ):
+            y, _ = compiled(x, weights, [None], Steps.same(BATCH, STEPS))
+        compiled(x, weights, [None], Steps.same(BATCH, STEPS))  # it is said once
+    assert y.device.type == "cuda"
+    assert fallbacks() == {zoo("gru"): "generated C is for tensors on a CPU, and these are on cuda"}
 
 
 class Wrapper(Tensor):

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from nas.backends.triton.cudnn import TorchRunner, plain_name
 from nas.backends.triton.partition import Gap, Sweep, one_step, outers_of, partition
 from nas.backends.triton.scan import components
 from nas.backends.triton.tiles import Tiles, power, tiles
-from nas.errors import BuildError
-from nas.ir import adjoint_cell, normal_cell
+from nas.errors import AnalysisError, BuildError
+from nas.ir import Program, Recurrence, adjoint_cell, normal_cell, recurrences
 from nas.nn import build
 
 TRITON = importlib.util.find_spec("triton") is not None
@@ -235,6 +236,22 @@ def test_many_values_at_once_take_more_warps() -> None:
     both = Both(adjoint_cell(zoo("mamba2")), Sizes.of(128, 128, 2), torch.float32, chunked=True)
     warps = [kernel.warps for kernel in both.backward.kernels() if isinstance(kernel, Kernel)]
     assert warps == [4, 8, 4]  # the second holds some 90 values of 64 lanes for each sequence: 2 warps spill
+
+
+@needs_triton
+def test_what_kernels_are_chosen_by_is_held_against_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.backends.triton.runner import Runner as Kernels
+
+    cell = parse("cell dense { state h: vec; h' = tanh(lin(x, h) + 0.125); out h' }")
+
+    def too_strong(program: Program) -> tuple[Recurrence, ...]:
+        return tuple(replace(found, mixing="elementwise") for found in recurrences(program))
+
+    monkeypatch.setattr("nas.ir.checking.recurrences", too_strong)
+    with pytest.raises(
+        AnalysisError, match="the recurrence of cell dense is refuted by numbers: h: elementwise"
+    ):
+        Kernels(cell, Sizes.of(4, 4)).adjoint  # noqa: B018
 
 
 def test_powers() -> None:

@@ -178,6 +178,20 @@ def test_doctor_says_what_is_there_and_what_is_missing(monkeypatch: pytest.Monke
     assert "problem: ray cannot be imported: no" in said.out
 
 
+def test_doctor_looks_for_the_compiler_as_the_backend_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = tmp_path / "mine"
+    place.write_text("#!/bin/sh\necho mine 1.0\n")
+    place.chmod(0o755)
+    monkeypatch.setenv("CC", f"{place} -O1")
+    assert machine._compiler() == f"{place} (mine 1.0)"
+    place.write_text("neither a script nor a program")
+    assert machine._compiler() == f"{place} (cannot be started: Exec format error)"
+    monkeypatch.setenv("CC", 'gcc "-O2')
+    assert machine._compiler() == "none: CC is no command (No closing quotation)"
+
+
 def test_doctor_tries_ray_in_another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'ModuleNotFoundError: no ray here' >&2\nexit 1\n")

@@ -53,6 +53,13 @@ def test_expressions_are_described_to_a_depth() -> None:
     assert describe(program, program.out) == "(h * tanh((1 - ...)))"
 
 
+def test_what_computes_matrices_again_names_the_slots_of_the_forward_program() -> None:
+    again = show_after(zoo("mamba"), "adjoint").partition(" computed again, by\n")[2]
+    read = {tuple(line.split()[2:4]) for line in again.splitlines() if " past " in line}
+    assert read == {("past", "conv1"), ("past", "conv1.1"), ("past", "conv1.2")}
+    assert "slot     S: mat = 0, then %" in again
+
+
 ELMAN_ADJOINT = """\
 program elman (time)
 

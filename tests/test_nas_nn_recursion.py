@@ -226,3 +226,11 @@ def with_gradients(call: Callable[[Tensor], Results], x: Tensor, arrays: dict[st
     return {name: value.detach() for name, value in results.items()} | {
         f"gradient of {name}": gradient for name, gradient in zip(wanted, found, strict=True)
     }
+
+
+def test_cells_over_depth_are_traced_whole() -> None:
+    """Positions are computed without a lock, and rounds that nobody needs are not asked for."""
+    module, x = build(zoo("mor"), 4, 4), torch.randn(2, 3, 4)
+    torch._dynamo.reset()
+    traced = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(traced(x), module(x))

@@ -196,6 +196,31 @@ def test_gpu_check_needs_a_gpu_by_default(
     assert "torch finds no CUDA device; --device cpu does without" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--only", "lstn"], "--only names cells of the suite, such as lstm or block_lstm; received lstn"),
+        (["--sizes", "8x8"], "--sizes: a size is S, M, L, G, or BxTxH"),
+        (["--out", "/proc/none/gpu.json"], "nothing can be written to"),
+    ],
+)
+def test_gpu_check_refuses_what_it_could_not_do(
+    small: list[str], wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _gpu_check.main([*small, *wrong])
+    assert message in capsys.readouterr().err
+
+
+def test_gpu_check_without_a_backend_to_check_has_failed(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gpu_jobs, "backend_names", lambda: ("reference",))
+    facts = checked(["--parts", "timing", "--only", "lstm", *small], "1")
+    (error,) = facts["errors"]
+    assert error["error"] == "no backend but the reference runs here: triton: not for cpu"
+
+
 def test_a_trial_takes_the_steps_of_the_training_loop(tmp_path: Path) -> None:
     bench_trial.main(
         ["mingru", "--backend", "reference", "--size", "2x5x8", "--steps", "3", "--out", str(tmp_path)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import torch
+
 from grammar import Cell
 
 _REASONS: dict[Cell, str] = {}
@@ -17,6 +19,12 @@ def fell_back(cell: Cell, reason: str) -> None:
         warnings.warn(
             f"cell {cell.name} runs on the slow reference backend: {reason}", RuntimeWarning, stacklevel=3
         )
+
+
+def said_elsewhere(cell: Cell, device: torch.device) -> None:
+    """Note a cell that generated C was chosen for, and whose tensors lie on a GPU or the like."""
+    if device.type not in ("cpu", "meta") and cell not in _REASONS and not torch.compiler.is_compiling():
+        fell_back(cell, f"generated C is for tensors on a CPU, and these are on {device.type}")
 
 
 def fallbacks() -> dict[Cell, str]:

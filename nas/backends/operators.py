@@ -138,7 +138,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     made = 1 + layer.finals
     saved = [*([output[0]] if layer.keeps_y else []), *output[made:]] if keep else []
     ctx.set_materialize_grads(False)
-    ctx.key, ctx.layout, ctx.count, ctx.made = key, layout, len(weights), made
+    ctx.key, ctx.layout, ctx.count, ctx.made, ctx.keep = key, layout, len(weights), made, keep
     needs = iter(value.requires_grad for value in state)
     ctx.given, ctx.wanted = given, [one and next(needs) for one in given]
     ctx.save_for_backward(x, *weights, *saved)
@@ -146,6 +146,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
 
 def _differentiate(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     refuse_second_order()
+    if not ctx.keep:
+        raise RuntimeError(
+            "this cell was traced with gradients off, as in torch.no_grad(), and has none: trace it with them on"
+        )
     layer = operated(ctx.key)
     x, *rest = ctx.saved_tensors
     dy, *dfinal = gradients[: ctx.made]

@@ -65,7 +65,9 @@ class Rounds:
             for (carried, _, _), value in zip(self.slots, new, strict=True):
                 if carried is not None:
                     cells[carried] = value
-            # To stop early is only quicker; under torch.vmap no value can be asked for.
-            if not is_batchedtensor(left) and not bool((left > 0).any()):
+            # To stop early is only quicker; under torch.vmap, and where torch traces, no value can be asked for.
+            if torch.compiler.is_compiling() or is_batchedtensor(left):
+                continue
+            if not bool((left > 0).any()):
                 break
         return total

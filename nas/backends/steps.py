@@ -6,8 +6,7 @@ step that is not there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ class Steps:
     by_sequence = False
 
     def __init__(self, sizes: Sequence[int]) -> None:
+        self._known: dict[str, Tensor] = {}
         self.sizes = tuple(sizes)
         self.count = len(self.sizes)
         self.batch = self.sizes[0]
@@ -104,30 +104,45 @@ class Steps:
         inside = steps * self.batch + self._offsets[times.clamp(min=0)] + places
         return torch.where(times < 0, (steps + times) * self.batch + places, inside)
 
-    @cached_property
+    @property
     def _offsets(self) -> Tensor:
-        return torch.tensor([0, *self.sizes], device=CPU).cumsum(0)[:-1]
+        return self._once("offsets", lambda: torch.tensor([0, *self.sizes], device=CPU).cumsum(0)[:-1])
 
-    @cached_property
+    @property
     def _times(self) -> Tensor:
-        return torch.arange(self.count, device=CPU).repeat_interleave(torch.tensor(self.sizes, device=CPU))
+        times = torch.arange(self.count, device=CPU)
+        if self.even:
+            return times.repeat_interleave(self.batch)
+        return self._once("times", lambda: times.repeat_interleave(torch.tensor(self.sizes, device=CPU)))
 
-    @cached_property
+    @property
     def _places(self) -> Tensor:
-        return torch.cat([torch.arange(size, device=CPU) for size in self.sizes])
+        if self.even:
+            return torch.arange(self.batch, device=CPU).repeat(self.count)
+        return self._once("places", lambda: torch.cat([torch.arange(n, device=CPU) for n in self.sizes]))
 
-    @cached_property
+    @property
     def _lengths(self) -> Tensor:
-        return (torch.tensor(self.sizes, device=CPU)[:, None] > torch.arange(self.batch, device=CPU)).sum(0)
+        sequences = torch.arange(self.batch, device=CPU)
+        return self._once(
+            "lengths", lambda: (torch.tensor(self.sizes, device=CPU)[:, None] > sequences).sum(0)
+        )
+
+    def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What is computed once. No `cached_property`: in Python 3.11 it has a lock, which torch does not trace."""
+        if name not in self._known:
+            self._known[name] = make()
+        return self._known[name]
 
 
 class _Same(Steps):
     """Equally long sequences; sizes may be symbols while torch traces."""
 
     def __init__(self, batch: int, count: int, by_sequence: bool) -> None:
+        self._known = {}
         self.batch, self.count, self.rows, self.even = batch, count, batch * count, True
         self.by_sequence = by_sequence
 
-    @cached_property
+    @property
     def sizes(self) -> tuple[int, ...]:  # type: ignore[override]
         return (self.batch,) * self.count

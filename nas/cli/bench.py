@@ -57,7 +57,7 @@ def bench(
     chosen = _cells(cells or [], space or [], number, seed)
     plan = Plan(
         sizes=read_sizes(sizes, heads),
-        backends=_backends(backends),
+        backends=_backends(backends, device),
         against=_baselines(against),
         repeats=repeats,
         seconds=seconds,
@@ -106,13 +106,14 @@ def _cells(texts: Sequence[str], spaces: Sequence[str], number: int, seed: int) 
     return named
 
 
-def _backends(text: str | None) -> tuple[str, ...]:
+def _backends(text: str | None, device: str) -> tuple[str, ...]:
     from grammar import suggest
     from nas.backends import backend_names, choose
     from nas.errors import BuildError
 
     if text is None:
-        return tuple(name for name in backend_names() if _works(name))
+        elsewhere = ("c",) if device == "cuda" else ()  # there it would be the reference by another name
+        return tuple(name for name in backend_names() if name not in elsewhere and _works(name))
     from grammar import zoo
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,10 +79,17 @@ def _ray(problems: list[str]) -> str:
 
 
 def _compiler() -> str:
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        place = shutil.which(name) if name else None
+    try:
+        given = shlex.split(os.environ.get("CC", ""))[:1]  # arguments may follow
+    except ValueError as error:
+        return f"none: CC is no command ({error})"
+    for name in (*given, "cc", "gcc", "clang"):
+        place = shutil.which(name)
         if place:
-            done = subprocess.run([place, "--version"], capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run([place, "--version"], capture_output=True, text=True, check=False)
+            except OSError as error:
+                return f"{place} (cannot be started: {error.strerror})"
             first = (done.stdout.splitlines() or [""])[0]
             return f"{place} ({first})" if first else place
     return "none"

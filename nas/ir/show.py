@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from grammar import Cell, show_number
 from nas.errors import NasError
 from nas.ir.adjoint import Adjoint, adjoint_cell, adjoint_tree
 from nas.ir.normal import normal_cell, normal_tree
 from nas.ir.passes import compile_program, passes
-from nas.ir.program import STACK, STAGES, Instr, Program
+from nas.ir.program import STACK, STAGES, Instr, Program, Slot
 
 _TITLES = {
     "const": "const    once, from weights alone",
@@ -21,13 +22,17 @@ _TITLES = {
 }
 
 
-def show(program: Program) -> str:
-    """The instructions by stage, one line each, then the slots and the output."""
+def show(program: Program, forward: Program | None = None) -> str:
+    """The instructions by stage, one line each, then the slots and the output.
+
+    `past` and `next` are slots of `forward`, by default of the program itself.
+    """
+    outer = (program if forward is None else forward).slots
     lines = [f"program {program.name} ({program.kind})"]
     for stage in STAGES:
         inside = [(k, i) for k, i in enumerate(program.instrs) if i.stage == stage]
         if inside:
-            lines += ["", _TITLES[stage], *(_line(program, k, i) for k, i in inside)]
+            lines += ["", _TITLES[stage], *(_line(program, k, i, outer) for k, i in inside)]
     if program.region:
         r = program.region
         rounds = ", ".join(f"{program.slots[s].name}' = %{n}" for s, n in zip(r.slots, r.next, strict=True))
@@ -74,7 +79,7 @@ def show_adjoint(adjoint: Adjoint) -> str:
     lines.append(f"kept     {', '.join(kept) or 'nothing'}")
     if adjoint.replay is not None:
         again = ", ".join(forward.slots[s].name for s in adjoint.replay.slots)
-        lines += ["", f"{again} computed again, by", show(adjoint.replay.program)]
+        lines += ["", f"{again} computed again, by", show(adjoint.replay.program, forward)]
     return "\n".join(lines)
 
 
@@ -96,10 +101,12 @@ def describe(program: Program, index: int, depth: int = 3) -> str:
     return f"({f' {symbol} '.join(args)})" if symbol else f"{instr.op}({', '.join(args)})"
 
 
-def _line(program: Program, index: int, instr: Instr) -> str:
+def _line(program: Program, index: int, instr: Instr, outer: Sequence[Slot]) -> str:
     text = f"  %{index} = {instr.op}"
-    if instr.op in ("state", "carry", "final", "past", "next", "child") and instr.slot >= 0:
+    if instr.op in ("state", "carry", "final", "child") and instr.slot >= 0:
         text += f" {program.slots[instr.slot].name}"
+    if instr.op in ("past", "next"):
+        text += f" {outer[instr.slot].name}"
     if instr.weight >= 0:
         text += f" {program.weights[instr.weight].site}"
     for m in instr.maps:

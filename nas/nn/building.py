@@ -32,6 +32,11 @@ def build(
     `solver="newton"`: all steps at once by Newton's method and parallel scans, where every recurrence of the cell is
     elementwise; a call that does not converge takes the exact path of `backend`. See docs/newton.md and `CellModule`.
 
+    Generated C is for float32 on a CPU, Triton for a CUDA device; tensors that are neither go through the reference.
+    torch.compile(fullgraph=True) and torch.export (of any batch and number of steps) trace calls with and without a
+    state, and `step`; not `lengths`, whose values they would have to know. Compiled backends have first gradients
+    alone, and no transforms of torch.func: where these are wanted they are refused, and the reference has them.
+
     A tree cell gives a TreeModule, which says what `policy` is (default "given"); it has one layer and no dropout.
 
     Raises BuildError where sizes do not fit the cell or each other, and where the backend is unknown, does not work

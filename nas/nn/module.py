@@ -15,8 +15,18 @@ from grammar import Cell, CellBuildError, Sizes, canonical_arrays, weight_shapes
 from nas.backends import FlexibleRunner, NewtonCount, NewtonRunner, Runner, Steps, choose, runner
 from nas.errors import BuildError
 from nas.ir import Program, Slot, compile_program, describe
-from nas.nn.rows import Layout, as_rows, check_dtype, check_tokens, looked_up, whole_number
-from nas.nn.weights import LayerWeights
+from nas.nn.rows import (
+    Layout,
+    as_rows,
+    check_batch,
+    check_dtype,
+    check_numbers,
+    check_tokens,
+    check_weights,
+    looked_up,
+    whole_number,
+)
+from nas.nn.weights import LayerWeights, array_shape
 
 State = Tensor | tuple[Tensor, ...]
 SOLVERS = ("exact", "newton")
@@ -38,6 +48,8 @@ class CellModule(nn.Module):
 
     _kinds: tuple[str, ...] = ("time", "depth")
     _lead: tuple[int, ...] = ()  # axes of all weights, rows and states before their own: over candidates
+    # what `_look_up` finds, and no copy has
+    _found: tuple[str, ...] = ("_program", "_runners", "_shapes", "_slots")
 
     def __init__(
         self,
@@ -177,6 +189,10 @@ class CellModule(nn.Module):
     def _look_up(self) -> None:
         """Find what is shared by all modules of the cell: its Program, and what runs each layer."""
         self._program = compile_program(self.cell)
+        arrays = self._program.arrays
+        self._shapes = [[(*self._lead, *array_shape(a.spec, sizes)) for a in arrays] for sizes in self.sizes]
+        slots, widest = self._program.slots, max(self.sizes, key=lambda sizes: sizes.input_size)
+        self._slots = [[slot_shape(slot, sizes) for slot in slots] for sizes in (*self.sizes, widest)]
         self._runners = self._find_runners()
 
     def _find_runners(self) -> tuple[Runner, ...]:
@@ -189,8 +205,7 @@ class CellModule(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, object]:
-        shared = ("_program", "_runners")
-        return {name: value for name, value in self.__dict__.items() if name not in shared}
+        return {name: value for name, value in self.__dict__.items() if name not in self._found}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -270,6 +285,7 @@ class CellModule(nn.Module):
     def init_state(self, batch: int) -> State:
         """The state before the first step for a batch of sequences, where it does not depend on them."""
         self._check_stepwise("init_state")
+        check_batch(batch)
         layout, nothing = Layout(Steps.same(batch, 1)), [None] * len(self.program.slots)
         values = [
             self._start(nothing, layer, direction, self._like(), layout.steps)
@@ -308,6 +324,7 @@ class CellModule(nn.Module):
             for direction in range(self.directions):
                 place = layer * self.directions + direction
                 weights = self._arrays(layer, direction)
+                check_weights(weights, self._shapes[layer], self.program)
                 if not place:
                     check_dtype(rows, weights, self.program)
                 if isinstance(call, FlexibleRunner) and (steps.even or not direction):
@@ -355,14 +372,14 @@ class CellModule(nn.Module):
                 value = steps.reverse(value) if direction else value
             elif value is None and not (known and isinstance(slot.init, float)):
                 rows = steps.rows if depth else steps.batch
-                value = self._initial(slot, self._learned(layer, direction, s), self.sizes[layer], rows, x)
+                shape = (*self._lead, rows, *self._slots[layer][s])
+                value = self._initial(slot, self._learned(layer, direction, s), shape, x)
             values.append(value)
         return values
 
-    def _initial(self, slot: Slot, learned: Tensor | None, sizes: Sizes, rows: int, x: Tensor) -> Tensor:
+    def _initial(self, slot: Slot, learned: Tensor | None, shape: tuple[int, ...], x: Tensor) -> Tensor:
         if slot.init == "x":
             return x
-        shape = (*self._lead, rows, *slot_shape(slot, sizes))
         if learned is not None:
             value = torch.view_as_complex(learned) if slot.type.is_complex else learned
             return value.unsqueeze(len(self._lead)).expand(shape)
@@ -388,14 +405,15 @@ class CellModule(nn.Module):
             names = ", ".join(self.state_names)
             raise BuildError(f"the state of {self.cell.name} is ({names}); received {len(given)} values")
         parts: list[list[Tensor | None]] = [[] for _ in range(places)]
-        for slot, whole in zip(slots, given, strict=True):
+        for s, (slot, whole) in enumerate(zip(slots, given, strict=True)):
             value = whole.unsqueeze(axis + 1) if layout.single else whole
-            own = self._whole_shape(slot, layout.steps)
+            own = self._whole_shape(s, layout.steps)
             if tuple(value.shape) != own:
                 wanted = [n for k, n in enumerate(own) if k != axis + 1 or not layout.single]
                 raise BuildError(
                     f"the state {slot.name} must have the shape {wanted}; received {list(whole.shape)}"
                 )
+            check_numbers(slot, value)
             if layout.order is not None:
                 value = value.index_select(axis + 1, layout.order)
             for place, part in enumerate(value.unbind(axis)):
@@ -422,12 +440,11 @@ class CellModule(nn.Module):
             whole.append(value.squeeze(axis + 1) if layout.single else value)
         return whole[0] if len(whole) == 1 else tuple(whole)
 
-    def _whole_shape(self, slot: Slot, steps: Steps) -> tuple[int, ...]:
+    def _whole_shape(self, s: int, steps: Steps) -> tuple[int, ...]:
         places = self.num_layers * self.directions
         if self.cell.kind == "depth":
             return (places, steps.batch, steps.count, self.hidden_size)
-        widest = max(self.sizes, key=lambda sizes: sizes.input_size)
-        return (*self._lead, places, steps.batch, *slot_shape(slot, widest))
+        return (*self._lead, places, steps.batch, *self._slots[-1][s])
 
     def _slot_width(self, slot: Slot, place: int) -> int | None:
         return self.sizes[place // self.directions].input_size if slot.type.kind == "in" else None

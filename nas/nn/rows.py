@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from nas.backends import Steps
 from nas.errors import BuildError
-from nas.ir import Program
+from nas.ir import Program, Slot
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,58 @@ def check_tensor(x: object) -> None:
         raise BuildError(f"x is a tensor or a PackedSequence; received {type(x).__name__}")
 
 
+def check_batch(batch: object) -> None:
+    """Raise BuildError where a number of sequences is none. While torch traces, a symbol may stand for one."""
+    if not isinstance(batch, int | torch.SymInt) or batch < 0:
+        raise BuildError(f"init_state takes the number of sequences; received {batch!r}")
+
+
 def check_dtype(rows: Tensor, weights: Sequence[Tensor], program: Program) -> None:
     """Raise BuildError where the input is not of the weights' type, which torch.autocast alone may change.
 
-    And where that type is bfloat16 and the cell has complex values.
+    And where that type is one that torch has no complex numbers of, and the cell has complex values.
     """
     kind = weights[0].dtype if weights else rows.dtype
     if kind is torch.bfloat16 and _has_complex(program):
         raise BuildError("torch has no complex bfloat16, and the cell has complex values; float32 holds them")
+    if kind is torch.float16 and rows.device.type == "cpu" and _has_complex(program):
+        raise BuildError(
+            "torch has no maps of complex float16 on a CPU, and the cell has complex values; float32 holds them"
+        )
     if rows.dtype is kind:
         return
-    if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+    casts = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    if not (casts and rows.is_floating_point()):
         raise BuildError(f"x must be {kind}, as the weights are; received {rows.dtype}")
+
+
+def check_weights(weights: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], program: Program) -> None:
+    """Raise BuildError where a layer's arrays are not what its cell was built with: kernels read memory as it is."""
+    if not weights:
+        return
+    kind, place = weights[0].dtype, weights[0].device
+    if all(
+        w.shape == s and w.dtype is kind and w.device == place for w, s in zip(weights, shapes, strict=True)
+    ):
+        return
+    for array, weight, shape in zip(program.arrays, weights, shapes, strict=True):
+        name = f"{program.weights[array.weight].site}.{array.spec.role}"
+        if weight.shape != shape:
+            raise BuildError(
+                f"the weight {name} must have the shape {list(shape)}; received {list(weight.shape)}"
+            )
+        if weight.dtype is not kind or weight.device != place:
+            raise BuildError(
+                f"the weights of a layer are of one type and on one device, the first {kind} on {place}; "
+                f"{name} is {weight.dtype} on {weight.device}"
+            )
+
+
+def check_numbers(slot: Slot, value: Tensor) -> None:
+    """Raise BuildError where a given state is not of the kind of numbers that the slot holds."""
+    if value.is_complex() != slot.type.is_complex or not (value.is_complex() or value.is_floating_point()):
+        kind = "complex" if slot.type.is_complex else "real floating-point"
+        raise BuildError(f"the state {slot.name} is of {kind} numbers; received {value.dtype}")
 
 
 def _has_complex(program: Program) -> bool:
@@ -154,7 +194,7 @@ def checked_lengths(lengths: Tensor | Sequence[int], batch: int, total: int) -> 
     """Lengths as int64 on the CPU. Raises BuildError unless there is one from 1 to `total` for each sequence."""
     try:
         given = torch.as_tensor(lengths, device="cpu")
-        if given.is_floating_point() or given.is_complex():
+        if given.is_floating_point() or given.is_complex() or given.dtype is torch.bool:
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
         raise BuildError(

@@ -18,7 +18,7 @@ from nas.nn.easy_first import Query, easy_first
 from nas.nn.levels import grow
 from nas.nn.merges import CPU, by_policy, given
 from nas.nn.module import CellModule, State, slot_shape
-from nas.nn.rows import check_dtype, check_tensor, checked_lengths
+from nas.nn.rows import check_dtype, check_tensor, check_weights, checked_lengths
 
 POLICIES = ("given", "balanced", "left", "easy-first", "beam")
 LEARNED = POLICIES[3:]
@@ -44,6 +44,7 @@ class TreeModule(CellModule):
     """
 
     _kinds = ("tree",)
+    _found = (*CellModule._found, "_grower")
     beam_size: int = 5
     scorer: Query | PairScorer
 
@@ -98,6 +99,7 @@ class TreeModule(CellModule):
             self.scorer.reset(generator)
 
     def _find_runners(self) -> tuple[Runner, ...]:
+        self._grower = tree_runner(self.backend, self.cell, self.sizes[0])
         return ()
 
     def extra_repr(self) -> str:
@@ -169,7 +171,8 @@ class TreeModule(CellModule):
 
     def _grown(self, x: Tensor, leaves: int, own: Tensor, tree: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The outputs `[B, m, H]` and the states at the roots, `[B, *shape]`."""
-        runner, weights = tree_runner(self.backend, self.cell, self.sizes[0]), self._arrays(0, 0)
+        runner, weights = self._grower, self._arrays(0, 0)
+        check_weights(weights, self._shapes[0], self.program)
         check_dtype(x, weights, self.program)
         if self.policy == "easy-first":
             return easy_first(runner, weights, cast(Query, self.scorer), x, own)[:2]

@@ -12,6 +12,11 @@ from nas.errors import BuildError
 from nas.ir import Program
 
 
+def array_shape(spec: WeightSpec, sizes: Sizes) -> tuple[int, ...]:
+    """The shape of an array of a weight; a complex one has its parts on a last axis of 2."""
+    return (*(sizes.at(extent) for extent in spec.shape), *((2,) if spec.complex else ()))
+
+
 class Site(nn.Module):
     """A named group of arrays: those of one weight, or the learned initial states."""
 
@@ -30,8 +35,7 @@ class LayerWeights(nn.Module):
         for weight in program.weights:
             site = self._site(weight.site)
             for spec in weight.specs:
-                own = (*lead, *(sizes.at(extent) for extent in spec.shape))
-                array = torch.empty((*own, 2) if spec.complex else own)
+                array = torch.empty((*lead, *array_shape(spec, sizes)))
                 if weight.fixed:
                     self._modules[site].register_buffer(spec.role, array)  # type: ignore[union-attr]
                 else:

@@ -207,10 +207,7 @@ def _build(text: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=BUILD, dir=target.parent) as work:
         source, made = Path(work) / "cell.c", Path(work) / "cell.so"
         source.write_text(text, encoding="utf-8")
-        _run(
-            [*_command(), "-shared", "-include", str(header), str(source), "-o", str(made), "-lm"],
-            target.parent,
-        )
+        _run([*_command(), "-shared", "-include", str(header), str(source), "-lm"], made, target.parent)
         made.write_bytes(_sealed(made.read_bytes()))
         os.replace(made, target)
     prune_when_due(target.parent)
@@ -245,19 +242,32 @@ def _precompiled(folder: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=BUILD, dir=folder) as work:
             plain, made = Path(work) / "cell.h", Path(work) / "cell.h.gch"
             plain.write_text(prelude(), encoding="utf-8")
-            _run([*_command(), "-x", "c-header", str(plain), "-o", str(made)], folder)
-            os.replace(plain, header)
-            os.replace(made, quick)
+            _run([*_command(), "-x", "c-header", str(plain)], made, folder)
+            for part, place in ((plain, header), (made, quick)):
+                _put_down(part)
+                os.replace(part, place)
     else:
         mark_used(header)
         mark_used(quick)
     return header
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _put_down(path: Path) -> None:
+    """Have a file on the disk before it has its name: nothing tells later that a crash cut it short."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _run(command: list[str], made: Path, folder: Path) -> None:
+    """Have the compiler make a file for a folder of the cache."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
+            [*command, "-o", str(made)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise CompilerError(f"the C compiler {command[0]} took more than {_SECONDS:.0f} s") from None
@@ -268,15 +278,27 @@ def _run(command: list[str], folder: Path) -> None:
             raise OSError("no space left")
         shown = " ".join(done.stderr.split())[-400:] or "no message"
         raise CompilerError(f"the C compiler {command[0]} failed with code {done.returncode}: {shown}")
+    if not made.is_file():
+        raise CompilerError(f"the C compiler {command[0]} tells of no error, and made nothing")
 
 
 @cache
 def _command() -> tuple[str, ...]:
     """The compiler and its options. Raises CompilerError where there is no compiler."""
-    given = shlex.split(os.environ.get("CC", ""))
+    text = os.environ.get("CC", "")
+    try:
+        given = shlex.split(text)
+    except ValueError as error:
+        raise CompilerError(f"the C compiler that CC names is no command: {error} in {text!r}") from None
     for words in (given, ["cc"], ["gcc"], ["clang"]):
         place = shutil.which(words[0]) if words else None
         if place:
+            if given and words is not given:
+                warnings.warn(
+                    f"CC names the C compiler {given[0]}, which is not there: {place} takes its place",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             native = "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
             return (place, *words[1:], *_FLAGS, native)
     raise CompilerError("no C compiler `cc`, `gcc` or `clang` was found on PATH (nor one named by CC)")

@@ -7,14 +7,13 @@ gave. A backward half reads them so, too: of all their values it needs the first
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from nas.backends.c.loops import Place, literal
 from nas.backends.c.text import Function
 from nas.backends.c.world import World
 from nas.ir import Normal, Schedule, Sweep
 
-Chains = Mapping[int, tuple[int, ...]]
 WINDOWS = ("windows", 0)  # the first values of all slots that a backward half reads, `[batch, floats]`
 
 

@@ -162,7 +162,9 @@ class Driver:
             self.lines.append(f"if ({self.pointer(out.key)}) {{")
         for n, (run, members) in enumerate(side_by_side([rows[k] for k in product.operands], sizes)):
             deep = sum(sizes[p] for p in members)
-            self.lines.append(f"{{ float *W = aligned_alloc(64, ({4 * deep} * PAD({total}) + 63) / 64 * 64);")
+            self.lines.append(
+                f"{{ float *W = aligned_alloc(64, ({4 * deep}L * PAD({total}) + 63) / 64 * 64);"
+            )
             self.lines.append("if (!W) return 1;")
             row = 0
             for p in members:

@@ -18,7 +18,7 @@ from nas.backends.c.ops import compact, even, operated
 from nas.backends.c.outline import slots_of
 from nas.backends.c.running import Geometry
 from nas.backends.candidates import side_by_side
-from nas.backends.fallback import fell_back
+from nas.backends.fallback import fell_back, said_elsewhere
 from nas.backends.once import first_order, refuse_transforms
 from nas.backends.operators import key_of
 from nas.backends.reference import Reference
@@ -66,6 +66,7 @@ class CompiledRunner(FlexibleRunner):
             return self._traced(_looked_up(x, tokens), weights, state, steps, reverse)
         layer = self._built() if here else None
         if layer is None:
+            said_elsewhere(self.cell, like.device)
             return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
         refuse_transforms()
         _check_here("x", tokens)

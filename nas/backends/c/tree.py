@@ -14,7 +14,7 @@ from nas.backends.c.compiler import CompilerError
 from nas.backends.c.forest import grown
 from nas.backends.c.part import Part, part_of
 from nas.backends.c.running import room
-from nas.backends.fallback import fell_back
+from nas.backends.fallback import fell_back, said_elsewhere
 from nas.backends.levels import merged
 from nas.backends.once import first_order, refuse_transforms
 from nas.backends.reference import Reference
@@ -76,6 +76,7 @@ class CompiledTree(FlexibleTreeRunner):
     def _part(self, arity: int, given: Sequence[Tensor]) -> Part | None:
         """The part for these tensors; None where it cannot be built and need not, or is not for them."""
         if torch.compiler.is_compiling() or not all(map(_is_ready, given)):
+            said_elsewhere(self.cell, given[0].device)
             return None
         refuse_transforms()
         if arity not in self._parts:

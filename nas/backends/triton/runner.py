@@ -22,7 +22,16 @@ from nas.backends.triton.execute import Eager, Executable, Launch
 from nas.backends.triton.partition import Gap, Sweep, outers_of, partition
 from nas.backends.triton.values import CHUNK, Order, Values
 from nas.errors import BuildError
-from nas.ir import Adjoint, Program, adjoint_cell, compile_program, matrices, normal_cell, shape_in
+from nas.ir import (
+    Adjoint,
+    Program,
+    adjoint_cell,
+    checked_recurrences,
+    compile_program,
+    matrices,
+    normal_cell,
+    shape_in,
+)
 
 CHUNKED = 32  # steps from which on matrices are computed a chunk at once. An estimate: to be measured.
 
@@ -249,7 +258,8 @@ class Runner:
 
     @property
     def adjoint(self) -> Adjoint:
-        """The normal form and its adjoint."""
+        """The normal form and its adjoint; what kernels are chosen by is held against numbers, once for a cell."""
+        checked_recurrences(self.cell)
         return adjoint_cell(self.cell)
 
     def both(self, dtype: torch.dtype, chunked: bool = False) -> Both:
