@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from grammar.errors import GrammarError
 from grammar.graph import Node, Weight
@@ -17,8 +17,7 @@ from grammar.ops import OPS
 INF = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """Real numbers from `low` to `high`; an open end is not reached (at infinity: unbounded, but finite)."""
 
     low: float
@@ -31,7 +30,7 @@ class Interval:
         """Whether it holds one number."""
         return self.low == self.high
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: float) -> bool:  # type: ignore[override]
         above = self.low < value or (self.low == value and not self.open_low)
         return above and (value < self.high or (value == self.high and not self.open_high))
 
@@ -267,8 +266,7 @@ def _signed(limit: float) -> Callable[[Interval], Interval]:
 # ---- values, real or complex ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """Where a value lies: its real part, its imaginary part, and its absolute value."""
 
     re: Interval

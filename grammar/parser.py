@@ -1,10 +1,10 @@
-"""Text to syntax tree. The only file that knows lark."""
+"""Text to syntax tree, by lark; `driving` walks its tables where a text has no fault."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -13,6 +13,7 @@ from typing import Any
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
+from grammar.driving import QuickParser
 from grammar.errors import (
     CellSyntaxError,
     CellTypeError,
@@ -68,8 +69,12 @@ def parse_tree(text: str, source: str = "<text>") -> CellTree:
     if len(text) > MAX_TEXT:
         problem = f"a cell has at most {MAX_TEXT:,} characters; received {len(text):,}"
         raise CellSyntaxError(problem, Span.at(text, MAX_TEXT)).locate(text, source)
-    try:
-        return _lark().parse(one_newline(text))  # type: ignore[return-value]
+    plain = one_newline(text)
+    found: CellTree | None = _quick().parse(plain)
+    if found is not None:
+        return found
+    try:  # it has a fault, which lark tells where and why
+        return _lark().parse(plain)  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise _syntax_error(error, text).locate(text, source) from None
     except LocatedError as error:
@@ -85,19 +90,34 @@ class _Newlines:
     _goes_on = frozenset(("PLUS", "MINUS", "STAR", "SLASH", "_COMMA", "_EQUAL", "_COLON", "_BAR", "_DOT"))
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        drops = self.drops()
+        for token in stream:
+            try:
+                dropped = drops(token.type)
+            except CellSyntaxError as error:
+                raise CellSyntaxError(error.message, _span(token)) from None
+            if not dropped:
+                yield token
+
+    def drops(self) -> Callable[[str], bool]:
+        """Tells of the types of one text, in order, which are dropped. Raises CellSyntaxError for too many brackets."""
         inner: list[bool] = []  # for each open bracket, whether newlines inside it are dropped
         before = previous = ""
-        for token in stream:
-            if token.type == "_NL" and ((inner and inner[-1]) or previous in self._goes_on):
-                continue
-            if token.type in self._open:
-                inner.append(token.type == "_LPAR" or "_CHOICE" in (previous, before))
+
+        def dropped(kind: str) -> bool:
+            nonlocal before, previous
+            if kind == "_NL" and ((inner and inner[-1]) or previous in self._goes_on):
+                return True
+            if kind in self._open:
+                inner.append(kind == "_LPAR" or "_CHOICE" in (previous, before))
                 if len(inner) > MAX_DEPTH:
-                    raise CellSyntaxError(f"brackets may be nested at most {MAX_DEPTH} deep", _span(token))
-            elif token.type in self._close and inner:
+                    raise CellSyntaxError(f"brackets may be nested at most {MAX_DEPTH} deep")
+            elif kind in self._close and inner:
                 inner.pop()
-            before, previous = previous, token.type
-            yield token
+            before, previous = previous, kind
+            return False
+
+        return dropped
 
 
 @cache
@@ -112,6 +132,11 @@ def _lark() -> Lark:
         propagate_positions=False,
         maybe_placeholders=False,
     )
+
+
+@cache
+def _quick() -> QuickParser:
+    return QuickParser(_lark(), _Newlines().drops, LocatedError)
 
 
 def _span(token: Token) -> Span:

@@ -8,7 +8,7 @@ seen to stay below 1, and `1 - (1 - f)` to be `f`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from grammar.graph import Graph, Node
 from grammar.intervals import (
@@ -226,7 +226,7 @@ class Ranges:
         for larger in self._larger(form) if depth else ():
             other = self._at_most(larger, depth - 1)
             if (other.high, not other.open_high) < (best.high, not best.open_high):
-                best = replace(best, high=other.high, open_high=other.open_high)
+                best = best._replace(high=other.high, open_high=other.open_high)
         return best
 
     def _larger(self, form: _Form) -> Iterator[_Form]:

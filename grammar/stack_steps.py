@@ -8,7 +8,7 @@ run as `grammar.renderings` has them, between two moves of the batch axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,25 +17,15 @@ import numpy as np
 from grammar.graph import Graph, Node
 from grammar.machine import Machine
 from grammar.ops import block_count
+from grammar.overwriting import OVER, mixed, sigmoid_of_minus, written_over
+from grammar.overwriting import Step as Step
+from grammar.overwriting import Values as Values
+from grammar.overwriting import sigmoid as sigmoid
 from grammar.renderings import Array, Value, elementwise_function
 from grammar.types import NUM, SCAL, Type
 
-Values = list[Any]  # by node: arrays [layers, sets, *own, B], floats for numbers
-Step = Callable[[Values], Value]
-
 _FLAT = ("in", "vec", "cvec")
 _MATRICES = ("mat", "cmat")
-
-
-def sigmoid(a: Array) -> Array:
-    """1 / (1 + exp(-a)): exp may overflow, which gives the limit 0."""
-    return _sigmoid_of_minus(np.negative(a))
-
-
-def _sigmoid_of_minus(a: Array) -> Array:
-    result = np.exp(a)
-    result += 1
-    return np.divide(1, result, out=result)
 
 
 def _relu(a: Array) -> Array:
@@ -56,27 +46,34 @@ _QUICK: Mapping[str, Callable[..., Any]] = {
 class Layout:
     """Shapes of values on a stack of `lead` = (layers, sets), for `batch` rows now and at most `most`.
 
-    Steps are made once and see any number of rows: the shapes that they ask for end in -1.
+    Layers before `first` have ended. Steps are made once, and see any number of layers and rows: the shapes that they
+    ask for leave out the first two axes and end in -1 (see `shaped`). `whole` says that one of them sees all layers.
     """
 
     def __init__(self, machine: Machine, lead: tuple[int, int], most: int) -> None:
         self.machine, self.lead, self.most, self.batch = machine, lead, most, most
         self.sizes = machine.sizes
+        self.first, self.whole = 0, False
 
     def shape(self, type_: Type) -> tuple[int, ...]:
         """Of a value of this type, with -1 for the rows."""
-        return (*self.lead, *self.sizes.shape(type_), -1)
+        return (*self.sizes.shape(type_), -1)
 
     def flat(self, type_: Type, parts: int = 0) -> tuple[int, ...]:
         """The same with one axis for all numbers of a value, or two for `parts` of them."""
         size = math.prod(self.sizes.shape(type_))
-        return (*self.lead, *((parts, size // parts) if parts else (size,)), -1)
+        return (*((parts, size // parts) if parts else (size,)), -1)
+
+    def now(self, array: Array) -> Array:
+        """Of an array that `own` made, what layers and rows of now see."""
+        return array[self.first :, ..., : self.batch]
 
     def full(self, value: Value, type_: Type) -> Array:
         """A value at its full shape, in one piece."""
         kind = self.machine.complex if type_.is_complex else self.machine.dtype
         given = np.asarray(value, dtype=kind)
-        shape = (*self.lead, *self.sizes.shape(type_), self.batch)
+        layers, sets = self.lead
+        shape = (layers - self.first, sets, *self.sizes.shape(type_), self.batch)
         return given if given.shape == shape else np.ascontiguousarray(np.broadcast_to(given, shape))
 
     def taken(self, array: Array, type_: Type) -> Array:
@@ -97,7 +94,7 @@ class Layout:
         """The shape of a value of `type_` seen per head, with an axis of its own for the numbers of one head."""
         sizes = self.sizes
         inner = (1,) if type_ == SCAL else (sizes.key_size,) if type_.kind == "key" else (sizes.value_size,)
-        return (*self.lead, sizes.heads, *inner, -1)
+        return (sizes.heads, *inner, -1)
 
     def as_matrix(self, type_: Type) -> tuple[int, ...]:
         """The shape with which a value of `type_` joins a mat: key by rows, vec by columns, scal per head."""
@@ -105,16 +102,30 @@ class Layout:
         inner = {"scal": (1, 1), "key": (sizes.key_size, 1)}.get(type_.kind, (1, sizes.value_size))
         if type_.kind in _MATRICES:
             inner = (sizes.key_size, sizes.value_size)
-        return (*self.lead, sizes.heads, *inner, -1)
+        return (sizes.heads, *inner, -1)
 
 
-def make_step(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
-    """A function for one node; `past(index)` gives earlier values of its operand, oldest first."""
+def shaped(array: Array, shape: tuple[int, ...]) -> Array:
+    """A value with other axes behind those of layers and sets."""
+    return array.reshape(array.shape[:2] + shape)
+
+
+def make_step(
+    layout: Layout,
+    graph: Graph,
+    index: int,
+    past: Callable[[int], Sequence[Array]],
+    free: Collection[int] = (),
+) -> Step:
+    """A function for one node; `past(index)` gives earlier values of its operand, oldest first.
+
+    The values of `free` operands may be written over: see `own_values`.
+    """
     node = graph.nodes[index]
     types = [graph.nodes[a].type for a in node.args]
     function = _QUICK.get(node.op) or elementwise_function(node.op)
     if function is not None:
-        step = _elementwise(layout, node, types, function)
+        step = _elementwise(layout, node, types, function, free)
     else:
         maker = _MAKERS.get(node.op)
         step = maker(layout, node, types) if maker else None
@@ -125,6 +136,7 @@ def make_step(layout: Layout, graph: Graph, index: int, past: Callable[[int], Se
 
 def _as_rendered(layout: Layout, graph: Graph, index: int, past: Callable[[int], Sequence[Array]]) -> Step:
     """The rendering of the table, between two moves of the batch axis."""
+    layout.whole = True
     node = graph.nodes[index]
     types = {a: graph.nodes[a].type for a in node.args}
 
@@ -141,12 +153,17 @@ def _as_rendered(layout: Layout, graph: Graph, index: int, past: Callable[[int],
 
 
 def _elementwise(
-    layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any]
+    layout: Layout, node: Node, types: Sequence[Type], function: Callable[..., Any], free: Collection[int]
 ) -> Step | None:
     kinds = {t.kind for t in types if t != NUM}
     if not kinds:
         return None
+    over = [a for a, t in zip(node.args, types, strict=True) if a in free and t == node.type]
     step = _applied(function, node.args)
+    if node.op == "lerp" and not node.type.is_complex and NUM not in types:
+        step = mixed(node.args, over)
+    elif node.op in OVER and over:
+        step = written_over(OVER[node.op], node.args, over[0])
     if kinds == {node.type.kind} or (node.type.kind in _FLAT and kinds <= set(_FLAT)):
         return step
     if kinds <= set(_MATRICES) and node.type.kind in _MATRICES:
@@ -164,8 +181,8 @@ def _elementwise(
     args = node.args
 
     def aligned(values: Values) -> Value:
-        seen = [values[a] if s is None else values[a].reshape(s) for a, s in zip(args, shapes, strict=True)]
-        return np.asarray(function(*seen)).reshape(result)
+        seen = [values[a] if s is None else shaped(values[a], s) for a, s in zip(args, shapes, strict=True)]
+        return shaped(np.asarray(function(*seen)), result)
 
     return aligned
 
@@ -195,7 +212,7 @@ def _norm(function: Callable[[Array], Array]) -> Maker:
         if types[0].kind != "vec":
             return None
         shape, result = layout.per_head(types[0]), layout.shape(node.type)
-        return lambda values: function(values[a].reshape(shape)).reshape(result)
+        return lambda values: shaped(function(shaped(values[a], shape)), result)
 
     return maker
 
@@ -223,17 +240,17 @@ def _softmax(a: Array) -> Array:
 
 def _outer(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a, b), rows, columns = node.args, layout.as_matrix(types[0]), layout.as_matrix(types[1])
-    return lambda values: values[a].reshape(rows) * values[b].reshape(columns)
+    return lambda values: shaped(values[a], rows) * shaped(values[b], columns)
 
 
 def _read(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a, b), rows, result = node.args, layout.as_matrix(types[1]), layout.shape(node.type)
-    return lambda values: (values[a] * values[b].reshape(rows)).sum(axis=-3).reshape(result)
+    return lambda values: shaped((values[a] * shaped(values[b], rows)).sum(axis=-3), result)
 
 
 def _readt(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a, b), columns = node.args, layout.as_matrix(types[1])
-    return lambda values: (values[a] * values[b].reshape(columns)).sum(axis=-2)
+    return lambda values: (values[a] * shaped(values[b], columns)).sum(axis=-2)
 
 
 def _reduced(function: Callable[..., Array], count: int) -> Maker:
@@ -245,16 +262,16 @@ def _reduced(function: Callable[..., Array], count: int) -> Maker:
         shapes = [layout.per_head(t) for t in types]
         if count == 1:
             (a,), (shape,) = node.args, shapes
-            return lambda values: function(values[a].reshape(shape))
+            return lambda values: function(shaped(values[a], shape))
         (a, b), (first, second) = node.args, shapes
-        return lambda values: function(values[a].reshape(first), values[b].reshape(second))
+        return lambda values: function(shaped(values[a], first), shaped(values[b], second))
 
     return maker
 
 
 def _reshaped(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a,), shape = node.args, layout.shape(node.type)
-    return lambda values: values[a].reshape(shape)
+    return lambda values: shaped(values[a], shape)
 
 
 # ---- weights ----------------------------------------------------------------------------------
@@ -263,7 +280,7 @@ def _reshaped(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
 def _diag(layout: Layout, node: Node, types: Sequence[Type]) -> Step:
     (a,) = node.args
     weight = layout.own(layout.machine.weights[node.weight]["w"], layout.sizes.shape(node.type))
-    return lambda values: values[a] * weight[..., : layout.batch]
+    return lambda values: values[a] * layout.now(weight)
 
 
 def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
@@ -277,19 +294,20 @@ def _lin(layout: Layout, node: Node, types: Sequence[Type]) -> Step | None:
             continue
         weight = arrays[f"w{i}"]
         factors.append([np.swapaxes(weight, -1, -2) if node.attr("transpose") else weight])
+    factors = [[np.broadcast_to(f, (*layout.lead, *f.shape[2:])) for f in each] for each in factors]
     blocks = layout.sizes.at(block_count(dict(node.attrs))) if node.attr("blocks", 1) != 1 else 0
     flat = [layout.flat(type_, blocks) for type_ in types]
     bias = _bias(layout, node)
 
     def step(values: Values) -> Value:
-        total: Any = bias if bias is None else bias[..., : layout.batch]
+        total: Any = bias if bias is None else layout.now(bias)
         for arg, shape, matrices in zip(node.args, flat, factors, strict=True):
-            product = values[arg].reshape(shape)
+            product = shaped(values[arg], shape)
             for matrix in matrices:
-                product = matrix @ product
-            product = product.reshape(out)
+                product = matrix[layout.first :] @ product
+            product = shaped(product, out)
             total = product if total is None else total + product
-        return np.asarray(total).reshape(result)
+        return shaped(np.asarray(total), result)
 
     return step
 
@@ -331,6 +349,8 @@ class SharedMaps:
 
     before: dict[int, list[tuple[int, Step]]]
     steps: dict[int, Step]
+    parts: dict[int, int]  # by node, how many it adds up
+    gates: dict[int, Step]  # by sigmoid of such a map, the step that writes over it
     last: dict[int, int]  # by place, the node that reads it last
     places: int  # of results, behind those of the nodes
 
@@ -344,7 +364,7 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
     for i in plain:
         for j, arg in enumerate(graph.nodes[i].args):
             readers.setdefault((arg, graph.nodes[i].type.is_complex), []).append((i, j))
-    found = SharedMaps({}, {}, {}, len(readers))
+    found = SharedMaps({}, {}, {}, {}, {}, len(readers))
     parts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in plain}
     for slot, ((arg, _), uses) in enumerate(readers.items(), start=len(graph.nodes)):
         begin, matrices, biases = 0, [], []
@@ -365,8 +385,10 @@ def shared_maps(layout: Layout, graph: Graph, order: Sequence[int]) -> SharedMap
             (slot, _product(layout, graph, arg, matrices, biases if some else []))
         )
     found.steps.update({i: _added(layout, graph.nodes[i], parts[i]) for i in plain})
+    found.parts.update({i: len(of) for i, of in parts.items()})
     for arg, sigmoids in gates.items():
-        found.steps.update(dict.fromkeys(sigmoids, _applied(_sigmoid_of_minus, (arg,))))
+        found.steps.update(dict.fromkeys(sigmoids, _applied(sigmoid_of_minus, (arg,))))
+        found.gates.update(dict.fromkeys(sigmoids, written_over(sigmoid_of_minus, (arg,), arg)))
     return found
 
 
@@ -395,9 +417,9 @@ def _product(
     flat = layout.flat(graph.nodes[arg].type)
 
     def step(values: Values) -> Value:
-        product = matrix @ values[arg].reshape(flat)
+        product = matrix[layout.first :] @ shaped(values[arg], flat)
         if bias is not None:
-            product += bias[..., : layout.batch]
+            product += layout.now(bias)
         return np.asarray(product)
 
     return step
@@ -411,13 +433,13 @@ def _added(layout: Layout, node: Node, parts: Sequence[tuple[int, int, int]]) ->
     if not others and node.type.kind in _FLAT:
         return lambda values: values[slot][at]
     if not others:
-        return lambda values: values[slot][at].reshape(result)
+        return lambda values: shaped(values[slot][at], result)
     (slot2, begin2, end2), *more = others
 
     def step(values: Values) -> Value:
         total = values[slot][at] + values[slot2][:, :, begin2:end2]
         for place, first, last in more:
             total += values[place][:, :, first:last]
-        return np.asarray(total.reshape(result))
+        return np.asarray(shaped(total, result))
 
     return step

@@ -20,6 +20,7 @@ from grammar.errors import CellBuildError
 from grammar.evaluate import buffer_nodes
 from grammar.graph import Graph
 from grammar.machine import Machine, dependent, memory_length
+from grammar.overwriting import own_values
 from grammar.renderings import Array, Value
 from grammar.sizes import Sizes
 from grammar.stack_steps import Layout, SharedMaps, Step, Values, make_step, shared_maps
@@ -128,10 +129,14 @@ class _Stack:
         shared = shared_maps(self.layout, self.graph, own)
         self.places = len(self.graph.nodes) + shared.places
         done = self._last_reads(own, shared)
+        apart = own_values(self.graph, shared.parts)
         steps: list[tuple[int, Step, tuple[int, ...]]] = []
         for index in own:
             steps += [(place, step, ()) for place, step in shared.before.get(index, [])]
-            step = shared.steps.get(index) or make_step(self.layout, self.graph, index, self._past)
+            free = apart.intersection(done.get(index, ()))
+            step = shared.gates.get(index) if free else None
+            step = step or shared.steps.get(index)
+            step = step or make_step(self.layout, self.graph, index, self._past, free)
             steps.append((index, step, tuple(done.get(index, ()))))
         return steps
 
@@ -159,17 +164,30 @@ class _Stack:
             whole = len(phase.rows) == self.x.shape[-1]
             self._begin(phase)
             for moment in range(phase.start, end):
+                first = max(0, moment - steps + 1)
+                if first and not self.layout.whole:
+                    self._end_layer()
                 seen = self.seen
                 if moment < steps:
                     seen[0] = self.x[moment] if whole else self.x[moment].take(phase.rows, -1)
                 out = self._moment(moment)
-                first = max(0, moment - steps + 1)
                 for layer in range(first, min(layers, moment + 1)):
-                    y[moment - layer, layer] = out[layer] if whole else out[layer].take(phase.place, -1)
+                    given = out[layer - self.layout.first]
+                    y[moment - layer, layer] = given if whole else given.take(phase.place, -1)
                 self.seen = np.empty_like(seen)  # values may be kept: never written again
                 self.seen[1:] = out[:-1]
                 self.seen[0] = 0
         return y
+
+    def _end_layer(self) -> None:
+        """Leave out the first of the layers that are left: it has seen all steps."""
+        self.layout.first += 1
+        self.seen = self.seen[1:]
+        self.held = {i: [array[1:] for array in held] for i, held in self.held.items()}
+        self.states = {name: array[1:] for name, array in self.states.items()}
+        for i in self.still:
+            if self.graph.nodes[i].type != NUM:
+                self.values[i] = self.values[i][1:]
 
     def _begin(self, phase: EqualRows) -> None:
         """Make all ready for the rows of this phase, from those of the one before."""
@@ -201,7 +219,7 @@ class _Stack:
             values[index] = step(values)
             for value in done:
                 values[value] = None
-        late = moment + 1  # layers from here on have not begun
+        late = moment + 1 - layout.first  # layers from here on have not begun
         for s, i in zip(graph.states, graph.next, strict=True):
             states[s.name] = _kept(layout.full(values[i], s.type), states[s.name], late)
         self._advance(values, late)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from grammar import Cell
 from predictors.errors import PredictorError
 from predictors.flow import flow_features, flow_names
+from predictors.given import cells_of
 from predictors.probes import probe_features, probe_names
 from predictors.statistics import cell_statistics, statistic_names
 
@@ -40,14 +41,19 @@ def _names(groups: tuple[str, ...]) -> tuple[str, ...]:
 def encode(cells: Iterable[Cell], groups: Sequence[str] = GROUPS) -> NDArray[np.float64]:
     """One row per cell, all finite: float64 [n, len(encoding_names(groups))]. Depends on the canonical form only."""
     width = len(encoding_names(groups))
-    small = [cell.canonical() for cell in cells]
+    asked = [cell.canonical() for cell in cells_of(cells)]
+    small = list(dict.fromkeys(asked))  # of one class there is one canonical cell
     makers: dict[str, Callable[[Sequence[Cell]], NDArray[np.float64]]] = {
         "statistics": cell_statistics,
         "flow": _flow,
         "probes": probe_features,
     }
     columns = [makers[group](small) for group in groups]
-    return np.concatenate(columns, axis=1) if columns else np.empty((len(small), width))
+    rows = np.concatenate(columns, axis=1) if columns else np.empty((len(small), width))
+    if len(small) == len(asked):
+        return rows
+    place = {cell: i for i, cell in enumerate(small)}
+    return rows[[place[cell] for cell in asked]]
 
 
 def encoding_key(groups: Sequence[str] = GROUPS) -> str:

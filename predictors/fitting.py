@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,7 @@ from predictors.encoding import ENCODING_VERSION
 from predictors.errors import PredictorError
 from predictors.flow import flow_names
 from predictors.forests import Forest, grow
+from predictors.given import Records, cells_of, check_card, records_of, scores_of, tamed
 from predictors.kernels import FEW, MANY, column_weights, fit_process
 from predictors.metrics import auc, coverage, kendall_tau, spearman
 from predictors.models import (
@@ -51,6 +52,7 @@ _PRIOR, _EXTRAS = 3, 4  # groups of columns from outside, behind those of the en
 _FOLDS = 5
 _LEAST_IMPORTANCE = 0.05  # of a column, in parts of the mean
 _COVERED = 0.9
+_WIDEST = 3.0  # times the largest gap is the widest that the usual interval is made
 _NORMAL = 1.645  # half the width of a 90 % interval of the normal distribution
 # What an untrained stack makes of neighbouring tokens together, beyond what it makes of each: the strongest of the
 # probes without a label. Trees start from a slope along its mean, halved, as it counts less where labels are many.
@@ -61,8 +63,8 @@ _DISTANCE = {0: 0.1, 1: 0.3, 2: 1.0, _PRIOR: 0.7, _EXTRAS: 3.0}
 
 
 def fit(
-    cells: Sequence[Cell],
-    scores: ArrayLike,
+    cells: Sequence[Cell] | Records,
+    scores: ArrayLike | None = None,
     *,
     seed: int = 0,
     extras: ArrayLike | None = None,
@@ -72,24 +74,36 @@ def fit(
 ) -> Predictor:
     """A predictor of `scores`, lower is better; a score that is not finite means that training failed.
 
+    Without `scores`, `cells` are records that have them: the path of a table of trials, trials of one task
+    (`read_trials`), or pairs of a cell (or its text) and its score.
     Cells of one class (equal digests) count once, with their mean. `extras` [n, E] are further columns, such as the
     losses of the first epochs, which `predict` then needs too. `prior` is a predictor of another
     task and of the same model, whose predictions become features. `card` is kept with the predictor. `model` is one of
     `predictors.MODELS`: what is seen of a cell. Same seed, same predictor.
     Raises PredictorError for fewer than 8 classes with finite scores, or arrays that do not fit the cells.
     """
-    y = np.asarray(scores, dtype=np.float64)
-    if y.shape != (len(cells),):
-        raise PredictorError(
-            f"there is one score for each cell; received {len(cells)} cells and scores {y.shape}"
-        )
+    if scores is None:
+        cells, scores, about = records_of(cast(Records, cells))
+        card = {**about, **(card or {})}
+    given = cells_of(cast(Sequence[Cell], cells))
+    y = scores_of(scores, len(given))
     more = None if extras is None else np.asarray(extras, dtype=np.float64)
-    if more is not None and (more.ndim != 2 or len(more) != len(cells)):
-        raise PredictorError(f"extras have a row for each of {len(cells)} cells; received {more.shape}")
-    kept, y, more = classes_of(cells, y, more)
+    if more is not None and (more.ndim != 2 or len(more) != len(given)):
+        raise PredictorError(f"extras have a row for each of {len(given)} cells; received {more.shape}")
+    _check_wishes(seed, prior, card, check_model(model))
+    kept, y, more = classes_of(given, y, more)
     rows = model_rows(kept, model)
     made = fit_rows(rows, y, seed=seed, extras=more, prior=prior, card=card, model=model)
     return made.knowing([cell.digest for cell in kept], rows, y, more)
+
+
+def _check_wishes(seed: int, prior: Predictor | None, card: Mapping[str, Any] | None, model: str) -> None:
+    """Raise PredictorError for what cannot be done, before anything is encoded."""
+    if not 0 <= seed < 2**32:
+        raise PredictorError(f"a seed is a whole number from 0 to {2**32 - 1}; received {seed}")
+    if prior is not None and prior.model != model:
+        raise PredictorError(f"a prior is of the same model; received {prior.model} for {model}")
+    check_card(card)
 
 
 def classes_of(
@@ -102,8 +116,15 @@ def classes_of(
     groups = [members[digest] for digest in sorted(members)]  # the order of the table means nothing
     scores = [y[group][np.isfinite(y[group])] for group in groups]
     means = np.array([s.mean() if len(s) else np.inf for s in scores])
-    columns = None if extras is None else np.array([extras[group].mean(axis=0) for group in groups])
+    columns = None if extras is None else np.array([_mean_of_known(extras[group]) for group in groups])
     return [cells[group[0]] for group in groups], means, columns
+
+
+def _mean_of_known(rows: Floats) -> Floats:
+    """The mean of each column, of entries that are known (not NaN) where there are any."""
+    known = ~np.isnan(rows)
+    sums = np.where(known, rows, 0.0).sum(axis=0)
+    return np.where(known.any(axis=0), sums / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
 def fit_rows(
@@ -124,8 +145,9 @@ def fit_rows(
     names, network = model_names(check_model(model)), network_of(model)
     if rows.ndim != 2 or rows.shape[1] != len(names):
         raise PredictorError(f"rows of the model {model} are [n, {len(names)}]; received {rows.shape}")
-    if prior is not None and prior.model != model:
-        raise PredictorError(f"a prior is of the same model; received {prior.model} for {model}")
+    if scores.shape != (len(rows),):
+        raise PredictorError(f"there is one score for each of {len(rows)} rows; received {scores.shape}")
+    _check_wishes(seed, prior, card, model)
     finite = np.isfinite(scores)
     if finite.sum() < LEAST_CELLS:
         raise PredictorError(
@@ -133,6 +155,8 @@ def fit_rows(
         )
     count = 0 if extras is None else extras.shape[1]
     x = with_extras(rows, extras, count, prior)
+    if count:
+        x[:, -count:] = tamed(x[:, -count:])
     groups = _groups(names, prior is not None, count)
     ranker, held, spread = fit_ranker(x[finite], scores[finite], groups, seed, check, model)
     failing = None if finite.all() else _fit_failing(ranker.columns(x), ~finite, seed)
@@ -169,6 +193,8 @@ def fit_ranker(
     """
     names = model_names(model)
     columns = columns_of(x, model, x.shape[1] - len(names))
+    if not len(columns.used):
+        raise PredictorError("nothing that a predictor sees of these cells tells one from another")
     scaled, targets = columns(x), normal_scores(y)
     of = [groups[i] for i in columns.used]
     slope, shares, further = 0.0, _SHARES_OF.get(model, _SHARES), ends(y)
@@ -304,11 +330,18 @@ def _calibrated(
     gaps = np.abs(y - mean)
     least = float(np.quantile(gaps, 0.25)) + 1e-9
     place = min(1.0, _COVERED * (1 + 1 / len(y)))
-    low, high = 0.0, 1e6
+    # No more than what makes the usual interval a few times as wide as the largest gap: where hardly any spread is
+    # known of a cell, as happens with few of them, no factor does, and all intervals are wider by as much.
+    widest = _WIDEST * float(gaps.max()) / max(float(np.median(local)), 1e-9)
+    low, high = 0.0, min(widest, 1e6)
     for _ in range(60):
         factor = (low + high) / 2
         reached = gaps <= _NORMAL * np.sqrt((factor * local) ** 2 + least**2)
         low, high = (low, factor) if reached.mean() >= place else (factor, high)
+    lacking = np.square(gaps / _NORMAL) - np.square(high * local)
+    wanted = float(np.quantile(np.maximum(lacking, 0.0), place, method="higher")) ** 0.5
+    if wanted > least and high >= widest * (1 - 1e-9):
+        least = wanted
     std = np.sqrt((high * local) ** 2 + least**2)
     measured = {
         "kendall_tau": kendall_tau(rank, y),

@@ -39,11 +39,16 @@ class Process:
 
     def mean(self, x: Floats) -> Floats:
         """The mean of each target at each row of `x` [m, F]: [heads, m]."""
-        kernel = _Kernel(x, self.rows, self.weights)
+        kernel = _Kernel(x, self.rows, self.weights, self._weighted)
         found = np.zeros((self.alphas.shape[1], len(x)))
         for (kind, length, linear, share), alpha in zip(self.kernels, self.alphas, strict=True):
             found += share * (kernel(int(kind), length, linear) @ alpha.T).T
         return found
+
+    @cached_property
+    def _weighted(self) -> Floats:
+        """Its rows as distances need them: made once, not for each query."""
+        return np.asarray(self.rows * self.weights)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by name, as `process_from` takes them."""
@@ -108,8 +113,9 @@ def process_from(arrays: Mapping[str, NDArray[Any]], features: int) -> Process:
 class _Kernel:
     """Kernels between rows [n, F] and [m, F]: distances are measured once, when the first kernel asks for them."""
 
-    def __init__(self, a: Floats, b: Floats, weights: Floats) -> None:
+    def __init__(self, a: Floats, b: Floats, weights: Floats, weighted: Floats | None = None) -> None:
         self.a, self.b, self.weights = a, b, weights
+        self.weighted = b * weights if weighted is None else weighted
 
     def __call__(self, kind: int, length: float, linear: float) -> Floats:
         if kind == LAPLACE:
@@ -132,7 +138,7 @@ class _Kernel:
     def absolute(self) -> Floats:
         from scipy.spatial.distance import cdist  # a matrix product cannot do this
 
-        return np.asarray(cdist(self.a * self.weights, self.b * self.weights, "cityblock"))
+        return np.asarray(cdist(self.a * self.weights, self.weighted, "cityblock"))
 
 
 def column_weights(groups: Sequence[int], shares: Mapping[int, float]) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from grammar import Cell
 from predictors.encoding import encoding_names
 from predictors.errors import PredictorError
 from predictors.forests import Forest
+from predictors.given import cells_of, finite
 from predictors.kernels import Process
 from predictors.known import Known, make_known
 from predictors.models import model_names, model_rows
@@ -23,6 +24,7 @@ from predictors.weights import Network
 
 Floats = NDArray[np.float64]
 
+AT_ONCE = 2000  # rows that are predicted at a time
 PRIOR_COLUMNS = 2  # its rank and its mean, behind the columns of the model
 _KINDS = [encoding_names().index(f"statistics.{name}") for name in ("children", "states_seq")]  # trees, depth
 
@@ -105,7 +107,7 @@ class Predictor:
         `extras` [n, E] are the further columns that it was fitted with (losses of the first epochs, say).
         Raises PredictorError where they are missing or have another shape.
         """
-        found = list(cells)
+        found = cells_of(cells)
         said = self.predict_rows(self.rows(found), extras)
         return self.of_known(said, [cell.digest for cell in found]) if self.known is not None else said
 
@@ -134,6 +136,8 @@ class Predictor:
         if rows.ndim != 2 or rows.shape[1] != width:
             made_by = "encode" if self.model == "ensemble" else "rows"
             raise PredictorError(f"rows are what `{made_by}` gives, [n, {width}]; received {rows.shape}")
+        if len(rows) > AT_ONCE:
+            return self._in_parts(rows, extras)
         x = with_extras(rows, extras, self.extras, self.prior)
         rank, spread = self.ranker(x)
         mean = self.scale(rank)
@@ -144,6 +148,17 @@ class Predictor:
         if self.failing is not None:
             fails = self.failing.each(self.ranker.columns(x)).mean(axis=1)
         return Prediction(mean, std, novelty > 1, novelty, fails, rank, spread)
+
+    def _in_parts(self, rows: Floats, extras: ArrayLike | None) -> Prediction:
+        """As `predict_rows`, for so many rows that their distances from all fitted cells would not fit into memory."""
+        given = None if extras is None else checked_extras(extras, len(rows), self.extras)
+        starts = range(0, len(rows), AT_ONCE)
+        parts = [
+            self.predict_rows(rows[i : i + AT_ONCE], None if given is None else given[i : i + AT_ONCE])
+            for i in starts
+        ]
+        names = [each.name for each in fields(Prediction)]
+        return Prediction(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
 
     def _of_another_kind(self, rows: Floats) -> NDArray[np.bool_]:
         """Cells over trees or depth where all that were fitted run over time: few columns tell, so distances do not."""
@@ -169,7 +184,12 @@ def with_extras(rows: Floats, extras: ArrayLike | None, count: int, prior: Predi
     if prior is not None:
         said = prior.predict_rows(rows)
         parts += [said.rank[:, None], said.mean[:, None]]
-    given = np.zeros((len(rows), 0)) if extras is None else np.asarray(extras, dtype=np.float64)
-    if given.shape != (len(rows), count):
-        raise PredictorError(f"extras have the shape [{len(rows)}, {count}]; received {list(given.shape)}")
-    return np.concatenate([*parts, np.nan_to_num(given, nan=-1.0)], axis=1)
+    return np.concatenate([*parts, finite(checked_extras(extras, len(rows), count))], axis=1)
+
+
+def checked_extras(extras: ArrayLike | None, rows: int, count: int) -> Floats:
+    """Further columns as an array. Raises PredictorError where they have another shape than [rows, count]."""
+    given = np.zeros((rows, 0)) if extras is None else np.asarray(extras, dtype=np.float64)
+    if given.shape != (rows, count):
+        raise PredictorError(f"extras have the shape [{rows}, {count}]; received {list(given.shape)}")
+    return given

@@ -265,13 +265,19 @@ def _effects(y: NDArray[np.float32], spread: Floats, noise: Floats) -> Floats:
     outputs -= outputs[..., :1].copy()  # exact where rows differ little, as the means of these would not be
     effects = np.matmul(outputs, design.walsh.T)  # [delays, n, WIDTH, subsets]
     energy = np.square(effects).mean(axis=-2)
-    order = np.array([len(subset) for subset in design.subsets])
-    sums = np.array([(order >= low) & (order <= high) for low, high in _ORDERS])
-    each = np.eye(len(order))[list(_chosen())]
-    parts = np.matmul(energy, np.concatenate([sums, each]).T.astype(np.float32))
+    parts = np.matmul(energy, _sums())
     relative = _log(np.sqrt(parts) / spread[:, None])  # [delays, n, parts]
     additive = parts[..., 0] / (energy[..., 1:].sum(axis=-1) + noise + np.float32(1e-18))
     return np.concatenate([np.swapaxes(relative, 1, 2).reshape(-1, len(spread)), additive])
+
+
+@functools.cache
+def _sums() -> NDArray[np.float32]:
+    """Which subsets each order has, and which each probe of one subset: [subsets, parts]."""
+    order = np.array([len(subset) for subset in _design().subsets])
+    sums = np.array([(order >= low) & (order <= high) for low, high in _ORDERS])
+    each = np.eye(len(order))[list(_chosen())]
+    return np.concatenate([sums, each]).T.astype(np.float32)
 
 
 def _spectrum(covariance: Floats) -> list[Floats]:
@@ -295,11 +301,16 @@ def _correlation(by_step: Floats, lag: int) -> Floats:
 
 def _readback(scaled: Floats, covariance: Floats) -> Floats:
     """How much of each target a ridge regression reads out of outputs [n, WIDTH, samples]: 0 to 1."""
-    targets = _design().targets
-    joined = np.concatenate(list(targets.values()), axis=1)
-    starts = np.cumsum([0, *(target.shape[1] for target in targets.values())])
+    joined, starts = _joined()
     shared = np.matmul(scaled, joined) / scaled.shape[-1]
     ridges = np.array(_READ_RIDGES, np.float32)[:, None, None, None] * np.eye(WIDTH, dtype=np.float32)
     read = (np.matmul(np.linalg.inv(covariance + ridges), shared) * shared).sum(axis=-2)
     sums = np.add.reduceat(read, starts[:-1], axis=-1) / np.diff(starts).astype(np.float32)
     return np.clip(np.swapaxes(sums, 1, 2).reshape(-1, len(scaled)), 0.0, 1.0)
+
+
+@functools.cache
+def _joined() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The targets side by side [samples, columns], and the column at which each begins."""
+    targets = list(_design().targets.values())
+    return np.concatenate(targets, axis=1), np.cumsum([0, *(target.shape[1] for target in targets)])

@@ -17,7 +17,7 @@ _LEAST = 1e-6  # columns that vary less are left out
 _KNOTS = 65
 _END = 0.5  # standard deviations from the mean, beyond which a cell is at an end
 _GOOD, _BAD = 1.0, 0.5  # of what is beyond, how much counts
-_FAR = 10.0  # widths of the middle half above the median: no score counts as worse
+_FAR = 10.0  # widths of the middle half from the median: no score counts as worse, or as better, than this
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def ends(y: Floats) -> Floats:
     At the good end the logarithm of the place tells apart what is better still. At the bad end it is the score itself:
     ranks say as little of it as few of the fitted cells are there, and others may be there more often.
     """
-    good, bad = np.log((ranks(y) - 0.5) / len(y)), np.clip(y, None, float(np.median(y)) + _FAR * _middle(y))
+    median, far = float(np.median(y)), _FAR * _middle(y)
+    good, bad = np.log((ranks(y) - 0.5) / len(y)), np.clip(y, median - far if far else None, median + far)
     return np.array([(one - one.mean()) / max(float(one.std()), _LEAST) for one in (good, bad)])
 
 

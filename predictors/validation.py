@@ -53,7 +53,7 @@ def cross_validation(rows: Floats, y: Floats, repeats: int, folds: int = FOLDS) 
         one: dict[str, list[float]] = {}
         for fold in range(folds):
             out, ok = drawn == fold, finite[drawn == fold]
-            if ok.sum() < 2:
+            if ok.sum() < 2 or finite[~out].sum() < LEAST_CELLS:
                 continue
             said = fit_rows(rows[~out], y[~out], seed=seed).predict_rows(rows[out])
             truth = y[out][ok]
@@ -67,6 +67,10 @@ def cross_validation(rows: Floats, y: Floats, repeats: int, folds: int = FOLDS) 
                 ("auc_of_divergence", auc(np.nan_to_num(said.diverges), ~ok)),
             ):
                 one.setdefault(name, []).append(value)
+        if not one:
+            raise PredictorError(
+                f"of {len(y)} cells {int(finite.sum())} have a finite score: too few to hold out one in {folds}"
+            )
         taus.append(_mean(one["kendall_tau"]))
         for name, values in one.items():
             measured.setdefault(name, []).extend(values)

@@ -132,3 +132,40 @@ def test_equal_rows_computed_once_give_the_same(text: str) -> None:
     each = evaluate_stack(cell, x, weights, layers=3, sets=SETS, heads=2)
     once = evaluate_stack(cell, x, weights, layers=3, sets=SETS, heads=2, equal=equal_rows(x))
     np.testing.assert_allclose(once, each, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("text", [zoo_text("lstm"), *ODD])
+def test_layers_that_end_before_others_begin(text: str, steps: int) -> None:
+    cell = parse(text)
+    x = np.random.default_rng(0).normal(size=(SETS, 3, steps, WIDTH))
+    weights = init_weights(
+        cell, np.random.default_rng(1), input_size=WIDTH, hidden_size=WIDTH, heads=2, sets=(LAYERS, SETS)
+    )
+    y = evaluate_stack(cell, x, weights, layers=LAYERS, sets=SETS, heads=2)
+    below = x
+    for layer in range(LAYERS):
+        below = evaluate(cell, below, {n: a[layer] for n, a in weights.items()}, hidden_size=WIDTH, heads=2).y
+        np.testing.assert_allclose(np.moveaxis(y[:, layer], 0, -2), below, rtol=1e-9, atol=1e-9)
+
+
+WRITTEN_OVER = (
+    "cell a { state h: vec; g = sigmoid(lin(x, h)); b = tanh(lin(x, h)); h' = lerp(g, b, g) + lerp(b, g, g); out h' }",
+    "cell b { state h: vec; a = tanh(lin(x, h)); k = stopgrad(a); h' = exp(a) * sigmoid(a) - k; out h' + k }",
+    "cell c { state h: vec, s: scal; s' = sigmoid(hsum(h)); a = tanh(x); h' = lerp(s', a, h) + a * a; out h' - a }",
+    "cell d { state z: cvec, h: vec; u = lin:cvec(h, x) + z; z' = u * u; h' = lerp(tanh(re(z)), h, lin(x)); out h' }",
+    "cell e { state h: vec; a = lin(x, h); b = sigmoid(a + shift(a)); h' = b * (1 - b) + max(b, a); out h' / (1 + b) }",
+)
+
+
+@pytest.mark.parametrize("text", WRITTEN_OVER)
+def test_no_value_that_is_still_read_is_written_over(text: str) -> None:
+    cell = parse(text)
+    x = np.random.default_rng(0).normal(size=(SETS, 3, 6, WIDTH))
+    weights = init_weights(
+        cell, np.random.default_rng(1), input_size=WIDTH, hidden_size=WIDTH, heads=2, sets=(1, SETS)
+    )
+    y = evaluate_stack(cell, x, weights, layers=1, sets=SETS, heads=2)
+    own = {name: array[0] for name, array in weights.items()}
+    alone = evaluate(cell, x, own, hidden_size=WIDTH, heads=2).y
+    np.testing.assert_allclose(np.moveaxis(y[:, 0], 0, -2), alone, rtol=1e-9, atol=1e-9)

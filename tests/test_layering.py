@@ -38,7 +38,7 @@ LEFT = {
 }
 # Libraries that only these files or packages (a trailing slash) may import.
 HOMES = {
-    "lark": ("grammar/parser.py", "search_spaces/reader.py"),
+    "lark": ("grammar/driving.py", "grammar/parser.py", "search_spaces/reader.py"),
     "ray": (
         "nas/campaign/workers.py",
         "nas/searchers/trainable.py",

@@ -228,3 +228,21 @@ def test_fitted_cells_are_told_by_a_file_too(tmp_path: Path) -> None:
     replace(small(), known=None).save(tmp_path / "q")
     assert recell("predict", "-p", tmp_path / "q", cells[0], "--json").json[0]["fitted"] is None
     assert "does not know which cells" in recell("predict", "-p", tmp_path / "q", cells[0]).out
+
+
+def test_a_card_of_somebody_else_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    made = replace(small(), card={**small().card, "task": "\x1b]0;title\x07\x1b[2Jtext", "unit": "nats\r"})
+    made.save(tmp_path / "p")
+    for text in (
+        recell("predictor", "card", tmp_path / "p").out,
+        recell("predict", "-p", tmp_path / "p", "zoo:gru").out,
+    ):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert "\\x1b]0;title\\x07\\x1b[2Jtext" in text
+
+
+def test_a_row_that_is_cut_off_is_no_failed_training(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("cell,score\n\"cell c { state h: vec; h' = lin(x, h); out h' }\"\n")
+    said = refused("predictor", "fit", tmp_path / "t.csv", "-o", tmp_path / "p")
+    assert "row 1 needs a `cell` (its text) and a `score`" in said

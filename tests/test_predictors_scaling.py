@@ -48,3 +48,12 @@ def test_cells_in_the_middle_keep_their_rank() -> None:
     assert (changed[rank < -0.8] < 0).all()
     assert (changed[rank > 0.8] >= 0).all()
     assert (np.abs(changed) < 1e-12).sum() > 5
+
+
+def test_one_score_far_better_than_all_others_does_not_hide_the_bad_end() -> None:
+    y = np.linspace(1, 2, 50)
+    far, farther = y.copy(), y.copy()
+    far[0], farther[0] = -1e3, -1e9
+    np.testing.assert_allclose(ends(far), ends(farther))
+    assert (ends(far)[1] > 0.5).sum() >= 5  # the cells of which at_ends hears
+    assert (ends(y)[1] > 0.5).sum() < 20

@@ -15,6 +15,8 @@ from rich.text import Text
 
 _NARROW = 36  # columns, below which the cells of a table stand under one another
 _LEAST = 4  # columns that a text needs to be folded; with less, its table is stacked as well
+# A text may come from a file of somebody else's: what would steer the terminal is shown, not sent.
+_CONTROLS = {i: f"\\x{i:02x}" for i in (*range(9), *range(11, 32), *range(127, 160))}
 _PIPED_WIDTH = 160  # columns, where no terminal says otherwise
 
 
@@ -40,7 +42,11 @@ def show(*things: RenderableType) -> None:
     out = console()
     for thing in things:
         # Lines of text are never broken: a cell on one line can be piped into the next command.
-        out.print(Text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str | Text))
+        out.print(_text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str | Text))
+
+
+def _text(text: str) -> Text:
+    return Text(text.translate(_CONTROLS))
 
 
 def show_json(value: Any) -> None:
@@ -52,7 +58,7 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = (), cut: bool = False
 ) -> Table:
     """A plain table; the columns in `numbers` are flush right. Long texts are folded; with `cut`, cut off."""
-    texts = [[each if isinstance(each, Text) else Text(str(each)) for each in row] for row in rows]
+    texts = [[each if isinstance(each, Text) else _text(str(each)) for each in row] for row in rows]
     if len(columns) > 1 and not cut and console().width < max(_NARROW, _least_width(columns, texts, numbers)):
         return _stacked(columns, texts)
     padding = (0, 2, 0, 0)

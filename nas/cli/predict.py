@@ -428,7 +428,7 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
             raise UsageError(f"{path}: row {number} needs a `cell` (its text) and a `score`")
         score = row["score"]
         try:
-            value = float("inf") if score in (None, "") else float(score)
+            value = float("inf") if score is None or not str(score).strip() else float(score)
         except (TypeError, ValueError):
             raise UsageError(
                 f"{path}: the score of row {number} is a number or empty; received {score!r}"
@@ -439,7 +439,8 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
 def _rows(path: Path, text: str) -> Iterator[Any]:
     if path.suffix == ".csv":
         try:
-            yield from csv.DictReader(io.StringIO(text))  # a cell in quotes may go over several lines
+            for row in csv.DictReader(io.StringIO(text)):  # a cell in quotes may go over several lines
+                yield {name: row[name] for name in row if row[name] is not None}  # None: the row is short
         except csv.Error as error:
             raise UsageError(f"{path} is not CSV: {error}") from None
         return
