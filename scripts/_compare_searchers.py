@@ -1,6 +1,7 @@
 """Compare searchers: on a table of trained cells, on a surrogate of one, or by what real runs recorded.
 
     scripts/compare_searchers pool --data ../shared/data --table ptb
+    scripts/compare_searchers pool --trials predictors/tables/own.jsonl.gz --task text
     scripts/compare_searchers pool --runs runs/a runs/b --methods random evolution
     scripts/compare_searchers surrogate --data ../shared/data --budget 200
     scripts/compare_searchers runs runs/random-0 runs/random-1 runs/evolution-0 mine=runs/other --out real/runs
@@ -51,6 +52,7 @@ from nas.searchers.lab import (
     compare,
     replay,
     table_answers,
+    trials_pool,
 )
 from search_spaces import load_space
 
@@ -71,6 +73,8 @@ FAIR: Mapping[str, Mapping[str, Any]] = {
     }
 }
 MOST_CANDIDATES = 50
+ENCODES = ("guided", "predictor")
+"""Methods that see the features of every cell of a pool: only for these are they all computed beforehand."""
 
 INTRODUCTIONS = {
     "searchers": """# Searchers compared
@@ -97,6 +101,8 @@ class Setting:
     kind: str
     data: str | None
     table: str
+    trials: str | None
+    task: str | None
     runs: tuple[str, ...]
     space: str
     budget: int
@@ -198,10 +204,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub = kinds.add_parser(kind)
         source = sub.add_mutually_exclusive_group(required=True)
         source.add_argument("--data", type=Path, help="folder with the tables of NAS-Bench-NLP")
+        source.add_argument("--trials", type=Path, help="a table of trials (.jsonl.gz), with --task")
         source.add_argument(
             "--runs", type=Path, nargs="+", default=[], help="run folders: their trials are the table"
         )
         sub.add_argument("--table", choices=("ptb", "wt2"), default="ptb")
+        sub.add_argument("--task", help="whose trials of --trials are the table")
         sub.add_argument("--space", default=SPACE, help="what the surrogate is searched over")
         sub.add_argument("--methods", nargs="+", default=list(METHODS))
         sub.add_argument("--seeds", type=int, default=50)
@@ -243,6 +251,7 @@ def _command(given: argparse.Namespace) -> str:
             more += f" --first-seed {given.first_seed}" if given.first_seed != FRESH else ""
         return f"scripts/compare_searchers {given.kind} RUN...{more} --out OUT"
     source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
+    source = f"--trials {given.trials.name} --task {given.task}" if given.trials else source
     more = f" --first-seed {given.first_seed}" if given.first_seed else ""
     more += f" --space {given.space}" if given.kind == "surrogate" and given.space != SPACE else ""
     return (
@@ -271,10 +280,14 @@ def _write_page(given: argparse.Namespace) -> None:
 
 
 def _searched(given: argparse.Namespace) -> dict[str, Any]:
+    if (given.trials is None) != (given.task is None):
+        raise NasError("--trials wants --task, the one whose trials are meant, and --task wants --trials")
     setting = Setting(
         given.kind,
         str(given.data) if given.data else None,
         given.table,
+        str(given.trials) if given.trials else None,
+        given.task,
         tuple(map(str, given.runs)),
         given.space,
         given.budget,
@@ -335,7 +348,10 @@ def _done(setting: Setting, tasks: Sequence[tuple[Method, int]], jobs: int) -> I
     if jobs == 1 or not tasks:
         yield from map(work, tasks)
         return
-    setting.rows(GROUPS if setting.kind == "pool" else FEATURES)  # one process fills the cache
+    if setting.kind == "surrogate":  # one process fills the cache
+        setting.rows(FEATURES)
+    elif any(method.name in ENCODES for method, _ in tasks):
+        setting.rows(GROUPS)
     with multiprocessing.get_context("spawn").Pool(jobs) as workers:
         yield from workers.imap_unordered(work, tasks)
 
@@ -344,7 +360,8 @@ def _search(setting: Setting, task: tuple[Method, int]) -> tuple[Method, Trace]:
     method, seed = task
     pool = setting.pool()
     if setting.kind == "pool":
-        setting.rows(GROUPS)
+        if method.name in ENCODES:
+            setting.rows(GROUPS)
         searcher = make_searcher(method.name, _space(setting), method.options)
         return method, replay(method.label, searcher, table_answers(pool), setting.budget, seed)
     options = {**FAIR.get(method.name, {}), **method.options}
@@ -360,6 +377,8 @@ def _search(setting: Setting, task: tuple[Method, int]) -> tuple[Method, Trace]:
 def _pool(setting: Setting) -> Pool:
     if setting.data is not None:
         return benchmark_pool(Path(setting.data), setting.table)
+    if setting.trials is not None and setting.task is not None:
+        return trials_pool(Path(setting.trials), setting.task)
     trials = [trial for folder in setting.runs for trial in open_run(folder).trials if trial.status in ENDED]
     return Pool.of("runs", [parse(trial.canonical) for trial in trials], [trial.score for trial in trials])
 

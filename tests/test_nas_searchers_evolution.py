@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from searcher_suite import ToySpace, drive
+from searcher_suite import ToySpace, drive, made_up_score
 
 from grammar import Cell, parse, zoo
 from nas.errors import SearchError
 from nas.searchers import Observation, make_searcher, settled_options
-from nas.searchers.evolution import Evolution
+from nas.searchers.evolution import Evolution, Immigrants
 from nas.searchers.motifs import Motifs
 from search_spaces import load_space
 
@@ -37,7 +39,7 @@ def test_starts_with_samples_then_varies_what_scored() -> None:
 
 def test_proposals_name_the_operator_of_the_space() -> None:
     space = load_space("gated")
-    searcher = make_searcher("evolution", space, {"samples": 4, "crossover": 0.4})
+    searcher = make_searcher("evolution", space, {"samples": 4, "crossover": 0.4, "fresh": 0})
     rng = np.random.default_rng(0)
     for trial in range(4):
         cell = space.sample(rng)
@@ -50,7 +52,7 @@ def test_proposals_name_the_operator_of_the_space() -> None:
 
 
 def test_failures_do_not_count_as_samples() -> None:
-    searcher = make_searcher("evolution", SPACE, {"samples": 3})
+    searcher = make_searcher("evolution", SPACE, {"samples": 3, "fresh": 0})
     odd = iter(range(100))
     proposals, _ = drive(searcher, 8, score=lambda cell: None if next(odd) % 2 else distance(cell))
     assert [proposal.operator for proposal in proposals[:5]] == ["sample"] * 5
@@ -64,8 +66,51 @@ def test_finds_more_than_random_search_with_the_same_trials() -> None:
     assert evolved < 0.6 * sampled
 
 
+def share_of_samples(options: dict[str, float | str], score: Callable[[Cell], float | None]) -> float:
+    """Of the cells after the first ones, in four searches."""
+    found = []
+    for seed in range(4):
+        searcher = make_searcher("evolution", SPACE, {"samples": 8, **options})
+        proposals, _ = drive(searcher, 60, seed, score)
+        found += [proposal.operator == "sample" for proposal in proposals[8:]]
+    return float(np.mean(found))
+
+
+def test_samples_go_on_while_scores_tell_nothing() -> None:
+    smooth, noise, flat, failing = (
+        share_of_samples({}, score) for score in (distance, made_up_score, lambda cell: 0.8, lambda cell: None)
+    )
+    assert smooth < 0.3
+    assert 0.35 < noise < 0.65
+    assert flat > 0.35
+    assert failing == 1.0
+
+
+def test_the_share_of_samples_can_be_set() -> None:
+    assert share_of_samples({"fresh": 0}, made_up_score) == 0.0
+    assert 0.15 < share_of_samples({"fresh": 0.25}, distance) < 0.35
+    assert share_of_samples({"fresh": 1.0}, distance) == 1.0
+
+
+@pytest.mark.parametrize(("fresh", "rule"), [("often", "a probability or auto"), (1.5, "a probability")])
+def test_a_share_of_samples_is_a_probability_or_auto(fresh: object, rule: str) -> None:
+    with pytest.raises(SearchError, match=f"evolution: fresh must be {rule}, got "):
+        make_searcher("evolution", SPACE, {"fresh": fresh})
+
+
+def test_what_was_among_the_best_more_often_comes_next() -> None:
+    rng = np.random.default_rng(0)
+    for better in (True, False):
+        immigrants = Immigrants()
+        for number in range(40):
+            sampled = number % 2 == 0
+            immigrants.learn(sampled, 1.0 / (number + 1) if sampled == better else None)
+        drawn = np.mean([immigrants.draw(rng) for _ in range(100)])
+        assert abs(drawn - better) < 0.1
+
+
 def test_the_oldest_leaves_even_if_it_is_the_best() -> None:
-    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0})
+    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0})
     cells = [SPACE.cell((0, 0, shift)) for shift in range(3)]
     for trial, (cell, score) in enumerate(zip(cells, (0.0, 0.9, 0.8), strict=True)):
         searcher.tell(Observation(cell, cell.digest, score, "ok", trial))
@@ -74,7 +119,7 @@ def test_the_oldest_leaves_even_if_it_is_the_best() -> None:
 
 
 def test_a_duplicate_does_not_enter_again() -> None:
-    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0})
+    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0})
     cells = [SPACE.cell((0, 0, shift)) for shift in range(2)]
     for trial, cell in enumerate(cells):
         searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))
@@ -87,7 +132,8 @@ def test_a_duplicate_does_not_enter_again() -> None:
 
 @pytest.mark.parametrize("operators", ["bandit", "qlearning"])
 def test_operators_are_chosen_by_name_and_by_what_helped(operators: str) -> None:
-    searcher = make_searcher("evolution", SPACE, {"samples": 4, "operators": operators, "crossover": 0.1})
+    options = {"samples": 4, "operators": operators, "crossover": 0.1, "fresh": 0}
+    searcher = make_searcher("evolution", SPACE, options)
     assert isinstance(searcher, Evolution)
     before = dict(searcher._choice.weights())
     proposals, _ = drive(searcher, 60, score=distance)
@@ -168,7 +214,7 @@ def test_zoo_seeds_are_what_the_space_claims() -> None:
 
 def test_motifs_of_the_better_half_are_grafted() -> None:
     space = load_space("gated")
-    searcher = make_searcher("evolution", space, {"samples": 6, "motifs": 0.9, "crossover": 0.0})
+    searcher = make_searcher("evolution", space, {"samples": 6, "motifs": 0.9, "crossover": 0.0, "fresh": 0})
     cells = [*map(zoo, ("lstm", "gru", "mgu", "lstm_cifg", "elman", "indrnn"))]
     for trial, cell in enumerate(cells):
         searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -23,6 +24,7 @@ from nas.searchers.lab import (
     interval,
     replay,
     table_answers,
+    trials_pool,
 )
 from nas.searchers.random_search import RandomSearch
 from search_spaces import NoCellError, load_space
@@ -74,6 +76,34 @@ def test_failed_cells_count_among_the_best_share_and_stand_last() -> None:
 def test_a_pool_needs_a_score() -> None:
     with pytest.raises(SearchError, match="needs cells with scores; p has 1 cells and no score"):
         Pool.of("p", toy_cells()[:1], [None])
+
+
+def write_trials(path: Path, rows: list[tuple[Cell, str, str, float | None]]) -> Path:
+    """A table of trials: cell, size, status and score of each, all on the task t."""
+    more = {"task": "t", "seed": 0, "params": 1, "width": 1, "steps": 1, "seconds": 1.0}
+    with gzip.open(path, "wt") as file:
+        for cell, size, status, score in rows:
+            row = {"cell": cell.one_line, "digest": cell.digest, "size": size, "status": status, "score": score}
+            file.write(json.dumps(row | more) + "\n")
+    return path
+
+
+def test_a_task_of_a_table_of_trials_is_a_pool_without_what_machines_stopped(tmp_path: Path) -> None:
+    a, b, c = toy_cells()[:3]
+    rows = [(a, "s", "ok", 2.0), (a, "s", "ok", 3.0), (b, "s", "hopeless", None), (c, "s", "oom", None)]
+    pool = trials_pool(write_trials(tmp_path / "mine.jsonl.gz", rows), "t")
+    assert pool.name == "mine-t"
+    scores = {cell.digest: score for cell, score in zip(pool.cells, pool.scores, strict=True)}
+    assert scores == {a.digest: 2.5, b.digest: pytest.approx(math.nan, nan_ok=True)}
+
+
+def test_trials_of_several_sizes_or_no_task_are_no_pool(tmp_path: Path) -> None:
+    a, b = toy_cells()[:2]
+    file = write_trials(tmp_path / "mine.jsonl.gz", [(a, "s", "ok", 2.0), (b, "m", "ok", 1.0)])
+    with pytest.raises(SearchError, match="has t in the sizes m, s: their scores do not compare"):
+        trials_pool(file, "t")
+    with pytest.raises(SearchError, match="has no trials of task 'u'; its tasks are t"):
+        trials_pool(file, "u")
 
 
 def test_a_pool_is_a_space_of_its_cells() -> None:
