@@ -30,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from _output import whole_lines
 from _real_final import final
 from _real_runs import compare_runs, read_runs
@@ -44,10 +45,12 @@ from nas.searchers import make_searcher
 from nas.searchers.encodings import GROUPS, encodings
 from nas.searchers.lab import (
     FEATURES,
+    Answerer,
     Pool,
     PoolSpace,
     Surrogate,
     Trace,
+    all_or_nothing,
     benchmark_pool,
     compare,
     replay,
@@ -73,6 +76,8 @@ FAIR: Mapping[str, Mapping[str, Any]] = {
     }
 }
 MOST_CANDIDATES = 50
+RARE_SAMPLES = 500
+"""Of the space, to find out which score few cells reach."""
 ENCODES = ("guided", "predictor")
 """Methods that see the features of every cell of a pool: only for these are they all computed beforehand."""
 
@@ -107,6 +112,9 @@ class Setting:
     space: str
     budget: int
     cache: str | None
+    features: tuple[str, ...] = FEATURES
+    noise: float | None = None
+    rare: float | None = None
 
     def key(self) -> dict[str, Any]:
         """What a kept search must agree in."""
@@ -115,7 +123,14 @@ class Setting:
             "pool": self.pool().name,
             "cells": len(self.pool()),
             "budget": self.budget,
-        } | ({"space": self.space, "surrogate": Surrogate.version} if self.kind == "surrogate" else {})
+        } | (self._surrogate_key() if self.kind == "surrogate" else {})
+
+    def _surrogate_key(self) -> dict[str, Any]:
+        given = {"noise": self.noise, "rare": self.rare}
+        if self.features != FEATURES:
+            given["sees"] = list(self.features)
+        made = {name: value for name, value in given.items() if value is not None}
+        return {"space": self.space, "surrogate": Surrogate.version, **made}
 
     def pool(self) -> Pool:
         """The trained cells."""
@@ -218,6 +233,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("--jobs", type=int, default=1, help="processes")
         sub.add_argument("--cache", type=Path, help="folder that keeps the encoded cells of the table")
         sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--sees", nargs="+", choices=GROUPS, default=FEATURES, help="features of the surrogate")
+    sub.add_argument("--noise", type=float, help="standard deviation of a run (that on Penn Treebank)")
+    sub.add_argument(
+        "--rare", type=float, metavar="SHARE", help="cells worse than this share of samples learn nothing"
+    )
     pages = kinds.add_parser("page")
     pages.add_argument("folders", nargs="+", type=Path, help="the --out of comparisons")
     pages.add_argument("--out", type=Path, required=True)
@@ -253,7 +273,11 @@ def _command(given: argparse.Namespace) -> str:
     source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
     source = f"--trials {given.trials.name} --task {given.task}" if given.trials else source
     more = f" --first-seed {given.first_seed}" if given.first_seed else ""
-    more += f" --space {given.space}" if given.kind == "surrogate" and given.space != SPACE else ""
+    if given.kind == "surrogate":
+        more += f" --space {given.space}" if given.space != SPACE else ""
+        more += f" --sees {' '.join(given.sees)}" if tuple(given.sees) != FEATURES else ""
+        more += f" --noise {given.noise:g}" if given.noise is not None else ""
+        more += f" --rare {given.rare:g}" if given.rare is not None else ""
     return (
         f"scripts/compare_searchers {given.kind} {source} --budget {given.budget} "
         f"--methods {' '.join(given.methods)} --seeds {given.seeds}{more} --out OUT"
@@ -292,6 +316,7 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
         given.space,
         given.budget,
         str(given.cache) if given.cache else None,
+        *((tuple(given.sees), given.noise, given.rare) if given.kind == "surrogate" else ()),
     )
     methods = [Method.read(text) for text in given.methods]
     seeds = range(given.first_seed, given.first_seed + given.seeds)
@@ -308,7 +333,7 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
             print(f"{trace.method}, seed {trace.seed}: {len(kept)} searches", file=sys.stderr, flush=True)
     pool = setting.pool()
     traces = [kept[m.label, seed] for m in methods for seed in seeds]
-    level = pool.top(TOP) if given.kind == "pool" else None
+    level = pool.top(TOP) if given.kind == "pool" else _answers(setting)[1]
     facts = compare(traces, given.budget, pool.worst, level).to_dict()
     about = {
         **setting.key(),
@@ -318,8 +343,9 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
     if given.kind == "surrogate":
         about |= {
             "surrogate": _quality(setting, given.out / "surrogate.json"),
-            "guides_see": FAIR["guided"]["features"],
         }
+        if setting.features == FEATURES:
+            about["guides_see"] = FAIR["guided"]["features"]
     return {"setting": about, **facts}
 
 
@@ -349,7 +375,7 @@ def _done(setting: Setting, tasks: Sequence[tuple[Method, int]], jobs: int) -> I
         yield from map(work, tasks)
         return
     if setting.kind == "surrogate":  # one process fills the cache
-        setting.rows(FEATURES)
+        setting.rows(setting.features)
     elif any(method.name in ENCODES for method, _ in tasks):
         setting.rows(GROUPS)
     with multiprocessing.get_context("spawn").Pool(jobs) as workers:
@@ -364,13 +390,15 @@ def _search(setting: Setting, task: tuple[Method, int]) -> tuple[Method, Trace]:
             setting.rows(GROUPS)
         searcher = make_searcher(method.name, _space(setting), method.options)
         return method, replay(method.label, searcher, table_answers(pool), setting.budget, seed)
+    if method.name in ENCODES and setting.features != FEATURES:
+        raise NasError(f"{method.label} sees features, too: with it the surrogate sees {', '.join(FEATURES)}")
     options = {**FAIR.get(method.name, {}), **method.options}
     if "probes" in options.get("features", ()) or options.get("candidates", 1) > MOST_CANDIDATES:
         raise NasError(
             f"{method.label}: on the surrogate a guide sees no probes and makes at most {MOST_CANDIDATES} cells an ask"
         )
     searcher = make_searcher(method.name, load_space(setting.space), options)
-    return method, replay(method.label, searcher, _surrogate(setting), setting.budget, seed)
+    return method, replay(method.label, searcher, _answers(setting)[0], setting.budget, seed)
 
 
 @cache
@@ -390,8 +418,19 @@ def _space(setting: Setting) -> PoolSpace:
 
 @cache
 def _surrogate(setting: Setting) -> Surrogate:
-    setting.rows(FEATURES)
-    return Surrogate(setting.pool())
+    setting.rows(setting.features)
+    return Surrogate(setting.pool(), True if setting.noise is None else setting.noise, setting.features)
+
+
+@cache
+def _answers(setting: Setting) -> tuple[Answerer, float | None]:
+    """What answers, and the score of a top cell where few cells learn anything."""
+    surrogate = _surrogate(setting)
+    if setting.rare is None:
+        return surrogate, None
+    space, rng = load_space(setting.space), np.random.default_rng(0)
+    samples = {cell.digest: cell for cell in (space.sample(rng) for _ in range(RARE_SAMPLES))}
+    return all_or_nothing(surrogate, list(samples.values()), setting.rare, setting.pool().worst)
 
 
 def _quality(setting: Setting, path: Path) -> dict[str, float]:

@@ -78,7 +78,8 @@ def share_of_samples(options: dict[str, float | str], score: Callable[[Cell], fl
 
 def test_samples_go_on_while_scores_tell_nothing() -> None:
     smooth, noise, flat, failing = (
-        share_of_samples({}, score) for score in (distance, made_up_score, lambda cell: 0.8, lambda cell: None)
+        share_of_samples({}, score)
+        for score in (distance, made_up_score, lambda cell: 0.8, lambda cell: None)
     )
     assert smooth < 0.3
     assert 0.35 < noise < 0.65
@@ -110,7 +111,9 @@ def test_what_was_among_the_best_more_often_comes_next() -> None:
 
 
 def test_the_oldest_leaves_even_if_it_is_the_best() -> None:
-    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0})
+    searcher = make_searcher(
+        "evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0}
+    )
     cells = [SPACE.cell((0, 0, shift)) for shift in range(3)]
     for trial, (cell, score) in enumerate(zip(cells, (0.0, 0.9, 0.8), strict=True)):
         searcher.tell(Observation(cell, cell.digest, score, "ok", trial))
@@ -119,7 +122,9 @@ def test_the_oldest_leaves_even_if_it_is_the_best() -> None:
 
 
 def test_a_duplicate_does_not_enter_again() -> None:
-    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0})
+    searcher = make_searcher(
+        "evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0}
+    )
     cells = [SPACE.cell((0, 0, shift)) for shift in range(2)]
     for trial, cell in enumerate(cells):
         searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))

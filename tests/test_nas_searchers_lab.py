@@ -19,6 +19,7 @@ from nas.searchers.lab import (
     PoolSpace,
     Surrogate,
     Trace,
+    all_or_nothing,
     benchmark_pool,
     compare,
     interval,
@@ -83,7 +84,13 @@ def write_trials(path: Path, rows: list[tuple[Cell, str, str, float | None]]) ->
     more = {"task": "t", "seed": 0, "params": 1, "width": 1, "steps": 1, "seconds": 1.0}
     with gzip.open(path, "wt") as file:
         for cell, size, status, score in rows:
-            row = {"cell": cell.one_line, "digest": cell.digest, "size": size, "status": status, "score": score}
+            row = {
+                "cell": cell.one_line,
+                "digest": cell.digest,
+                "size": size,
+                "status": status,
+                "score": score,
+            }
             file.write(json.dumps(row | more) + "\n")
     return path
 
@@ -314,6 +321,37 @@ def test_the_surrogate_says_nothing_below_the_best_of_its_pool() -> None:
     assert surrogate(cells[0], rng).score == pool.best
     surrogate._model = lambda asked: np.full(len(asked), pool.best + 1.0)
     assert surrogate(cells[0], rng).score == pool.best + 1.0
+
+
+def test_a_surrogate_may_see_other_features_and_a_noise_of_its_own() -> None:
+    cells = toy_cells()
+    pool = Pool.of("toy", cells, [made_up_score(cell) for cell in cells])
+    surrogate = Surrogate(pool, 0.25, ("flow", "statistics"))
+    said = [surrogate(cells[0], np.random.default_rng(seed)) for seed in range(40)]
+    assert len({one.mean for one in said}) == 1
+    assert 0.15 < np.std([one.score for one in said if one.score is not None]) < 0.35
+    with pytest.raises(SearchError, match="features are of statistics, flow, probes; received looks"):
+        Surrogate(pool, features=("looks",))
+
+
+def test_all_or_nothing_leaves_what_few_cells_reach_and_makes_the_rest_alike() -> None:
+    means = {cell.digest: float(number) for number, cell in enumerate(toy_cells())}
+
+    def graded(cell: Cell, rng: np.random.Generator) -> Answer:
+        mean = means[cell.digest]
+        return Answer(None, None) if mean > 45 else Answer(mean + float(rng.standard_normal()), mean)
+
+    rare, level = all_or_nothing(graded, toy_cells(), 0.1, 99.0)
+    assert level == 4.0
+    for cell in toy_cells():
+        told, said = graded(cell, np.random.default_rng(1)), rare(cell, np.random.default_rng(1))
+        if told.score is None or told.mean is None or told.mean <= 4.0:
+            assert said == told
+        else:
+            assert said.mean == 99.0
+            assert said.score == pytest.approx(99.0 + told.score - told.mean)
+    with pytest.raises(SearchError, match="all of 1 samples failed"):
+        all_or_nothing(graded, toy_cells()[-1:], 0.1, 99.0)
 
 
 def test_every_searcher_runs_in_the_laboratory() -> None:

@@ -109,6 +109,8 @@ def test_a_label_stands_for_one_searcher(tmp_path: Path) -> None:
         (["final", "runs/a", "--first-seed", "50"], " --seeds 5 --first-seed 50 "),
         (["runs", "runs/a", "--against", "evolution"], "RUN... --against evolution "),
         (["surrogate", "--runs", "runs/a", "--space", "gated"], " --space gated "),
+        (["surrogate", "--runs", "a", "--rare", "0.03", "--noise", "0.1"], " --noise 0.1 --rare 0.03 "),
+        (["surrogate", "--runs", "a", "--sees", "statistics", "flow"], " --sees statistics flow "),
     ],
 )
 def test_the_command_says_what_decides_the_result(arguments: list[str], part: str) -> None:

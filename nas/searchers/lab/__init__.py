@@ -17,3 +17,4 @@ from nas.searchers.lab.replay import replay as replay
 from nas.searchers.lab.replay import table_answers as table_answers
 from nas.searchers.lab.surrogate import FEATURES as FEATURES
 from nas.searchers.lab.surrogate import Surrogate as Surrogate
+from nas.searchers.lab.surrogate import all_or_nothing as all_or_nothing
