@@ -115,6 +115,7 @@ class Setting:
     features: tuple[str, ...] = FEATURES
     noise: float | None = None
     rare: float | None = None
+    trivial: float | None = None
 
     def key(self) -> dict[str, Any]:
         """What a kept search must agree in."""
@@ -123,6 +124,7 @@ class Setting:
             "pool": self.pool().name,
             "cells": len(self.pool()),
             "budget": self.budget,
+            **({} if self.trivial is None else {"trivial": self.trivial}),
         } | (self._surrogate_key() if self.kind == "surrogate" else {})
 
     def _surrogate_key(self) -> dict[str, Any]:
@@ -233,6 +235,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("--jobs", type=int, default=1, help="processes")
         sub.add_argument("--cache", type=Path, help="folder that keeps the encoded cells of the table")
         sub.add_argument("--out", type=Path, required=True)
+        sub.add_argument("--trivial", type=float, help="the task's trivial score, which searchers are told")
     sub.add_argument("--sees", nargs="+", choices=GROUPS, default=FEATURES, help="features of the surrogate")
     sub.add_argument("--noise", type=float, help="standard deviation of a run (that on Penn Treebank)")
     sub.add_argument(
@@ -273,6 +276,7 @@ def _command(given: argparse.Namespace) -> str:
     source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
     source = f"--trials {given.trials.name} --task {given.task}" if given.trials else source
     more = f" --first-seed {given.first_seed}" if given.first_seed else ""
+    more += f" --trivial {given.trivial:g}" if given.trivial is not None else ""
     if given.kind == "surrogate":
         more += f" --space {given.space}" if given.space != SPACE else ""
         more += f" --sees {' '.join(given.sees)}" if tuple(given.sees) != FEATURES else ""
@@ -316,7 +320,12 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
         given.space,
         given.budget,
         str(given.cache) if given.cache else None,
-        *((tuple(given.sees), given.noise, given.rare) if given.kind == "surrogate" else ()),
+        *(
+            (tuple(given.sees), given.noise, given.rare)
+            if given.kind == "surrogate"
+            else (FEATURES, None, None)
+        ),
+        given.trivial,
     )
     methods = [Method.read(text) for text in given.methods]
     seeds = range(given.first_seed, given.first_seed + given.seeds)
@@ -389,6 +398,7 @@ def _search(setting: Setting, task: tuple[Method, int]) -> tuple[Method, Trace]:
         if method.name in ENCODES:
             setting.rows(GROUPS)
         searcher = make_searcher(method.name, _space(setting), method.options)
+        searcher.trivial_score = setting.trivial
         return method, replay(method.label, searcher, table_answers(pool), setting.budget, seed)
     if method.name in ENCODES and setting.features != FEATURES:
         raise NasError(f"{method.label} sees features, too: with it the surrogate sees {', '.join(FEATURES)}")
@@ -398,6 +408,7 @@ def _search(setting: Setting, task: tuple[Method, int]) -> tuple[Method, Trace]:
             f"{method.label}: on the surrogate a guide sees no probes and makes at most {MOST_CANDIDATES} cells an ask"
         )
     searcher = make_searcher(method.name, load_space(setting.space), options)
+    searcher.trivial_score = setting.trivial if setting.rare is None else pool.worst
     return method, replay(method.label, searcher, _answers(setting)[0], setting.budget, seed)
 
 

@@ -39,7 +39,7 @@ def test_starts_with_samples_then_varies_what_scored() -> None:
 
 def test_proposals_name_the_operator_of_the_space() -> None:
     space = load_space("gated")
-    searcher = make_searcher("evolution", space, {"samples": 4, "crossover": 0.4, "fresh": 0})
+    searcher = make_searcher("evolution", space, {"samples": 4, "crossover": 0.4})
     rng = np.random.default_rng(0)
     for trial in range(4):
         cell = space.sample(rng)
@@ -52,7 +52,7 @@ def test_proposals_name_the_operator_of_the_space() -> None:
 
 
 def test_failures_do_not_count_as_samples() -> None:
-    searcher = make_searcher("evolution", SPACE, {"samples": 3, "fresh": 0})
+    searcher = make_searcher("evolution", SPACE, {"samples": 3})
     odd = iter(range(100))
     proposals, _ = drive(searcher, 8, score=lambda cell: None if next(odd) % 2 else distance(cell))
     assert [proposal.operator for proposal in proposals[:5]] == ["sample"] * 5
@@ -78,7 +78,7 @@ def share_of_samples(options: dict[str, float | str], score: Callable[[Cell], fl
 
 def test_samples_go_on_while_scores_tell_nothing() -> None:
     smooth, noise, flat, failing = (
-        share_of_samples({}, score)
+        share_of_samples({"fresh": "learned"}, score)
         for score in (distance, made_up_score, lambda cell: 0.8, lambda cell: None)
     )
     assert smooth < 0.3
@@ -88,15 +88,37 @@ def test_samples_go_on_while_scores_tell_nothing() -> None:
 
 
 def test_the_share_of_samples_can_be_set() -> None:
-    assert share_of_samples({"fresh": 0}, made_up_score) == 0.0
+    assert share_of_samples({}, made_up_score) == 0.0
     assert 0.15 < share_of_samples({"fresh": 0.25}, distance) < 0.35
     assert share_of_samples({"fresh": 1.0}, distance) == 1.0
 
 
-@pytest.mark.parametrize(("fresh", "rule"), [("often", "a probability or auto"), (1.5, "a probability")])
-def test_a_share_of_samples_is_a_probability_or_auto(fresh: object, rule: str) -> None:
-    with pytest.raises(SearchError, match=f"evolution: fresh must be {rule}, got "):
+@pytest.mark.parametrize("fresh", ["often", 1.5, True])
+def test_a_share_of_samples_is_a_probability_or_a_rule(fresh: object) -> None:
+    with pytest.raises(SearchError, match="evolution: fresh must be a probability, got "):
         make_searcher("evolution", SPACE, {"fresh": fresh})
+
+
+def operators_after(trivial: float | None, options: dict[str, str | float], score: float) -> list[str]:
+    """Of a search in which one cell in the middle has another score than the rest."""
+    searcher = make_searcher("evolution", SPACE, options)
+    searcher.trivial_score = trivial
+    told = iter(range(1000))
+    proposals, _ = drive(
+        searcher, 60, score=lambda cell: score if next(told) == 30 else 0.8 + 0.02 * made_up_score(cell)
+    )
+    return [proposal.operator for proposal in proposals]
+
+
+def test_samples_go_on_until_a_cell_beats_the_trivial_answer() -> None:
+    paper = operators_after(None, {"fresh": 0.0}, 0.1)
+    assert operators_after(None, {}, 0.1) == paper  # it is not known
+    assert operators_after(1.0, {}, 0.1) == paper  # all are better from the start
+    known = operators_after(0.8, {}, 0.1)
+    assert known[8:31].count("sample") > 5
+    assert known[31:].count("sample") == 0
+    assert operators_after(0.8, {}, 0.7)[31:].count("sample") > 5  # not by enough
+    assert known[:31] == operators_after(0.8, {"fresh": "learned"}, 0.1)[:31]
 
 
 def test_what_was_among_the_best_more_often_comes_next() -> None:
@@ -111,9 +133,7 @@ def test_what_was_among_the_best_more_often_comes_next() -> None:
 
 
 def test_the_oldest_leaves_even_if_it_is_the_best() -> None:
-    searcher = make_searcher(
-        "evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0}
-    )
+    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0})
     cells = [SPACE.cell((0, 0, shift)) for shift in range(3)]
     for trial, (cell, score) in enumerate(zip(cells, (0.0, 0.9, 0.8), strict=True)):
         searcher.tell(Observation(cell, cell.digest, score, "ok", trial))
@@ -122,9 +142,7 @@ def test_the_oldest_leaves_even_if_it_is_the_best() -> None:
 
 
 def test_a_duplicate_does_not_enter_again() -> None:
-    searcher = make_searcher(
-        "evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0, "fresh": 0}
-    )
+    searcher = make_searcher("evolution", SPACE, {"samples": 2, "population": 2, "crossover": 0.0})
     cells = [SPACE.cell((0, 0, shift)) for shift in range(2)]
     for trial, cell in enumerate(cells):
         searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))
@@ -137,8 +155,7 @@ def test_a_duplicate_does_not_enter_again() -> None:
 
 @pytest.mark.parametrize("operators", ["bandit", "qlearning"])
 def test_operators_are_chosen_by_name_and_by_what_helped(operators: str) -> None:
-    options = {"samples": 4, "operators": operators, "crossover": 0.1, "fresh": 0}
-    searcher = make_searcher("evolution", SPACE, options)
+    searcher = make_searcher("evolution", SPACE, {"samples": 4, "operators": operators, "crossover": 0.1})
     assert isinstance(searcher, Evolution)
     before = dict(searcher._choice.weights())
     proposals, _ = drive(searcher, 60, score=distance)
@@ -219,7 +236,7 @@ def test_zoo_seeds_are_what_the_space_claims() -> None:
 
 def test_motifs_of_the_better_half_are_grafted() -> None:
     space = load_space("gated")
-    searcher = make_searcher("evolution", space, {"samples": 6, "motifs": 0.9, "crossover": 0.0, "fresh": 0})
+    searcher = make_searcher("evolution", space, {"samples": 6, "motifs": 0.9, "crossover": 0.0})
     cells = [*map(zoo, ("lstm", "gru", "mgu", "lstm_cifg", "elman", "indrnn"))]
     for trial, cell in enumerate(cells):
         searcher.tell(Observation(cell, cell.digest, float(trial), "ok", trial))

@@ -29,14 +29,17 @@ ANY = "any"  # an operator of the space, whichever it draws
 
 BEST = 0.25
 """The share of all cells until now that a new one has to be among for what made it to count as good."""
+MARGIN = 0.15
+"""A cell that is better than the trivial score by this share of it shows that there is something to select from."""
+AUTO, LEARNED = "auto", "learned"
 
 
 class Immigrants:
     """Whether the next cell is a sample or a child: Thompson sampling of how often either was among the best.
 
     Where the scores of a population tell nothing, as on a task that a cell learns whole or not at all, children are no
-    better than samples, and they are nearer to what was tried. Where they tell something children soon win. No scale
-    of scores, noise or trivial score has to be known: all goes by ranks.
+    better than samples, and nearer to what was tried. Where they tell something children win, after some samples more.
+    No scale of scores, noise or trivial score has to be known: all goes by ranks.
     """
 
     def __init__(self) -> None:
@@ -72,8 +75,9 @@ class Evolution(Searcher):
     A child that was tried before is dropped and another one made, `tries` times; then the space is sampled. Cells
     without a score do not enter.
 
-    `fresh` is the share of samples among the cells after that: a number, 0 for evolution as in the paper, or "auto",
-    which makes it large for as long as children are no better than samples (see Immigrants).
+    `fresh` is the share of samples among the cells after that: a number, or "learned", which makes it large for as
+    long as children are no better than samples (see Immigrants), or "auto": learned for as long as no cell is better
+    than the task's trivial score by 15 % of it, then 0, as it is where the trivial score is not known.
 
     `operators` is how the operator of the next child is chosen: "fixed" (these probabilities, and the space's own
     operators alike), "bandit" or "qlearning", which begin there and learn which operators give children better than
@@ -92,7 +96,7 @@ class Evolution(Searcher):
         population: int = 30,
         samples: int = 8,
         tournament: int = 6,
-        fresh: float | str = "auto",
+        fresh: float | str = AUTO,
         crossover: float = 0.2,
         motifs: float = 0.0,
         operators: str = "fixed",
@@ -103,9 +107,7 @@ class Evolution(Searcher):
         check_whole("evolution", 2, population=population)
         check_whole("evolution", 1, samples=samples, tournament=tournament, tries=tries)
         check_share("evolution", crossover=crossover, motifs=motifs)
-        if isinstance(fresh, str) and fresh != "auto":
-            raise SearchError(f"evolution: fresh must be a probability or auto, got {fresh!r}")
-        if not isinstance(fresh, str):
+        if fresh not in (AUTO, LEARNED):
             check_share("evolution", fresh=fresh)
         check_choice("evolution", tuple(CHOICES), operators=operators)
         if samples > population:
@@ -124,6 +126,7 @@ class Evolution(Searcher):
         self._choice = operator_choice(operators, shares)
         self._motifs = Motifs(space) if motifs else None
         self._immigrants = Immigrants()
+        self._least = math.inf
         self._population: deque[Observation] = deque(maxlen=population)
         self._scores: dict[str, float | None] = {}
         self._told: set[str] = set()
@@ -173,13 +176,17 @@ class Evolution(Searcher):
                 self._immigrants.learn(observation.operator == SAMPLE, observation.score)
         if observation.score is not None and not observation.duplicate:
             self._population.append(observation)
+            self._least = min(self._least, observation.score)
         self._scores.setdefault(observation.digest, observation.score)
 
     def _samples_next(self, rng: np.random.Generator) -> bool:
         """Whether the next cell is a sample, whatever the population holds."""
-        if isinstance(self.fresh, str):
-            return self._immigrants.draw(rng)
-        return self.fresh > 0 and rng.random() < self.fresh
+        if not isinstance(self.fresh, str):
+            return self.fresh > 0 and rng.random() < self.fresh
+        trivial = self.trivial_score
+        if self.fresh == AUTO and (trivial is None or self._least < (1 - MARGIN) * trivial):
+            return False
+        return self._immigrants.draw(rng)
 
     def _child(self, rng: np.random.Generator) -> Variation | None:
         """A child of a winner; None if it can have no other."""
