@@ -128,7 +128,7 @@ class Setting:
         } | (self._surrogate_key() if self.kind == "surrogate" else {})
 
     def _surrogate_key(self) -> dict[str, Any]:
-        given = {"noise": self.noise, "rare": self.rare}
+        given: dict[str, Any] = {"noise": self.noise, "rare": self.rare}
         if self.features != FEATURES:
             given["sees"] = list(self.features)
         made = {name: value for name, value in given.items() if value is not None}
@@ -235,8 +235,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("--jobs", type=int, default=1, help="processes")
         sub.add_argument("--cache", type=Path, help="folder that keeps the encoded cells of the table")
         sub.add_argument("--out", type=Path, required=True)
+        sub.set_defaults(sees=FEATURES, noise=None, rare=None)  # which only the surrogate has
         sub.add_argument("--trivial", type=float, help="the task's trivial score, which searchers are told")
-    sub.add_argument("--sees", nargs="+", choices=GROUPS, default=FEATURES, help="features of the surrogate")
+    sub.add_argument("--sees", nargs="+", choices=GROUPS, help="features of the surrogate")
     sub.add_argument("--noise", type=float, help="standard deviation of a run (that on Penn Treebank)")
     sub.add_argument(
         "--rare", type=float, metavar="SHARE", help="cells worse than this share of samples learn nothing"
@@ -320,11 +321,9 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
         given.space,
         given.budget,
         str(given.cache) if given.cache else None,
-        *(
-            (tuple(given.sees), given.noise, given.rare)
-            if given.kind == "surrogate"
-            else (FEATURES, None, None)
-        ),
+        tuple(given.sees),
+        given.noise,
+        given.rare,
         given.trivial,
     )
     methods = [Method.read(text) for text in given.methods]

@@ -110,7 +110,8 @@ def test_a_label_stands_for_one_searcher(tmp_path: Path) -> None:
         (["runs", "runs/a", "--against", "evolution"], "RUN... --against evolution "),
         (["surrogate", "--runs", "runs/a", "--space", "gated"], " --space gated "),
         (["surrogate", "--runs", "a", "--rare", "0.03", "--noise", "0.1"], " --noise 0.1 --rare 0.03 "),
-        (["surrogate", "--runs", "a", "--sees", "statistics", "flow"], " --sees statistics flow "),
+        (["pool", "--runs", "a", "--trivial", "0.8"], " --trivial 0.8 "),
+        (["surrogate", "--runs", "a", "--sees", "flow"], " --sees flow "),
     ],
 )
 def test_the_command_says_what_decides_the_result(arguments: list[str], part: str) -> None:
