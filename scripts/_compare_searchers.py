@@ -1,6 +1,7 @@
 """Compare searchers: on a table of trained cells, on a surrogate of one, or by what real runs recorded.
 
     scripts/compare_searchers pool --data ../shared/data --table ptb
+    scripts/compare_searchers pool --trials predictors/tables/own.jsonl.gz --task text
     scripts/compare_searchers pool --runs runs/a runs/b --methods random evolution
     scripts/compare_searchers surrogate --data ../shared/data --budget 200
     scripts/compare_searchers runs runs/random-0 runs/random-1 runs/evolution-0 mine=runs/other --out real/runs
@@ -29,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from _output import whole_lines
 from _real_final import final
 from _real_runs import compare_runs, read_runs
@@ -43,14 +45,17 @@ from nas.searchers import make_searcher
 from nas.searchers.encodings import GROUPS, encodings
 from nas.searchers.lab import (
     FEATURES,
+    Answerer,
     Pool,
     PoolSpace,
     Surrogate,
     Trace,
+    all_or_nothing,
     benchmark_pool,
     compare,
     replay,
     table_answers,
+    trials_pool,
 )
 from search_spaces import load_space
 
@@ -71,6 +76,10 @@ FAIR: Mapping[str, Mapping[str, Any]] = {
     }
 }
 MOST_CANDIDATES = 50
+RARE_SAMPLES = 500
+"""Of the space, to find out which score few cells reach."""
+ENCODES = ("guided", "predictor")
+"""Methods that see the features of every cell of a pool: only for these are they all computed beforehand."""
 
 INTRODUCTIONS = {
     "searchers": """# Searchers compared
@@ -97,10 +106,16 @@ class Setting:
     kind: str
     data: str | None
     table: str
+    trials: str | None
+    task: str | None
     runs: tuple[str, ...]
     space: str
     budget: int
     cache: str | None
+    features: tuple[str, ...] = FEATURES
+    noise: float | None = None
+    rare: float | None = None
+    trivial: float | None = None
 
     def key(self) -> dict[str, Any]:
         """What a kept search must agree in."""
@@ -109,7 +124,15 @@ class Setting:
             "pool": self.pool().name,
             "cells": len(self.pool()),
             "budget": self.budget,
-        } | ({"space": self.space, "surrogate": Surrogate.version} if self.kind == "surrogate" else {})
+            **({} if self.trivial is None else {"trivial": self.trivial}),
+        } | (self._surrogate_key() if self.kind == "surrogate" else {})
+
+    def _surrogate_key(self) -> dict[str, Any]:
+        given: dict[str, Any] = {"noise": self.noise, "rare": self.rare}
+        if self.features != FEATURES:
+            given["sees"] = list(self.features)
+        made = {name: value for name, value in given.items() if value is not None}
+        return {"space": self.space, "surrogate": Surrogate.version, **made}
 
     def pool(self) -> Pool:
         """The trained cells."""
@@ -198,10 +221,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub = kinds.add_parser(kind)
         source = sub.add_mutually_exclusive_group(required=True)
         source.add_argument("--data", type=Path, help="folder with the tables of NAS-Bench-NLP")
+        source.add_argument("--trials", type=Path, help="a table of trials (.jsonl.gz), with --task")
         source.add_argument(
             "--runs", type=Path, nargs="+", default=[], help="run folders: their trials are the table"
         )
         sub.add_argument("--table", choices=("ptb", "wt2"), default="ptb")
+        sub.add_argument("--task", help="whose trials of --trials are the table")
         sub.add_argument("--space", default=SPACE, help="what the surrogate is searched over")
         sub.add_argument("--methods", nargs="+", default=list(METHODS))
         sub.add_argument("--seeds", type=int, default=50)
@@ -210,6 +235,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("--jobs", type=int, default=1, help="processes")
         sub.add_argument("--cache", type=Path, help="folder that keeps the encoded cells of the table")
         sub.add_argument("--out", type=Path, required=True)
+        sub.set_defaults(sees=FEATURES, noise=None, rare=None)  # which only the surrogate has
+        sub.add_argument("--trivial", type=float, help="the task's trivial score, which searchers are told")
+    sub.add_argument("--sees", nargs="+", choices=GROUPS, help="features of the surrogate")
+    sub.add_argument("--noise", type=float, help="standard deviation of a run (that on Penn Treebank)")
+    sub.add_argument(
+        "--rare", type=float, metavar="SHARE", help="cells worse than this share of samples learn nothing"
+    )
     pages = kinds.add_parser("page")
     pages.add_argument("folders", nargs="+", type=Path, help="the --out of comparisons")
     pages.add_argument("--out", type=Path, required=True)
@@ -243,8 +275,14 @@ def _command(given: argparse.Namespace) -> str:
             more += f" --first-seed {given.first_seed}" if given.first_seed != FRESH else ""
         return f"scripts/compare_searchers {given.kind} RUN...{more} --out OUT"
     source = f"--data DATA --table {given.table}" if given.data else "--runs RUN..."
+    source = f"--trials {given.trials.name} --task {given.task}" if given.trials else source
     more = f" --first-seed {given.first_seed}" if given.first_seed else ""
-    more += f" --space {given.space}" if given.kind == "surrogate" and given.space != SPACE else ""
+    more += f" --trivial {given.trivial:g}" if given.trivial is not None else ""
+    if given.kind == "surrogate":
+        more += f" --space {given.space}" if given.space != SPACE else ""
+        more += f" --sees {' '.join(given.sees)}" if tuple(given.sees) != FEATURES else ""
+        more += f" --noise {given.noise:g}" if given.noise is not None else ""
+        more += f" --rare {given.rare:g}" if given.rare is not None else ""
     return (
         f"scripts/compare_searchers {given.kind} {source} --budget {given.budget} "
         f"--methods {' '.join(given.methods)} --seeds {given.seeds}{more} --out OUT"
@@ -271,14 +309,22 @@ def _write_page(given: argparse.Namespace) -> None:
 
 
 def _searched(given: argparse.Namespace) -> dict[str, Any]:
+    if (given.trials is None) != (given.task is None):
+        raise NasError("--trials wants --task, the one whose trials are meant, and --task wants --trials")
     setting = Setting(
         given.kind,
         str(given.data) if given.data else None,
         given.table,
+        str(given.trials) if given.trials else None,
+        given.task,
         tuple(map(str, given.runs)),
         given.space,
         given.budget,
         str(given.cache) if given.cache else None,
+        tuple(given.sees),
+        given.noise,
+        given.rare,
+        given.trivial,
     )
     methods = [Method.read(text) for text in given.methods]
     seeds = range(given.first_seed, given.first_seed + given.seeds)
@@ -295,7 +341,7 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
             print(f"{trace.method}, seed {trace.seed}: {len(kept)} searches", file=sys.stderr, flush=True)
     pool = setting.pool()
     traces = [kept[m.label, seed] for m in methods for seed in seeds]
-    level = pool.top(TOP) if given.kind == "pool" else None
+    level = pool.top(TOP) if given.kind == "pool" else _answers(setting)[1]
     facts = compare(traces, given.budget, pool.worst, level).to_dict()
     about = {
         **setting.key(),
@@ -305,8 +351,9 @@ def _searched(given: argparse.Namespace) -> dict[str, Any]:
     if given.kind == "surrogate":
         about |= {
             "surrogate": _quality(setting, given.out / "surrogate.json"),
-            "guides_see": FAIR["guided"]["features"],
         }
+        if setting.features == FEATURES:
+            about["guides_see"] = FAIR["guided"]["features"]
     return {"setting": about, **facts}
 
 
@@ -335,7 +382,10 @@ def _done(setting: Setting, tasks: Sequence[tuple[Method, int]], jobs: int) -> I
     if jobs == 1 or not tasks:
         yield from map(work, tasks)
         return
-    setting.rows(GROUPS if setting.kind == "pool" else FEATURES)  # one process fills the cache
+    if setting.kind == "surrogate":  # one process fills the cache
+        setting.rows(setting.features)
+    elif any(method.name in ENCODES for method, _ in tasks):
+        setting.rows(GROUPS)
     with multiprocessing.get_context("spawn").Pool(jobs) as workers:
         yield from workers.imap_unordered(work, tasks)
 
@@ -344,22 +394,29 @@ def _search(setting: Setting, task: tuple[Method, int]) -> tuple[Method, Trace]:
     method, seed = task
     pool = setting.pool()
     if setting.kind == "pool":
-        setting.rows(GROUPS)
+        if method.name in ENCODES:
+            setting.rows(GROUPS)
         searcher = make_searcher(method.name, _space(setting), method.options)
+        searcher.trivial_score = setting.trivial
         return method, replay(method.label, searcher, table_answers(pool), setting.budget, seed)
+    if method.name in ENCODES and setting.features != FEATURES:
+        raise NasError(f"{method.label} sees features, too: with it the surrogate sees {', '.join(FEATURES)}")
     options = {**FAIR.get(method.name, {}), **method.options}
     if "probes" in options.get("features", ()) or options.get("candidates", 1) > MOST_CANDIDATES:
         raise NasError(
             f"{method.label}: on the surrogate a guide sees no probes and makes at most {MOST_CANDIDATES} cells an ask"
         )
     searcher = make_searcher(method.name, load_space(setting.space), options)
-    return method, replay(method.label, searcher, _surrogate(setting), setting.budget, seed)
+    searcher.trivial_score = setting.trivial if setting.rare is None else pool.worst
+    return method, replay(method.label, searcher, _answers(setting)[0], setting.budget, seed)
 
 
 @cache
 def _pool(setting: Setting) -> Pool:
     if setting.data is not None:
         return benchmark_pool(Path(setting.data), setting.table)
+    if setting.trials is not None and setting.task is not None:
+        return trials_pool(Path(setting.trials), setting.task)
     trials = [trial for folder in setting.runs for trial in open_run(folder).trials if trial.status in ENDED]
     return Pool.of("runs", [parse(trial.canonical) for trial in trials], [trial.score for trial in trials])
 
@@ -371,8 +428,19 @@ def _space(setting: Setting) -> PoolSpace:
 
 @cache
 def _surrogate(setting: Setting) -> Surrogate:
-    setting.rows(FEATURES)
-    return Surrogate(setting.pool())
+    setting.rows(setting.features)
+    return Surrogate(setting.pool(), True if setting.noise is None else setting.noise, setting.features)
+
+
+@cache
+def _answers(setting: Setting) -> tuple[Answerer, float | None]:
+    """What answers, and the score of a top cell where few cells learn anything."""
+    surrogate = _surrogate(setting)
+    if setting.rare is None:
+        return surrogate, None
+    space, rng = load_space(setting.space), np.random.default_rng(0)
+    samples = {cell.digest: cell for cell in (space.sample(rng) for _ in range(RARE_SAMPLES))}
+    return all_or_nothing(surrogate, list(samples.values()), setting.rare, setting.pool().worst)
 
 
 def _quality(setting: Setting, path: Path) -> dict[str, float]:

@@ -28,8 +28,9 @@ def page(facts: dict[str, Any]) -> str:
         "",
     ]
     if facts["level"] is not None:
+        share = f"{setting['rare']:.0%} of samples" if "rare" in setting else "1 %"
         lines += [
-            f"A top cell is one of the best 1 %: a loss of at most {facts['level']:.4f}; "
+            f"A top cell is one of the best {share}: a loss of at most {facts['level']:.4f}; "
             f"the best has {setting['best']:.4f}.",
             "",
         ]
@@ -38,12 +39,27 @@ def page(facts: dict[str, Any]) -> str:
             f"{name.replace('_', ' ')} {value}" for name, value in setting["surrogate"].items()
         )
         lines += [
-            f"The surrogate on cells that it did not see: {quality}. It sees untrained probes, by boosted trees; "
-            f"guides see {' and '.join(setting['guides_see'])}, by random trees and a Gaussian process.",
+            f"The surrogate on cells that it did not see: {quality}. {_seen(setting)}",
+            "",
+        ]
+    if "rare" in setting:
+        lines += [
+            "All or nothing: a cell that is no top cell by the surrogate scores as the worst of the table, with the "
+            "noise of a run.",
             "",
         ]
     lines += [*_finals(facts), "", *_differences(facts)]
     return "\n".join(lines) + "\n"
+
+
+def _seen(setting: Mapping[str, Any]) -> str:
+    if "sees" in setting:
+        return f"It sees {' and '.join(setting['sees'])}, by boosted trees; searchers see no features."
+    guides = " and ".join(setting["guides_see"])
+    return (
+        "It sees untrained probes, by boosted trees; "
+        f"guides see {guides}, by random trees and a Gaussian process."
+    )
 
 
 def _finals(facts: dict[str, Any]) -> list[str]:

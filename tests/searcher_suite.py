@@ -27,7 +27,7 @@ LISTED = [
 ]
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
-    "evolution": {"samples": 4, "population": 10, "operators": "bandit"},
+    "evolution": {"samples": 4, "population": 10, "operators": "bandit", "fresh": "learned"},
     "guided": {"candidates": 4, "every": 8, "features": "statistics"},
     "reinforce": {"samples": 4, "rate": 0.1},
     "nsga2": {"population": 6},

@@ -217,6 +217,19 @@ def test_duplicates_are_answered_from_the_record(tmp_path: Path) -> None:
     assert {(o.score, o.status, o.trial) for o in parrot.told} == {(run.trials[0].score, "ok", 0)}
 
 
+def test_a_searcher_is_told_the_trivial_score_before_it_begins(tmp_path: Path) -> None:
+    seen: list[float | None] = []
+
+    class Asker(Parrot):
+        def begin(self, recipe: Mapping[str, Any]) -> None:
+            seen.append(self.trivial_score)
+
+    journal, event = Journal.create(tmp_path / "run", first_event(SMALL))
+    Campaign(journal, [event], Asker(ToySpace()), FakePool())
+    journal.close()
+    assert seen == [event["task"]["trivial_score"]] == [1.0]
+
+
 def test_a_proposal_that_is_running_already_waits_for_it(tmp_path: Path) -> None:
     pool = FakePool(slots=2, seconds=lambda job: 30.0)
     parrot, run = repeat_one_cell(tmp_path / "run", pool)

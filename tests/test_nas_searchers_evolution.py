@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from searcher_suite import ToySpace, drive
+from searcher_suite import ToySpace, drive, made_up_score
 
 from grammar import Cell, parse, zoo
 from nas.errors import SearchError
 from nas.searchers import Observation, make_searcher, settled_options
-from nas.searchers.evolution import Evolution
+from nas.searchers.evolution import Evolution, Immigrants
 from nas.searchers.motifs import Motifs
 from search_spaces import load_space
 
@@ -62,6 +64,72 @@ def test_finds_more_than_random_search_with_the_same_trials() -> None:
     evolved = np.mean([best_after("evolution", 40, seed) for seed in seeds])
     sampled = np.mean([best_after("random", 40, seed) for seed in seeds])
     assert evolved < 0.6 * sampled
+
+
+def share_of_samples(options: dict[str, float | str], score: Callable[[Cell], float | None]) -> float:
+    """Of the cells after the first ones, in four searches."""
+    found = []
+    for seed in range(4):
+        searcher = make_searcher("evolution", SPACE, {"samples": 8, **options})
+        proposals, _ = drive(searcher, 60, seed, score)
+        found += [proposal.operator == "sample" for proposal in proposals[8:]]
+    return float(np.mean(found))
+
+
+def test_samples_go_on_while_scores_tell_nothing() -> None:
+    smooth, noise, flat, failing = (
+        share_of_samples({"fresh": "learned"}, score)
+        for score in (distance, made_up_score, lambda cell: 0.8, lambda cell: None)
+    )
+    assert smooth < 0.3
+    assert 0.35 < noise < 0.65
+    assert flat > 0.35
+    assert failing == 1.0
+
+
+def test_the_share_of_samples_can_be_set() -> None:
+    assert share_of_samples({}, made_up_score) == 0.0
+    assert 0.15 < share_of_samples({"fresh": 0.25}, distance) < 0.35
+    assert share_of_samples({"fresh": 1.0}, distance) == 1.0
+
+
+@pytest.mark.parametrize("fresh", ["often", 1.5, True])
+def test_a_share_of_samples_is_a_probability_or_a_rule(fresh: object) -> None:
+    with pytest.raises(SearchError, match="evolution: fresh must be a probability, got "):
+        make_searcher("evolution", SPACE, {"fresh": fresh})
+
+
+def operators_after(trivial: float | None, options: dict[str, str | float], score: float) -> list[str]:
+    """Of a search in which one cell in the middle has another score than the rest."""
+    searcher = make_searcher("evolution", SPACE, options)
+    searcher.trivial_score = trivial
+    told = iter(range(1000))
+    proposals, _ = drive(
+        searcher, 60, score=lambda cell: score if next(told) == 30 else 0.8 + 0.02 * made_up_score(cell)
+    )
+    return [proposal.operator for proposal in proposals]
+
+
+def test_samples_go_on_until_a_cell_beats_the_trivial_answer() -> None:
+    paper = operators_after(None, {"fresh": 0.0}, 0.1)
+    assert operators_after(None, {}, 0.1) == paper  # it is not known
+    assert operators_after(1.0, {}, 0.1) == paper  # all are better from the start
+    known = operators_after(0.8, {}, 0.1)
+    assert known[8:31].count("sample") > 5
+    assert known[31:].count("sample") == 0
+    assert operators_after(0.8, {}, 0.7)[31:].count("sample") > 5  # not by enough
+    assert known[:31] == operators_after(0.8, {"fresh": "learned"}, 0.1)[:31]
+
+
+def test_what_was_among_the_best_more_often_comes_next() -> None:
+    rng = np.random.default_rng(0)
+    for better in (True, False):
+        immigrants = Immigrants()
+        for number in range(40):
+            sampled = number % 2 == 0
+            immigrants.learn(sampled, 1.0 / (number + 1) if sampled == better else None)
+        drawn = np.mean([immigrants.draw(rng) for _ in range(100)])
+        assert abs(drawn - better) < 0.1
 
 
 def test_the_oldest_leaves_even_if_it_is_the_best() -> None:

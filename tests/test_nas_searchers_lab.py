@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -18,11 +19,13 @@ from nas.searchers.lab import (
     PoolSpace,
     Surrogate,
     Trace,
+    all_or_nothing,
     benchmark_pool,
     compare,
     interval,
     replay,
     table_answers,
+    trials_pool,
 )
 from nas.searchers.random_search import RandomSearch
 from search_spaces import NoCellError, load_space
@@ -74,6 +77,40 @@ def test_failed_cells_count_among_the_best_share_and_stand_last() -> None:
 def test_a_pool_needs_a_score() -> None:
     with pytest.raises(SearchError, match="needs cells with scores; p has 1 cells and no score"):
         Pool.of("p", toy_cells()[:1], [None])
+
+
+def write_trials(path: Path, rows: list[tuple[Cell, str, str, float | None]]) -> Path:
+    """A table of trials: cell, size, status and score of each, all on the task t."""
+    more = {"task": "t", "seed": 0, "params": 1, "width": 1, "steps": 1, "seconds": 1.0}
+    with gzip.open(path, "wt") as file:
+        for cell, size, status, score in rows:
+            row = {
+                "cell": cell.one_line,
+                "digest": cell.digest,
+                "size": size,
+                "status": status,
+                "score": score,
+            }
+            file.write(json.dumps(row | more) + "\n")
+    return path
+
+
+def test_a_task_of_a_table_of_trials_is_a_pool_without_what_machines_stopped(tmp_path: Path) -> None:
+    a, b, c = toy_cells()[:3]
+    rows = [(a, "s", "ok", 2.0), (a, "s", "ok", 3.0), (b, "s", "hopeless", None), (c, "s", "oom", None)]
+    pool = trials_pool(write_trials(tmp_path / "mine.jsonl.gz", rows), "t")
+    assert pool.name == "mine-t"
+    scores = {cell.digest: score for cell, score in zip(pool.cells, pool.scores, strict=True)}
+    assert scores == {a.digest: 2.5, b.digest: pytest.approx(math.nan, nan_ok=True)}
+
+
+def test_trials_of_several_sizes_or_no_task_are_no_pool(tmp_path: Path) -> None:
+    a, b = toy_cells()[:2]
+    file = write_trials(tmp_path / "mine.jsonl.gz", [(a, "s", "ok", 2.0), (b, "m", "ok", 1.0)])
+    with pytest.raises(SearchError, match="has t in the sizes m, s: their scores do not compare"):
+        trials_pool(file, "t")
+    with pytest.raises(SearchError, match="has no trials of task 'u'; its tasks are t"):
+        trials_pool(file, "u")
 
 
 def test_a_pool_is_a_space_of_its_cells() -> None:
@@ -284,6 +321,37 @@ def test_the_surrogate_says_nothing_below_the_best_of_its_pool() -> None:
     assert surrogate(cells[0], rng).score == pool.best
     surrogate._model = lambda asked: np.full(len(asked), pool.best + 1.0)
     assert surrogate(cells[0], rng).score == pool.best + 1.0
+
+
+def test_a_surrogate_may_see_other_features_and_a_noise_of_its_own() -> None:
+    cells = toy_cells()
+    pool = Pool.of("toy", cells, [made_up_score(cell) for cell in cells])
+    surrogate = Surrogate(pool, 0.25, ("flow", "statistics"))
+    said = [surrogate(cells[0], np.random.default_rng(seed)) for seed in range(40)]
+    assert len({one.mean for one in said}) == 1
+    assert 0.15 < np.std([one.score for one in said if one.score is not None]) < 0.35
+    with pytest.raises(SearchError, match="features are of statistics, flow, probes; received looks"):
+        Surrogate(pool, features=("looks",))
+
+
+def test_all_or_nothing_leaves_what_few_cells_reach_and_makes_the_rest_alike() -> None:
+    means = {cell.digest: float(number) for number, cell in enumerate(toy_cells())}
+
+    def graded(cell: Cell, rng: np.random.Generator) -> Answer:
+        mean = means[cell.digest]
+        return Answer(None, None) if mean > 45 else Answer(mean + float(rng.standard_normal()), mean)
+
+    rare, level = all_or_nothing(graded, toy_cells(), 0.1, 99.0)
+    assert level == 4.0
+    for cell in toy_cells():
+        told, said = graded(cell, np.random.default_rng(1)), rare(cell, np.random.default_rng(1))
+        if told.score is None or told.mean is None or told.mean <= 4.0:
+            assert said == told
+        else:
+            assert said.mean == 99.0
+            assert said.score == pytest.approx(99.0 + told.score - told.mean)
+    with pytest.raises(SearchError, match="all of 1 samples failed"):
+        all_or_nothing(graded, toy_cells()[-1:], 0.1, 99.0)
 
 
 def test_every_searcher_runs_in_the_laboratory() -> None:

@@ -69,8 +69,8 @@ PUBLIC: dict[str, str] = {
         make_searcher searcher_names settled_options
     """,
     "nas.searchers.lab": """
-        Answer Answerer Comparison FEATURES Interval Pool PoolSpace Surrogate Trace benchmark_pool compare interval
-        replay table_answers
+        Answer Answerer Comparison FEATURES Interval Pool PoolSpace Surrogate Trace all_or_nothing benchmark_pool
+        compare interval replay table_answers trials_pool
     """,
     "nas.serving": """
         Answerer Application BusyError Desk Limits open_api serve

@@ -37,6 +37,23 @@ def test_the_trials_of_runs_are_a_pool(tmp_path: Path, capsys: pytest.CaptureFix
     assert (out / "curves.svg").read_text().startswith("<svg")
 
 
+def test_a_task_of_recells_own_table_is_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = str(ROOT / "predictors" / "tables" / "own.jsonl.gz")
+    common = ["pool", "--trials", table, "--budget", "5", "--out", str(tmp_path)]
+    chosen = ["--task", "modular_arithmetic", "--methods", "random", "--seeds", "1"]
+    _compare_searchers.main([*common, *chosen])
+    facts = json.loads((tmp_path / "result.json").read_text())
+    assert (facts["setting"]["pool"], facts["setting"]["cells"]) == ("own-modular_arithmetic", 460)
+    assert "pool --trials own.jsonl.gz --task modular_arithmetic --budget 5 " in facts["command"]
+    assert "Pool replay: own-modular_arithmetic, 460 trained cells" in capsys.readouterr().out
+    for wrong, message in (
+        (["--task", "tex"], "has no trials of task 'tex'; its tasks are modular_arithmetic, text"),
+        ([], "--trials wants --task"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: .*{message}"):
+            _compare_searchers.main([*common, *wrong])
+
+
 def test_searches_of_another_setting_are_not_mixed_in(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     common = ["pool", "--runs", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--methods", "random"]
@@ -92,6 +109,9 @@ def test_a_label_stands_for_one_searcher(tmp_path: Path) -> None:
         (["final", "runs/a", "--first-seed", "50"], " --seeds 5 --first-seed 50 "),
         (["runs", "runs/a", "--against", "evolution"], "RUN... --against evolution "),
         (["surrogate", "--runs", "runs/a", "--space", "gated"], " --space gated "),
+        (["surrogate", "--runs", "a", "--rare", "0.03", "--noise", "0.1"], " --noise 0.1 --rare 0.03 "),
+        (["pool", "--runs", "a", "--trivial", "0.8"], " --trivial 0.8 "),
+        (["surrogate", "--runs", "a", "--sees", "flow"], " --sees flow "),
     ],
 )
 def test_the_command_says_what_decides_the_result(arguments: list[str], part: str) -> None:

@@ -159,6 +159,7 @@ class Campaign:
         run.apply(event)
         kind = event["event"]
         if kind == "config":
+            self.searcher.trivial_score = run.task.get("trivial_score")
             self.searcher.begin(run.task["recipe"])
         elif kind == "ask":
             made = (event["operator"], tuple(event["parents"]))

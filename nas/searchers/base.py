@@ -102,6 +102,9 @@ class Searcher(ABC):
     objectives: tuple[str, ...] = ("loss",)
     """Those of `OBJECTIVES` that it minimises: what is shown of its runs is the Pareto front of them."""
 
+    trivial_score: float | None = None
+    """The score on this task of an answer that reads nothing, where a campaign knows it: it sets it before `begin`."""
+
     def __init__(self, space: SpaceLike) -> None:
         self.space = space
         self.recipe: Mapping[str, Any] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +23,46 @@ from search_spaces import NoCellError, Variation
 CROSSOVER = "crossover"
 MOTIF = "motif"
 SEED = "seed"
+SAMPLE = "sample"
 ANY = "any"  # an operator of the space, whichever it draws
+
+
+BEST = 0.25
+"""The share of all cells until now that a new one has to be among for what made it to count as good."""
+MARGIN = 0.15
+"""A cell that is better than the trivial score by this share of it shows that there is something to select from."""
+AUTO, LEARNED = "auto", "learned"
+
+
+class Immigrants:
+    """Whether the next cell is a sample or a child: Thompson sampling of how often either was among the best.
+
+    Where the scores of a population tell nothing, as on a task that a cell learns whole or not at all, children are no
+    better than samples, and nearer to what was tried. Where they tell something children win, after some samples more.
+    No scale of scores, noise or trivial score has to be known: all goes by ranks.
+    """
+
+    def __init__(self) -> None:
+        self._ranked: list[float] = []
+        self._good = {True: 0, False: 0}  # by whether it was a sample
+        self._all = {True: 0, False: 0}
+
+    def learn(self, sampled: bool, score: float | None) -> None:
+        """Take in what came of a new cell; None if it failed."""
+        value = math.inf if score is None else score
+        if self._ranked:
+            among = score is not None and bisect_left(self._ranked, value) <= BEST * (len(self._ranked) - 1)
+            self._good[sampled] += among
+            self._all[sampled] += 1
+        insort(self._ranked, value)
+
+    def draw(self, rng: np.random.Generator) -> bool:
+        """Whether to sample."""
+        rates = {
+            sampled: rng.beta(BEST + good, 1 - BEST + self._all[sampled] - good)
+            for sampled, good in self._good.items()
+        }
+        return bool(rates[True] > rates[False])
 
 
 class Evolution(Searcher):
@@ -33,6 +74,10 @@ class Evolution(Searcher):
     probability `motifs` the winner with a part that is frequent among the better half of the population (see Motifs).
     A child that was tried before is dropped and another one made, `tries` times; then the space is sampled. Cells
     without a score do not enter.
+
+    `fresh` is the share of samples among the cells after that: a number, or "learned", which makes it large for as
+    long as children are no better than samples (see Immigrants), or "auto": learned for as long as no cell is better
+    than the task's trivial score by 15 % of it, then 0, as it is where the trivial score is not known.
 
     `operators` is how the operator of the next child is chosen: "fixed" (these probabilities, and the space's own
     operators alike), "bandit" or "qlearning", which begin there and learn which operators give children better than
@@ -51,6 +96,7 @@ class Evolution(Searcher):
         population: int = 30,
         samples: int = 8,
         tournament: int = 6,
+        fresh: float | str = AUTO,
         crossover: float = 0.2,
         motifs: float = 0.0,
         operators: str = "fixed",
@@ -61,6 +107,8 @@ class Evolution(Searcher):
         check_whole("evolution", 2, population=population)
         check_whole("evolution", 1, samples=samples, tournament=tournament, tries=tries)
         check_share("evolution", crossover=crossover, motifs=motifs)
+        if fresh not in (AUTO, LEARNED):
+            check_share("evolution", fresh=fresh)
         check_choice("evolution", tuple(CHOICES), operators=operators)
         if samples > population:
             raise SearchError(f"evolution: samples must be at most population, got {samples} > {population}")
@@ -69,6 +117,7 @@ class Evolution(Searcher):
         self.samples = samples
         self.tournament = tournament
         self.tries = tries
+        self.fresh = fresh
         self.seeds = read_seeds(seeds, space)
         self._adaptive = space if operators != "fixed" and isinstance(space, OperatorSpace) else None
         own = self._adaptive.operators if self._adaptive is not None else (ANY,)
@@ -76,6 +125,8 @@ class Evolution(Searcher):
         shares = dict.fromkeys(own, rest) | {CROSSOVER: crossover, MOTIF: motifs}
         self._choice = operator_choice(operators, shares)
         self._motifs = Motifs(space) if motifs else None
+        self._immigrants = Immigrants()
+        self._least = math.inf
         self._population: deque[Observation] = deque(maxlen=population)
         self._scores: dict[str, float | None] = {}
         self._told: set[str] = set()
@@ -92,6 +143,10 @@ class Evolution(Searcher):
         if seed is not None:
             return Proposal(seed, SEED)
         if len(self._population) >= self.samples:
+            if self._samples_next(rng):
+                found = sample_new(self.space, rng, self._told, self.tries)
+                if found is not None:
+                    return found
             for _ in range(self.tries):
                 made = self._child(rng)
                 if made is None:
@@ -117,9 +172,21 @@ class Evolution(Searcher):
             if parents:
                 better = observation.score is not None and observation.score < parents[0]
                 self._choice.learn(observation.operator, float(better))
+            if observation.operator != SEED:
+                self._immigrants.learn(observation.operator == SAMPLE, observation.score)
         if observation.score is not None and not observation.duplicate:
             self._population.append(observation)
+            self._least = min(self._least, observation.score)
         self._scores.setdefault(observation.digest, observation.score)
+
+    def _samples_next(self, rng: np.random.Generator) -> bool:
+        """Whether the next cell is a sample, whatever the population holds."""
+        if not isinstance(self.fresh, str):
+            return self.fresh > 0 and rng.random() < self.fresh
+        trivial = self.trivial_score
+        if self.fresh == AUTO and (trivial is None or self._least < (1 - MARGIN) * trivial):
+            return False
+        return self._immigrants.draw(rng)
 
     def _child(self, rng: np.random.Generator) -> Variation | None:
         """A child of a winner; None if it can have no other."""

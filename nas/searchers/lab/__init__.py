@@ -9,6 +9,7 @@ from nas.searchers.lab.figures import interval as interval
 from nas.searchers.lab.pool import Pool as Pool
 from nas.searchers.lab.pool import PoolSpace as PoolSpace
 from nas.searchers.lab.pool import benchmark_pool as benchmark_pool
+from nas.searchers.lab.pool import trials_pool as trials_pool
 from nas.searchers.lab.replay import Answer as Answer
 from nas.searchers.lab.replay import Answerer as Answerer
 from nas.searchers.lab.replay import Trace as Trace
@@ -16,3 +17,4 @@ from nas.searchers.lab.replay import replay as replay
 from nas.searchers.lab.replay import table_answers as table_answers
 from nas.searchers.lab.surrogate import FEATURES as FEATURES
 from nas.searchers.lab.surrogate import Surrogate as Surrogate
+from nas.searchers.lab.surrogate import all_or_nothing as all_or_nothing

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from grammar import Cell, zoo
+from grammar import Cell, parse, zoo
 from nas.errors import SearchError
-from predictors import read_benchmark
+from nas.searchers.base import UNTRIED
+from predictors import read_benchmark, read_trials
 from search_spaces import NoCellError, Variation
 
 Floats = NDArray[np.float64]
@@ -78,6 +79,24 @@ def benchmark_pool(folder: Path, table: str = "ptb") -> Pool:
     scores = found.ptb if table == "ptb" else found.wt2
     there = np.isfinite(found.diverged) if table == "ptb" else np.isfinite(found.wt2)
     return Pool.of(table, [c for c, yes in zip(found.cells, there, strict=True) if yes], scores[there])
+
+
+def trials_pool(file: Path, task: str) -> Pool:
+    """The trials of `task` in a table as `read_trials` reads it; recell's own is predictors/tables/own.jsonl.gz.
+
+    What was stopped early for being hopeless failed, as what diverged. Raises SearchError for a task that the table
+    has not, and for one that it has in several sizes: their scores do not compare.
+    """
+    rows = read_trials(file)
+    found = [row for row in rows if row.task == task and row.status not in UNTRIED]
+    if not found:
+        tasks = ", ".join(sorted({row.task for row in rows})) or "none"
+        raise SearchError(f"{file} has no trials of task {task!r}; its tasks are {tasks}")
+    sizes = sorted({row.size for row in found})
+    if len(sizes) > 1:
+        raise SearchError(f"{file} has {task} in the sizes {', '.join(sizes)}: their scores do not compare")
+    name = f"{file.name.split('.')[0]}-{task}"
+    return Pool.of(name, [parse(row.cell) for row in found], [row.score for row in found])
 
 
 class PoolSpace:

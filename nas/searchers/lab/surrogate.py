@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grammar import Cell
-from nas.searchers.encodings import encodings
+from nas.errors import SearchError
+from nas.searchers.encodings import GROUPS, encodings
 from nas.searchers.lab.pool import Pool
-from nas.searchers.lab.replay import Answer
+from nas.searchers.lab.replay import Answer, Answerer
 from predictors import auc, encode, encoding_key, encoding_names, kendall_tau
 
 Floats = NDArray[np.float64]
@@ -32,33 +33,45 @@ class Surrogate:
     It sees the untrained probes of a cell and nothing else. A searcher that it is to judge fairly sees other features
     by another kind of model: `guided` with `features=("statistics", "flow")`, by random trees and a Gaussian process.
     It says the mean of `MODELS` boosted models and never less than the least score of the pool: a search among
-    many cells ends where a model errs downwards. To what it says, the noise of one run is added.
+    many cells ends where a model errs downwards. To what it says, the noise of one run is added: that of Penn Treebank,
+    none (False), or one of this standard deviation.
+
+    `features` are what it sees instead, for searchers that see nothing: those that are not probes take 1 ms a cell.
     """
 
     pool: Pool
-    noise: bool = True
+    noise: bool | float = True
+    features: Sequence[str] = FEATURES
     version: ClassVar[str] = f"{VERSION}-{encoding_key(FEATURES)}"  # with another one the answers are others
 
     def __post_init__(self) -> None:
-        self._columns = _columns()
-        x = encodings(FEATURES)(self.pool.cells)[:, self._columns]
+        unknown = [name for name in self.features if name not in GROUPS]
+        if unknown or not self.features:
+            raise SearchError(f"features are of {', '.join(GROUPS)}; received {', '.join(unknown) or 'none'}")
+        self.features = tuple(name for name in GROUPS if name in self.features)
+        self._columns = _columns(self.features)
+        x = encodings(tuple(self.features))(self.pool.cells)[:, self._columns]
         self._model, self._fails = _fit(x, self.pool.scores)
         self._least = self.pool.best
 
     def __call__(self, cell: Cell, rng: np.random.Generator) -> Answer:
         """The score of one run: the surrogate's, with noise."""
-        return self._said(encode([cell], FEATURES), rng)
+        return self._said(encode([cell], self.features), rng)
 
     def _said(self, x: Floats, rng: np.random.Generator) -> Answer:
         if self._fails is not None and self._fails.predict_proba(x)[0, 1] > FAILS:
             return Answer(None, None)
         mean = max(float(self._model(x)[0]), self._least)
-        sd = next(sd for below, sd in NOISE if mean < below) if self.noise else 0.0
-        return Answer(mean + sd * float(rng.standard_normal()), mean)
+        return Answer(mean + self._sd(mean) * float(rng.standard_normal()), mean)
+
+    def _sd(self, mean: float) -> float:
+        if self.noise is True:
+            return next(sd for below, sd in NOISE if mean < below)
+        return float(self.noise)
 
     def quality(self, folds: int = 5) -> dict[str, float]:
         """How good its like is on cells of the pool that it did not see: Kendall's tau, and AUC of failing."""
-        x = encodings(FEATURES)(self.pool.cells)[:, self._columns]
+        x = encodings(tuple(self.features))(self.pool.cells)[:, self._columns]
         y, failed = self.pool.scores, ~np.isfinite(self.pool.scores)
         fold = np.random.default_rng(0).permutation(len(y)) % folds
         said, chance = np.full(len(y), np.nan), np.zeros(len(y))
@@ -72,8 +85,30 @@ class Surrogate:
         return found | ({"auc_failing": round(auc(chance, failed), 3)} if failed.any() else {})
 
 
-def _columns() -> NDArray[np.int64]:
-    return np.flatnonzero([name.split(".")[0] in FEATURES for name in encoding_names()])
+def all_or_nothing(
+    answer: Answerer, samples: Sequence[Cell], share: float, trivial: float
+) -> tuple[Answerer, float]:
+    """Answers of a task that few cells learn, and the mean that a cell needs: any worse one scores as `trivial`.
+
+    It is the mean of the best `share` of `samples`. Noise and failures stay what they are.
+    """
+    told = [answer(cell, np.random.default_rng(0)).mean for cell in samples]
+    known = sorted(mean for mean in told if mean is not None)
+    if not known:
+        raise SearchError(f"all of {len(told)} samples failed: nothing is learnt here")
+    level = known[min(int(share * len(told)), len(known) - 1)]
+
+    def given(cell: Cell, rng: np.random.Generator) -> Answer:
+        said = answer(cell, rng)
+        if said.score is None or said.mean is None or said.mean <= level:
+            return said
+        return Answer(trivial + said.score - said.mean, trivial)
+
+    return given, level
+
+
+def _columns(features: Sequence[str]) -> NDArray[np.int64]:
+    return np.flatnonzero([name.split(".")[0] in features for name in encoding_names()])
 
 
 def _fit(x: Floats, scores: Floats) -> tuple[Callable[[Floats], Floats], Any]:
