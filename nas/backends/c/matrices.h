@@ -10,7 +10,7 @@
 #define NR (NV * VL)
 #define NEAR 32 /* rows of A that stay near while all panels pass */
 #define DEEP 128 /* terms of a sum before it is put by, see `tile` */
-#define DEEPER 1024 /* the same where putting it by costs more */
+#define DEEPER 256 /* the same where putting it by costs more */
 
 /* How wide the panel of packed columns is that begins at column j of n. */
 INLINE long wide(long n, long j) { return PAD(n - j) < NR ? PAD(n - j) : NR; }

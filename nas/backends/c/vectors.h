@@ -1,6 +1,6 @@
 /* Vectors of float32 and the functions of cells on them, for GCC and Clang.
 
-   Polynomials are minimax fits made for this file; relative errors are below 3e-7 (tests/test_nas_backends_c_maths.py).
+   Polynomials are minimax fits made for this file; relative errors are below 3e-7 (tests/test_nas_backends_c_vectors.py).
    NaN goes through every function. No -ffast-math anywhere. */
 
 #include <stdint.h>
