@@ -170,7 +170,7 @@ def test_values_of_parameters_alone_are_not_rounded_to_bfloat16(name: str) -> No
 
 @needs_triton
 def test_what_is_made_of_x_is_no_more_rounded_in_a_map_than_x() -> None:
-    from nas.backends.triton.execute import halves, whole
+    from nas.backends.triton.execute import halves, rounded
 
     value = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     first, second = halves(value, torch.bfloat16)
@@ -180,7 +180,7 @@ def test_what_is_made_of_x_is_no_more_rounded_in_a_map_than_x() -> None:
     for given, dtype in ((narrow, torch.bfloat16), (value, torch.float32), (narrow, torch.float32)):
         (same,) = halves(given, dtype)
         assert same.dtype == dtype
-        assert torch.equal(same, whole(given, dtype)[0])
+        assert torch.equal(same, rounded(given, dtype)[0])
 
 
 def test_products_of_x_are_no_part_of_a_sweep() -> None:

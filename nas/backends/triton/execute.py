@@ -60,7 +60,7 @@ class Stepwise:
 Parts = Callable[[Tensor, torch.dtype], list[Tensor]]  # numbers of a type whose sum a value is, or nearly
 
 
-def whole(value: Tensor, dtype: torch.dtype) -> list[Tensor]:
+def rounded(value: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """The value rounded to the type."""
     return [value.to(dtype)]
 
@@ -266,7 +266,7 @@ class Executable:
     def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values, order: Order | None = None) -> None:
         def parts(k: int) -> Parts:
             # gradients, and operands in single steps, are left with the digits that weights have
-            return whole if order is None or self.program.instrs[k].attr("transpose", False) else halves
+            return rounded if order is None or self.program.instrs[k].attr("transpose", False) else halves
 
         for k in gap.body:
             if order is not None and self.chunked is not None and k in self.chunked.outputs:
