@@ -296,8 +296,8 @@ class Executable:
         """Several maps of one operand as one product; their results lie side by side."""
         instrs = [self.program.instrs[k] for k in together]
         if together not in values.stacks:
-            parts = [matrix(self.eager.array(i, values), i) for i in instrs]
-            values.stacks[together] = torch.cat(parts, 1)
+            matrices = [matrix(self.eager.array(i, values), i) for i in instrs]
+            values.stacks[together] = torch.cat(matrices, 1)
         stack, (a,) = values.stacks[together], instrs[0].args
         operand = flat(rows[a] if a in rows else values.consts[a], self.program.instrs[a].type)
         made = sum_of(product(part, stack) for part in parts(operand, stack.dtype))
