@@ -347,8 +347,9 @@ def results(
     loss = torch.zeros((), dtype=torch.float32 if dtype == torch.bfloat16 else dtype, device=device)
     for value in values.values():
         flat = torch.view_as_real(value) if value.is_complex() else value
-        weight = torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(device)
-        loss = loss + (flat * weight.to(dtype)).sum(dtype=loss.dtype)
+        # values that every type has exactly: rounded to bfloat16 on one side alone, they would be another functional
+        weight = torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(torch.bfloat16)
+        loss = loss + (flat * weight.to(device, dtype)).sum(dtype=loss.dtype)
     found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, materialize_grads=True)
     values |= {f"gradient of {name}": g for name, g in zip(inputs, found, strict=True)}
     if shape.lengths is None:

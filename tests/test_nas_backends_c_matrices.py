@@ -76,6 +76,34 @@ def test_gram(r: int, n: int, w: int) -> None:
     torch.testing.assert_close(c[:, :w], 2 * expected, rtol=1e-4, atol=1e-4)
 
 
+def off(found: Tensor, a: Tensor, b: Tensor) -> float:
+    """The RMS of the error of a @ b over its RMS."""
+    exact = a.double() @ b.double()
+    return float((found - exact).norm() / exact.norm())
+
+
+def test_long_sums_round_like_short_ones() -> None:
+    """One sum of 1,000 terms, each rounding what was summed before it, would err 6e-7 and more."""
+    a, w, c = torch.randn(8, 1000), torch.randn(40, 1000), torch.empty(8, 40)
+    call("product", 8, 40, 1000, a, 1000, packed(w), c, 40, 0)
+    assert off(c, a, w.t()) < 3e-7
+    rows, beside, total = torch.randn(1500, 600), torch.randn(1500, 480), torch.empty(600, 480)
+    for n, w_ in ((600, 480), (40, 48)):  # a large result is put by less often
+        call("gram", 1500, n, w_, rows, 600, beside, 480, total, 480, 0)
+        assert off(total[:n, :w_], rows[:, :n].t(), beside[:, :w_]) < 4e-7
+
+
+def test_what_is_there_is_added_to_a_whole_sum() -> None:
+    """Three maps of 40 numbers, one after the other, err as one does, and not as a sum of 120 terms in one go."""
+    a, w, c = torch.randn(64, 120), torch.randn(40, 120), torch.empty(64, 40)
+    for k in range(3):
+        part = slice(40 * k, 40 * k + 40)
+        call(
+            "product", 64, 40, 40, a[:, part].contiguous(), 40, packed(w[:, part].contiguous()), c, 40, k > 0
+        )
+    assert off(c, a, w.t()) < 1.6e-7
+
+
 def test_nothing_sums_to_zero() -> None:
     c = torch.full((3, 4), torch.nan)
     call("gram", 0, 3, 4, c, 3, c, 4, c, 4, 0)

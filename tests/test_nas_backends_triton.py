@@ -169,6 +169,49 @@ def test_values_of_parameters_alone_are_not_rounded_to_bfloat16(name: str) -> No
         torch.testing.assert_close(value.double(), theirs[k], rtol=1e-6, atol=0)
 
 
+@needs_triton
+def test_what_is_made_of_x_is_no_more_rounded_in_a_map_than_x() -> None:
+    from nas.backends.triton.execute import halves, rounded
+
+    value = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    first, second = halves(value, torch.bfloat16)
+    assert first.dtype == second.dtype == torch.bfloat16
+    torch.testing.assert_close(first.float() + second.float(), value, rtol=2.0**-16, atol=0)
+    narrow = value.bfloat16()
+    for given, dtype in ((narrow, torch.bfloat16), (value, torch.float32), (narrow, torch.float32)):
+        (same,) = halves(given, dtype)
+        assert same.dtype == dtype
+        assert torch.equal(same, rounded(given, dtype)[0])
+
+
+@needs_triton
+@pytest.mark.parametrize("text", ["h' = 0.5 * h + lin(u)", "h' = sigmoid(lin(u)) * h + lin(u)"])
+def test_maps_of_all_rows_see_more_digits_than_those_of_a_step(text: str) -> None:
+    from nas.backends.triton.execute import Executable, Order, Values
+
+    program = normal_cell(parse(f"cell mixed {{ state h: vec; u = x * sigmoid(x); {text}; out h' }}")).program
+    maps = tuple(k for k, i in enumerate(program.instrs) if i.op == "lin")
+    (a,) = {program.instrs[k].args[0] for k in maps}
+    executable = Executable(program, SIZES, [program.out], dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    operand = torch.randn(6, SIZES.input_size, generator=generator)
+    shapes = [tuple(SIZES.at(n) for n in array.spec.shape) for array in program.arrays]
+    weights = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+
+    def off(order: Order | None) -> float:
+        rows, values = {a: operand}, Values({}, weights, {}, operand.bfloat16())
+        executable._gap(Gap(maps), rows, values, order)
+        errors = []
+        for k in maps:
+            w = executable.eager.array(program.instrs[k], values)
+            exact = operand.double() @ w.double().t()
+            errors.append(float((rows[k] - exact).norm() / exact.norm()))
+        return max(errors)
+
+    assert off(Order.of(Steps((3, 3)), False, operand.device)) < 1e-5
+    assert 1e-4 < off(None) < 1e-2
+
+
 def test_products_of_x_are_no_part_of_a_sweep() -> None:
     program = normal_cell(zoo("gru")).program
     gap, sweep = partition(program, SIZES, [program.out]).steps

@@ -9,7 +9,8 @@
 #define NV 2
 #define NR (NV * VL)
 #define NEAR 32 /* rows of A that stay near while all panels pass */
-#define DEEP 128 /* rows that a sum over rows takes at once */
+#define DEEP 128 /* terms of a sum before it is put by, see `tile` */
+#define DEEPER 256 /* the same where putting it by costs more */
 
 /* How wide the panel of packed columns is that begins at column j of n. */
 INLINE long wide(long n, long j) { return PAD(n - j) < NR ? PAD(n - j) : NR; }
@@ -35,13 +36,14 @@ void recell_pack(float *p, long K, long N, long i0, long j0, const float *w, lon
 }
 
 /* One register tile: m rows, nv vectors of columns, of which the last has `last` lanes. add: C += A W.
-   Entries of A along k are ka apart, rows of W kp. */
+   Entries of A along k are ka apart, rows of W kp. What is there is added last: each term of a sum rounds all that was
+   summed before it, so sums of parts err less than one long sum, and cost the same. */
 INLINE void tile(const int m, const int nv, long k, const float *a, long sa, const long ka, const float *p,
                  const long kp, float *c, long sc, const int add, const int last) {
   V s[MR][NV];
   _Pragma("GCC unroll 8") for (int i = 0; i < m; i++)
     _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++)
-      s[i][v] = add ? vloadn(c + i * sc + v * VL, v == nv - 1 ? last : VL) : (V){0};
+      s[i][v] = (V){0};
   _Pragma("GCC unroll 2") for (long q = 0; q < k; q++, p += kp) {
     V b[NV];
     _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++)
@@ -52,8 +54,11 @@ INLINE void tile(const int m, const int nv, long k, const float *a, long sa, con
     }
   }
   _Pragma("GCC unroll 8") for (int i = 0; i < m; i++)
-    _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++)
-      vstoren(c + i * sc + v * VL, s[i][v], v == nv - 1 ? last : VL);
+    _Pragma("GCC unroll 4") for (int v = 0; v < nv; v++) {
+      const int lanes = v == nv - 1 ? last : VL;
+      float *to = c + i * sc + v * VL;
+      vstoren(to, add ? s[i][v] + vloadn(to, lanes) : s[i][v], lanes);
+    }
 }
 
 /* One panel for all rows; nv, and mostly last, are constants where this is called. */
@@ -81,14 +86,19 @@ SMALL one(PANEL, int add, int last) { panel(1, m, k, a, sa, 1, p, VL, c, sc, add
 
 /* C [m, n] = A [m, k] W, or += where add; W packed. Rows of A and C are sa and sc apart. */
 void recell_product(long m, long n, long k, const float *a, long sa, const float *w, float *c, long sc, int add) {
-  long j = 0;
-  for (; j + NR <= n; j += NR, w += k * NR) {
-    if (add) whole_add(m, k, a, sa, w, c + j, sc);
-    else whole_set(m, k, a, sa, w, c + j, sc);
-  }
-  const long rest = n - j;
-  if (rest > VL) two(m, k, a, sa, w, c + j, sc, add, rest - VL);
-  else if (rest) one(m, k, a, sa, w, c + j, sc, add, rest);
+  const long whole = n / NR * NR, rest = n - whole, own = rest > VL ? 2 * VL : VL;
+  long q = 0, d;
+  do {
+    d = k - q <= DEEP ? k - q : k - q < 2 * DEEP ? (k - q + 1) / 2 : DEEP;
+    long j = 0;
+    for (; j < whole; j += NR) {
+      if (add) whole_add(m, d, a + q, sa, w + j * k + q * NR, c + j, sc);
+      else whole_set(m, d, a + q, sa, w + j * k + q * NR, c + j, sc);
+    }
+    if (rest > VL) two(m, d, a + q, sa, w + j * k + q * own, c + j, sc, add, rest - VL);
+    else if (rest) one(m, d, a + q, sa, w + j * k + q * own, c + j, sc, add, rest);
+    q += d, add = 1;
+  } while (q < k);
 }
 
 /* The same for many rows. */
@@ -107,7 +117,7 @@ SMALL gram_rest(long n, long r, const float *a, long sa, const float *b, long sb
 /* C [n, w] = A [r, n]^T B [r, w], or += where add. */
 void recell_gram(long r, long n, long w, const float *a, long sa, const float *b, long sb, float *c, long sc, int add) {
   if (!r && !add) for (long i = 0; i < n; i++) memset(c + i * sc, 0, 4 * w);
-  const long deep = n * w > 1 << 18 ? r : DEEP; /* where C is large, it is better passed once */
+  const long deep = n * w > 1 << 18 ? DEEPER : DEEP; /* where C is large, it is better passed seldom */
   for (long q = 0; q < r; q += deep, add = 1) {
     const long d = r - q < deep ? r - q : deep;
     const float *x = a + q * sa, *y = b + q * sb;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,34 @@ class Stepwise:
     reason: str
 
 
+Parts = Callable[[Tensor, torch.dtype], list[Tensor]]  # numbers of a type whose sum a value is, or nearly
+
+
+def rounded(value: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The value rounded to the type."""
+    return [value.to(dtype)]
+
+
+def halves(value: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The value as two numbers of a type with half its bits.
+
+    What is made of x, such as a mix of it with the step before, has digits that x and the weights do not have; rounded
+    to theirs, it would be another cell's, and a matrix state with a removal term makes much of the difference.
+    """
+    first = value.to(dtype)
+    if dtype.itemsize > 2 or value.dtype.itemsize <= dtype.itemsize:
+        return [first]
+    return [first, (value - first.to(value.dtype)).to(dtype)]
+
+
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor."""
+    first, *others = terms
+    for term in others:
+        first = first + term
+    return first
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     """The type in which values without rows are computed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -81,8 +109,10 @@ class Eager:
                 made[k] = self(k, made, values)
         return made
 
-    def __call__(self, k: int, rows: Mapping[int, Tensor], values: Values) -> Tensor:
-        """The value of instruction k from those of its operands."""
+    def __call__(
+        self, k: int, rows: Mapping[int, Tensor], values: Values, parts: Parts | None = None
+    ) -> Tensor:
+        """The value of instruction k from those of its operands; `parts`: how the operand of a map is rounded."""
         instr, instrs = self.program.instrs[k], self.program.instrs
         if instr.op == "num":
             number = number_in(instr.attr("value"), instr.attr("over"), self.sizes)
@@ -100,7 +130,8 @@ class Eager:
                 if instr.stage == "end"
                 else array.dtype
             )
-            return linear(args[0].to(wide), types[0], instr, array.to(wide), self.sizes)
+            operands = [args[0].to(wide)] if parts is None else parts(args[0], wide)
+            return sum_of(linear(a, types[0], instr, array.to(wide), self.sizes) for a in operands)
         return TORCH[instr.op](args, instr, types, self.sizes)
 
     def array(self, instr: Instr, values: Values) -> Tensor:
@@ -233,6 +264,10 @@ class Executable:
         return values
 
     def _gap(self, gap: Gap, rows: dict[int, Tensor], values: Values, order: Order | None = None) -> None:
+        def parts(k: int) -> Parts:
+            # gradients, and operands in single steps, are left with the digits that weights have
+            return rounded if order is None or self.program.instrs[k].attr("transpose", False) else halves
+
         for k in gap.body:
             if order is not None and self.chunked is not None and k in self.chunked.outputs:
                 if k not in rows:  # all of its stage are computed together
@@ -240,9 +275,9 @@ class Executable:
                 continue
             together = self.together(k, gap)
             if len(together) < 2:
-                rows[k] = self.eager(k, rows, values)
+                rows[k] = self.eager(k, rows, values, parts(k))
             elif k == together[0]:
-                rows.update(zip(together, self._product(together, rows, values), strict=True))
+                rows.update(zip(together, self._product(together, rows, values, parts(k)), strict=True))
 
     def together(self, k: int, gap: Gap) -> tuple[int, ...]:
         """The dense maps of a gap with the operand of this one: they are one product."""
@@ -255,19 +290,21 @@ class Executable:
             return (k,)
         return tuple(j for j in gap.body if dense(j) and instrs[j].args == instrs[k].args)
 
-    def _product(self, together: tuple[int, ...], rows: Mapping[int, Tensor], values: Values) -> list[Tensor]:
+    def _product(
+        self, together: tuple[int, ...], rows: Mapping[int, Tensor], values: Values, parts: Parts
+    ) -> list[Tensor]:
         """Several maps of one operand as one product; their results lie side by side."""
         instrs = [self.program.instrs[k] for k in together]
         if together not in values.stacks:
-            parts = [matrix(self.eager.array(i, values), i) for i in instrs]
-            values.stacks[together] = torch.cat(parts, 1)
-        whole, (a,) = values.stacks[together], instrs[0].args
-        operand = rows[a] if a in rows else values.consts[a]
-        made = product(flat(operand, self.program.instrs[a].type).to(whole.dtype), whole)
+            matrices = [matrix(self.eager.array(i, values), i) for i in instrs]
+            values.stacks[together] = torch.cat(matrices, 1)
+        stack, (a,) = values.stacks[together], instrs[0].args
+        operand = flat(rows[a] if a in rows else values.consts[a], self.program.instrs[a].type)
+        made = sum_of(product(part, stack) for part in parts(operand, stack.dtype))
         shapes = [shape_in(i.type, self.sizes) for i in instrs]
-        parts = made.split([math.prod(shape) for shape in shapes], -1)
+        split = made.split([math.prod(shape) for shape in shapes], -1)
         return [
-            p if len(shape) == 1 else p.unflatten(-1, shape) for p, shape in zip(parts, shapes, strict=True)
+            p if len(shape) == 1 else p.unflatten(-1, shape) for p, shape in zip(split, shapes, strict=True)
         ]
 
     # ---- sweeps ---------------------------------------------------------------------------
