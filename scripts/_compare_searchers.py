@@ -417,7 +417,12 @@ def _pool(setting: Setting) -> Pool:
         return benchmark_pool(Path(setting.data), setting.table)
     if setting.trials is not None and setting.task is not None:
         return trials_pool(Path(setting.trials), setting.task)
-    trials = [trial for folder in setting.runs for trial in open_run(folder).trials if trial.status in ENDED]
+    trials = [
+        trial
+        for folder in setting.runs
+        for trial in open_run(folder).trials
+        if trial.status in ENDED and trial.until is None and trial.supernet is None
+    ]  # what was trained for fewer steps, or with shared weights, has no score that compares
     return Pool.of("runs", [parse(trial.canonical) for trial in trials], [trial.score for trial in trials])
 
 

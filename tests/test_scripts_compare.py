@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import make_run
+from made_runs import ask, make_run
 from source_tree import ROOT
+
+from grammar import zoo
+from nas.campaign.journal import Journal
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -35,6 +38,20 @@ def test_the_trials_of_runs_are_a_pool(tmp_path: Path, capsys: pytest.CaptureFix
     assert "| small | random |" in (out / "result.md").read_text()
     assert (out / "result.md").read_text() in told.out
     assert (out / "curves.svg").read_text().startswith("<svg")
+
+
+def test_lower_rungs_and_supernets_are_no_cells_of_a_pool(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", trials=4, finalists=0, finish=False)
+    journal, _ = Journal.take_over(tmp_path / "run")
+    for number, more in ((5, {"until": 100}), (6, {"supernet": {"sketch": ""}})):  # 4 was being trained
+        ask(journal, 30.0, number, zoo("lstm" if number == 5 else "gru"), **more)
+        journal.append("start", 30.0, trial=number, attempt=1, seed=3)
+        message = {"class": "diverged", "message": "loss is nan", "attempt": 1, "retry": False}
+        journal.append("fail", 31.0, trial=number, wall=1.0, **message)
+    journal.close()
+    common = ["pool", "--runs", str(tmp_path / "run"), "--budget", "5", "--out", str(tmp_path / "out")]
+    _compare_searchers.main([*common, "--methods", "random", "--seeds", "1"])
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["setting"]["cells"] == 4
 
 
 def test_a_task_of_recells_own_table_is_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
