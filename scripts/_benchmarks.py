@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,10 +23,11 @@ import bench_trial
 import numpy as np
 from _output import output_folder
 
-from grammar import Cell, zoo, zoo_names
+from grammar import Cell, weight_shapes, zoo, zoo_names
 from nas.bench import (
     CACHED_AIM,
     COLD_AIM,
+    BenchSize,
     Plan,
     Row,
     bench,
@@ -40,6 +42,9 @@ from search_spaces import load_space, space_names
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "benchmarks"
+
+MOST_WEIGHTS = 50_000_000
+"""Of the known cells that are timed by default: a step of an eager loop over more takes minutes."""
 
 INTRODUCTION = """# On a CPU
 
@@ -74,7 +79,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backend", default="c")
     parser.add_argument("--sizes", default="S,M,L")
-    parser.add_argument("--zoo", nargs="*", default=None, help="known cells; by default all over time")
+    parser.add_argument(
+        "--zoo",
+        nargs="*",
+        default=None,
+        help=f"known cells; by default all over time with at most {MOST_WEIGHTS:,} weights",
+    )
     parser.add_argument("--trial", nargs="*", default=[], help="known cells for the trial")
     parser.add_argument("--trial-size", default="M")
     parser.add_argument("--cells", type=int, default=20, help="random cells of each search space")
@@ -87,9 +97,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:
     """All of cpu.json."""
-    names = given.zoo or [name for name in zoo_names() if zoo(name).kind == "time"]
-    known = {name: zoo(name) for name in names}
     sizes = read_sizes(given.sizes)
+    names = given.zoo or [
+        name for name in zoo_names() if zoo(name).kind == "time" and weights(zoo(name), sizes) <= MOST_WEIGHTS
+    ]
+    known = {name: zoo(name) for name in names}
     plan = Plan(sizes, (given.backend,), ("torch", "eager"), repeats=given.repeats, seconds=given.seconds)
     lean = Plan(sizes, (given.backend,), (), ("training",), given.repeats, given.seconds)
     rows, others = bench(known, plan, _tell), bench(_random(given.cells), lean, _tell)
@@ -105,6 +117,14 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         "rows": [_facts(row, given.backend) for row in rows],
         "random": [_facts(row, given.backend) for row in others],
     }
+
+
+def weights(cell: Cell, sizes: Sequence[BenchSize]) -> int:
+    """How many weights a layer of the cell has at the size where it has most."""
+    shapes = (
+        weight_shapes(cell, input_size=size.width, hidden_size=size.width, heads=size.heads) for size in sizes
+    )
+    return max(sum(map(math.prod, found.values())) for found in shapes)
 
 
 def _random(number: int) -> dict[str, Cell]:

@@ -17,6 +17,7 @@ from source_tree import ROOT
 
 import nas.bench
 from grammar import zoo
+from nas.bench import read_sizes
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -254,6 +255,13 @@ def test_benchmarks_write_a_page_that_their_json_holds(
     (tmp_path / "cpu.md").unlink()
     _benchmarks.main(["--page-only", "--out", str(tmp_path)])
     assert (tmp_path / "cpu.md").read_text() == text
+
+
+def test_benchmarks_leave_out_known_cells_whose_eager_loops_take_minutes() -> None:
+    sizes = read_sizes("S,M,L")
+    lstm, huge = (_benchmarks.weights(zoo(name), sizes) for name in ("lstm", "lrnn_block"))
+    assert lstm == 4 * 128 * (128 + 128 + 1)
+    assert huge > _benchmarks.MOST_WEIGHTS > 100 * lstm
 
 
 def test_bench_ensemble_writes_its_result_and_a_page(tmp_path: Path) -> None:
