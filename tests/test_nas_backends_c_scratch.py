@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grammar import Cell, parse, zoo
-from nas.backends.c import scratch
+from nas.backends.c import running, scratch
 from nas.backends.c.compiler import problem
 from nas.backends.c.running import Running
 from nas.nn import CellModule, Ensemble, build
@@ -282,3 +285,42 @@ def test_a_call_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch
             module(x)
     assert kept() is None
     torch.testing.assert_close(alone(module, x), wanted, rtol=0, atol=0)
+
+
+def flags_at(address: int) -> list[str]:
+    """What Linux says of the memory at an address."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(span[1], 16) <= address < int(span[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError(f"no memory at {address:#x}")
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="this system has no large pages"
+)
+def test_large_memory_is_asked_for_in_large_pages() -> None:
+    large, small = running.room((3, 1 << 20)), running.room((1 << 16,))
+    assert "hg" in flags_at(large.data_ptr() + large.nbytes // 2)
+    assert (large.zero_() == 0).all()
+    assert (small.zero_() == 0).all()
+
+
+@pytest.mark.parametrize("address", [0, 1, 2 << 20, (2 << 20) - 1, 12345])
+@pytest.mark.parametrize("size", [0, 1, 4096, (2 << 20) - 1, 2 << 20, (4 << 20) - 1, 5 << 20])
+def test_large_pages_lie_within_the_memory_they_are_asked_for(
+    address: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    libc = SimpleNamespace(madvise=lambda first, whole, advice: asked.append((first, whole)))
+    monkeypatch.setattr(running, "_libc", lambda: libc)
+    monkeypatch.setattr(running, "_ADVICE", 14)
+    running._in_large_pages(address, size)
+    page = 2 << 20
+    assert all(
+        first % page == 0 and whole % page == 0 and first >= address and first + whole <= address + size
+        for first, whole in asked
+    )
+    assert bool(asked) == (-(-address // page) * page + page <= address + size)

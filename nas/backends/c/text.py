@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nas.backends.c.fuse import MATRIX, Fusion
 from nas.backends.c.loops import Frame, Item, Loop, Place
 from nas.backends.c.world import Key, World
-from nas.ir import Node, number_in
+from nas.ir import Node, Use, number_in
 
 
 @dataclass
@@ -20,6 +20,9 @@ class Function:
     floats: int = 0  # of scratch memory, without what each row takes
     buffers: list[tuple[str, int]] = field(default_factory=list)  # that of the rows of a block, by name
     prologue: list[str] = field(default_factory=list)
+    packed: dict[tuple[object, ...], str] = field(
+        default_factory=dict
+    )  # where weights of products lie, by use
 
     @property
     def per_row(self) -> int:
@@ -138,19 +141,12 @@ class Text:
         for n, (a, use) in enumerate(zip(node.args, node.uses, strict=True)):
             source, blocks = self.places[a], self.w.blocks(use.blocks)
             inner, outer = self.w.size(a) // blocks, self.w.size(k) // blocks
-            index, _ = self.w.arrays[use.weight, use.role]
-            pointer, each = self.f.port(("w", index)), 2 if use.column >= 0 else 1
-            packed = self._fixed(blocks * inner * self._pad(outer))
-            across, down = (outer, 1) if use.transpose else (1, inner)
-            for b in range(blocks):
-                first = f"{pointer} + {b * inner * outer * each + max(use.column, 0)}"
-                here = f"{packed} + {b * inner * self._pad(outer)}"
-                whole, strides = f"{inner}, {outer}", f"{across * each}, {down * each}"
-                self.f.prologue.append(f"kit->pack({here}, {whole}, 0, 0, {first}, {whole}, {strides});")
-                lines.append(
-                    f"kit->product({rows}, {outer}, {inner}, {source.base} + {b * inner}, {source.row}, {here}, "
-                    f"{target.base} + {b * outer}, {target.row}, {int(n > 0)});"
-                )
+            packed = self._packed(use, blocks, inner, outer)
+            lines += [
+                f"kit->product({rows}, {outer}, {inner}, {source.base} + {b * inner}, {source.row}, "
+                f"{packed} + {b * inner * self._pad(outer)}, {target.base} + {b * outer}, {target.row}, {int(n > 0)});"
+                for b in range(blocks)
+            ]
         for other in stores:
             if other is not target:
                 guard = f"if ({other.unless}) " if other.unless else ""
@@ -159,3 +155,18 @@ class Text:
                     f"memcpy({other.at('i')}, {target.at('i')}, {4 * self.w.size(k)});"
                 )
         return lines
+
+    def _packed(self, use: Use, blocks: int, inner: int, outer: int) -> str:
+        """Where a map's weights lie as products want them; maps that share them read them from one place."""
+        key = (use, blocks, inner, outer)
+        if key not in self.f.packed:
+            index, _ = self.w.arrays[use.weight, use.role]
+            pointer, each = self.f.port(("w", index)), 2 if use.column >= 0 else 1
+            self.f.packed[key] = packed = self._fixed(blocks * inner * self._pad(outer))
+            across, down = (outer, 1) if use.transpose else (1, inner)
+            for b in range(blocks):
+                first = f"{pointer} + {b * inner * outer * each + max(use.column, 0)}"
+                here = f"{packed} + {b * inner * self._pad(outer)}"
+                whole, strides = f"{inner}, {outer}", f"{across * each}, {down * each}"
+                self.f.prologue.append(f"kit->pack({here}, {whole}, 0, 0, {first}, {whole}, {strides});")
+        return self.f.packed[key]
