@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from grammar.ops import Attrs, Value
@@ -57,6 +58,8 @@ def _draw_problem(name: str, numbers: Sequence[Value]) -> str | None:
     match name:
         case "uniform" if values[0] > values[1]:
             return "uniform(a, b) has a <= b"
+        case "uniform" if not math.isfinite(values[1] - values[0]):
+            return "uniform(a, b) has a finite b - a"
         case "log_uniform" if not 0 < values[0] <= values[1]:
             return "log_uniform(a, b) has 0 < a <= b"
         case "normal" if values[0] < 0:

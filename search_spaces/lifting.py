@@ -95,15 +95,18 @@ def _users(places: Places) -> dict[Path, set[Path]]:
 
 def _meeting(users: dict[Path, set[Path]], start: Path) -> Path:
     """The first equation after `start` through which every way to the outside goes."""
-    known: dict[Path, set[Path]] = {EXIT: {EXIT}}
-
-    def through(path: Path) -> set[Path]:
-        if path not in known:
-            ways = [through(user) for user in users[path]] or [{EXIT}]
-            known[path] = {path} | set.intersection(*ways)
-        return known[path]
-
-    return max(through(start) - {start}, key=lambda path: len(through(path)))
+    through: dict[Path, set[Path]] = {EXIT: {EXIT}}
+    stack = [start]
+    while stack:
+        path = stack[-1]
+        missing = [user for user in users[path] if user not in through]
+        if missing:
+            stack += missing
+        else:
+            ways = [through[user] for user in users[path]] or [{EXIT}]
+            through[path] = {path} | set.intersection(*ways)
+            stack.pop()
+    return max(through[start] - {start}, key=lambda path: len(through[path]))
 
 
 def _after(users: dict[Path, set[Path]], start: Path) -> set[Path]:

@@ -97,6 +97,9 @@ TYPES: dict[str, tuple[str, ...]] = {
         f"h' = lin(lin:^mem({'9' * 5000})(x))",
     ),
     "uniform(a, b) has a <= b; received uniform(2, 1)": ("h' = lin(x, ^init=uniform(2, 1))",),
+    "uniform(a, b) has a finite b - a; received uniform(-1e+308, 1e+308)": (
+        "h' = lin(x, ^init=uniform(-1e308, 1e308))",
+    ),
     "log_uniform(a, b) has 0 < a <= b; received log_uniform(-1, 1)": (
         "h' = lin(x, ^init=log_uniform(-1, 1))",
     ),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,18 @@ def test_doctor_says_what_is_there_and_what_is_missing(monkeypatch: pytest.Monke
     said = recell("doctor")
     assert said.code == 1
     assert "problem: ray cannot be imported: no" in said.out
+    assert "auto takes" in said.out  # cells are built without Ray
+
+    monkeypatch.setattr(machine, "version", lambda name: _without("lark", name))
+    said = recell("doctor")
+    assert "problem: the package lark is not installed" in said.out
+    assert "auto takes" not in said.out
+
+
+def _without(missing: str, package: str) -> str:
+    if package == missing:
+        raise PackageNotFoundError(package)
+    return "1.0"
 
 
 def test_doctor_looks_for_the_compiler_as_the_backend_does(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grammar import Let, Statement, parse_sketch
+from grammar import Let, Statement, parse_sketch, show_statement
 from search_spaces import Relaxed, SpaceError, load_space
 from search_spaces.lifting import lifted
 
@@ -103,3 +103,11 @@ def test_how_large_an_equation_becomes_is_known_before_it_is_written_out() -> No
     assert lifted(short, nodes - 1) is short
     (moved,) = (s.expr for s in lifted(short, nodes) if isinstance(s, Let) and s.name == "h'")
     assert sum(1 for _ in moved.walk()) == nodes
+
+
+def test_long_ways_from_a_choice_to_its_uses_need_no_recursion() -> None:
+    lets = "; ".join(f"v{k + 1} = tanh(v{k})" for k in range(1500))
+    sketch = parse_sketch(
+        f"cell s {{ state h: vec; v0 = choice{{ h | tanh(h) }}; {lets}; h' = v1500; out h' }}"
+    )
+    assert show_statement(lifted(sketch.statements, 4_000)[0]) == "v1 = choice{ tanh(h) | tanh(tanh(h)) }"

@@ -19,6 +19,7 @@ from nas.errors import NasError
 
 _PACKAGES = ("torch", "ray", "numpy", "lark", "networkx", "optuna", "scikit-learn", "safetensors", "triton")
 _NEEDED = ("torch", "ray", "numpy", "lark", "networkx", "safetensors")
+_COMPILING = ("torch", "numpy", "lark", "networkx")
 
 
 def findings() -> dict[str, Any]:
@@ -27,19 +28,21 @@ def findings() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     versions = {name: _version(name) for name in _PACKAGES}
     problems += [f"the package {name} is not installed" for name in _NEEDED if versions[name] == "missing"]
+    torch = _torch(problems)
     found: dict[str, Any] = {
         "recell": str(sys.modules["nas"].__version__),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free",
-        "gpus": _gpus(problems),
+        "gpus": _gpus(torch),
         "packages": [f"{name} {v}" for name, v in versions.items()],
         "ray": _ray(problems),
         "compiler": _compiler(),
         "cache": _cache(problems),
     }
-    backends, chosen = _backends(problems)
+    compiles = torch is not None and all(versions[name] != "missing" for name in _COMPILING)
+    backends, chosen = _backends() if compiles else ([], "unknown")
     return {**found, "backend": chosen, "backends": backends, "problems": problems}
 
 
@@ -50,13 +53,16 @@ def _version(package: str) -> str:
         return "missing"
 
 
-def _gpus(problems: list[str]) -> list[str]:
+def _torch(problems: list[str]) -> Any:
     try:
-        torch: Any = importlib.import_module("torch")
+        return importlib.import_module("torch")
     except Exception as error:
         problems.append(f"torch cannot be imported: {error}")
-        return []
-    if not torch.cuda.is_available():
+        return None
+
+
+def _gpus(torch: Any) -> list[str]:
+    if torch is None or not torch.cuda.is_available():
         return []
     every = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
     return [f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in every]
@@ -110,10 +116,8 @@ def _cache(problems: list[str]) -> dict[str, Any]:
     }
 
 
-def _backends(problems: list[str]) -> tuple[list[dict[str, str]], str]:
+def _backends() -> tuple[list[dict[str, str]], str]:
     """Each backend with whether it can run an LSTM here, and which one `auto` takes and why."""
-    if problems:
-        return [], "unknown"
     from grammar import zoo
     from nas.backends import backend_names, choose
     from nas.errors import BuildError
