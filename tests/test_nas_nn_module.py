@@ -312,7 +312,7 @@ def test_only_cells_are_built() -> None:
     [
         (torch.zeros(2, 3, 4), {}, r"x must have the shape \[B, T, 5\], or \[T, 5\] for one .* \[2, 3, 4\]"),
         (torch.zeros(5), {}, r"received \[5\]"),
-        (torch.zeros(2, 0, 5), {}, r"received \[2, 0, 5\]"),
+        (torch.zeros(2, 0, 5), {}, r"with at least one of each; received \[2, 0, 5\]"),
         (X, {"lengths": [3, 4]}, r"lengths are 2 whole numbers from 1 to 3, one for each sequence; received \[3, 4\]"),
         (X, {"lengths": [0, 3]}, r"received \[0, 3\]"),
         (X, {"lengths": torch.tensor([3])}, r"received \[3\]"),

@@ -74,7 +74,8 @@ def as_rows(
     if x.dim() not in (2, 3) or x.shape[-1] != width or 0 in x.shape:
         wanted = f"[B, T, {width}]" if batch_first else f"[T, B, {width}]"
         raise BuildError(
-            f"x must have the shape {wanted}, or [T, {width}] for one sequence; received {list(x.shape)}"
+            f"x must have the shape {wanted}, or [T, {width}] for one sequence, with at least one of each; "
+            f"received {list(x.shape)}"
         )
     if x.dim() == 2:
         if lengths is not None:
