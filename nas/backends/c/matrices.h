@@ -10,6 +10,7 @@
 #define NR (NV * VL)
 #define NEAR 32 /* rows of A that stay near while all panels pass */
 #define DEEP 128 /* terms of a sum before it is put by, see `tile` */
+#define LARGE (1 << 18) /* floats of a C = A^T B that is large */
 #define DEEPER 256 /* the same where putting it by costs more */
 
 /* How wide the panel of packed columns is that begins at column j of n. */
@@ -114,17 +115,52 @@ SMALL gram_rest(long n, long r, const float *a, long sa, const float *b, long sb
   panel(1, n, r, a, 1, sa, b, sb, c, sc, add, last);
 }
 
+#define BLOCK (32 * MR) /* columns of A that are put together */
+
+/* d rows of A [d, n] as strips of MR columns, one behind the other. */
+static void strips(float *to, long d, long n, const float *a, long sa) {
+  for (long i = 0; i < n; i += 2 * MR)
+    if (i + MR < n) for (long q = 0; q < d; q++) {
+      memcpy(to + i * d + q * MR, a + q * sa + i, 4 * MR);
+      memcpy(to + (i + MR) * d + q * MR, a + q * sa + i + MR, 4 * MR);
+    }
+    else for (long q = 0; q < d; q++) memcpy(to + i * d + q * MR, a + q * sa + i, 4 * MR);
+}
+
+SMALL strip_whole(long n, long d, const float *a, const float *b, float *c, long sc, int add) {
+  for (long i = 0; i < n; i += MR) tile(MR, NV, d, a + i * d, 1, MR, b, NR, c + i * sc, sc, add, VL);
+}
+
+/* The same for whole strips and panels of large A and B. Where their rows are a power of two apart, as they often are,
+   those of a tile compete for few places of the cache; so they are put together first, in `room`. */
+static void gram_together(long d, long n, long w, const float *a, long sa, const float *b, long sb, float *c, long sc,
+                          int add, float *room) {
+  float *panels = room, *own = room + d * w;
+  recell_pack(panels, d, w, 0, 0, b, d, w, sb, 1);
+  for (long i = 0; i < n; i += BLOCK) {
+    const long few = n - i < BLOCK ? n - i : BLOCK;
+    strips(own, d, few, a + i, sa);
+    for (long j = 0; j < w; j += NR) strip_whole(few, d, own, panels + j * d, c + i * sc + j, sc, add);
+  }
+}
+
 /* C [n, w] = A [r, n]^T B [r, w], or += where add. */
 void recell_gram(long r, long n, long w, const float *a, long sa, const float *b, long sb, float *c, long sc, int add) {
   if (!r && !add) for (long i = 0; i < n; i++) memset(c + i * sc, 0, 4 * w);
-  const long deep = n * w > 1 << 18 ? DEEPER : DEEP; /* where C is large, it is better passed seldom */
+  const long deep = n * w > LARGE ? DEEPER : DEEP; /* where C is large, it is better passed seldom */
+  const long wider = w / NR * NR;
+  float *room = n * w > LARGE && n >= MR && wider ? aligned_alloc(64, 4 * deep * (wider + BLOCK)) : 0;
+  const long done = room ? n / MR * MR : 0; /* without room none are put together: the same numbers, later */
   for (long q = 0; q < r; q += deep, add = 1) {
     const long d = r - q < deep ? r - q : deep;
     const float *x = a + q * sa, *y = b + q * sb;
     long j = 0;
-    for (; j + NR <= w; j += NR) gram_whole(n, d, x, sa, y + j, sb, c + j, sc, add);
-    for (; j < w; j += VL) gram_rest(n, d, x, sa, y + j, sb, c + j, sc, add, w - j < VL ? w - j : VL);
+    if (done) gram_together(d, done, wider, x, sa, y, sb, c, sc, add, room);
+    for (; j < wider && done < n; j += NR)
+      gram_whole(n - done, d, x + done, sa, y + j, sb, c + done * sc + j, sc, add);
+    for (j = wider; j < w; j += VL) gram_rest(n, d, x, sa, y + j, sb, c + j, sc, add, w - j < VL ? w - j : VL);
   }
+  free(room);
 }
 
 /* The sums of the columns of A [r, n], in groups of rows: that keeps rounding small. */
