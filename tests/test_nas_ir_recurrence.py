@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from nas.ir import (
     shape_in,
     with_scans,
 )
+from nas.ir.stepping import Array, Step
 
 
 def normal_of(equations: str) -> Program:
@@ -107,6 +109,21 @@ def test_false_claims_are_refuted(equations: str, claim: dict[str, object], faul
     assert list(refuted(program, [true])) == []
     (first, *_) = refuted(program, [replace(true, **claim)])  # type: ignore[arg-type]
     assert fault in first
+
+
+class Rounding(Step):
+    """A step whose rows round differently, as those of a product of matrices do on some processors."""
+
+    def __call__(self, slots: Sequence[Array]) -> list[Array]:
+        made = super().__call__(slots)
+        return [a * (1 + 1e-15 * np.arange(len(a)).reshape(-1, *[1] * (a.ndim - 1))) for a in made]
+
+
+@pytest.mark.parametrize("name", ["mingru", "indrnn", "lrnn_block", "slstm", "deltanet", "s4d"])
+def test_rounding_refutes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "Step", Rounding)
+    program = normal_cell(zoo(name)).program
+    assert list(refuted(program, recurrences(program))) == []
 
 
 def test_a_disagreement_names_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:

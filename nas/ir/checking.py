@@ -122,11 +122,18 @@ def _mixed(step: Step, claim: Recurrence, base: list[Array]) -> Iterator[str]:
     after = step(states)
     for row, (s, entry) in enumerate(places):
         for t in claim.slots:
-            before, now = after[t][0].reshape(-1), after[t][row + 1].reshape(-1)
-            changed = np.flatnonzero((before != now) & np.isfinite(before) & np.isfinite(now))
+            changed = _changed(after[t][0].reshape(-1), after[t][row + 1].reshape(-1))
             own = _group(step, claim, s, np.array([entry]))
             if (_group(step, claim, t, changed) != own).any():
                 yield f"entry {entry} of {step.program.slots[s].name} changes others of {step.program.slots[t].name}"
+
+
+def _changed(before: Array, now: Array) -> NDArray[np.intp]:
+    """The entries that differ by more than rounding: a product of matrices rounds the same row otherwise elsewhere."""
+    finite = np.isfinite(before) & np.isfinite(now)
+    scale = np.abs([before[finite], now[finite]]).max(initial=1.0)
+    with np.errstate(invalid="ignore"):
+        return np.flatnonzero(finite & (np.abs(now - before) > _CLOSE * scale))
 
 
 def _group(step: Step, claim: Recurrence, slot: int, entries: NDArray[np.intp]) -> NDArray[np.intp]:
