@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from grammar import parse, parse_sketch, zoo, zoo_names
@@ -382,6 +383,7 @@ def test_x_of_another_type_than_the_weights_is_refused_by_every_backend(name: st
     ("name", "options"),
     [("lstm", {}), ("indrnn", {"solver": "newton"}), ("treelstm", {"policy": "balanced"})],
 )
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, in forward mode
 def test_transforms_of_torch_func_are_refused_by_compiled_cells(name: str, options: dict[str, Any]) -> None:
     module = build(zoo(name), 5, 4, backend="c", **options)
     weights: dict[str, Tensor] = dict(module.named_parameters())
@@ -401,6 +403,13 @@ def test_transforms_of_torch_func_are_refused_by_compiled_cells(name: str, optio
         with torch.no_grad(), pytest.raises(NotImplementedError, match=refused):
             run()
     assert loss(weights, X).isfinite()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(X, X)
+        for gradients in (True, False):  # without them the tangent would be lost without a word
+            with torch.set_grad_enabled(gradients):
+                with pytest.raises(NotImplementedError, match="forward-mode derivatives"):
+                    loss(weights, dual)
+                assert loss(weights, X).isfinite()
 
 
 TWINS = parse("cell twins { state h: vec; h' = tanh(lin(x) + lin(x) + 0.5 * h); out h' }")

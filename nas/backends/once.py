@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 
@@ -16,11 +17,23 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def refuse_transforms() -> None:
-    """Raise NotImplementedError inside a transform of torch.func, which cannot see into compiled code."""
+def refuse_transforms(*given: Sequence[Tensor | None]) -> None:
+    """Raise NotImplementedError where what is wanted of `given` cannot see into compiled code.
+
+    That is any transform of torch.func, and forward-mode derivatives: without gradients a tangent would be lost.
+    """
     if transformed():
         raise NotImplementedError(
             "transforms of torch.func (grad, jvp, vmap and others) do not go through compiled cells; "
+            'build the module with backend="reference" and solver="exact"'
+        )
+    if forward_ad._current_level >= 0 and any(
+        value is not None and forward_ad.unpack_dual(value).tangent is not None
+        for values in given
+        for value in values
+    ):
+        raise NotImplementedError(
+            "forward-mode derivatives (torch.autograd.forward_ad) do not go through compiled cells; "
             'build the module with backend="reference" and solver="exact"'
         )
 

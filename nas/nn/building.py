@@ -35,7 +35,8 @@ def build(
     Generated C is for float32 on a CPU, Triton for a CUDA device; tensors that are neither go through the reference.
     torch.compile(fullgraph=True) and torch.export (of any batch and number of steps) trace calls with and without a
     state, and `step`; not `lengths`, whose values they would have to know. Compiled backends have first gradients
-    alone, and no transforms of torch.func: where these are wanted they are refused, and the reference has them.
+    alone, no transforms of torch.func and no forward mode: where these are wanted they are refused, and the reference
+    has them.
 
     A tree cell gives a TreeModule, which says what `policy` is (default "given"); it has one layer and no dropout.
 

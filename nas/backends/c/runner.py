@@ -68,7 +68,7 @@ class CompiledRunner(FlexibleRunner):
         if layer is None:
             said_elsewhere(self.cell, like.device)
             return self._by_reference(_looked_up(x, tokens), weights, state, steps, reverse)
-        refuse_transforms()
+        refuse_transforms((x,), weights, state)
         _check_here("x", tokens)
         for value in (tokens, *weights, *state):
             if value is not None and type(value) not in _PLAIN:

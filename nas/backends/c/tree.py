@@ -78,7 +78,7 @@ class CompiledTree(FlexibleTreeRunner):
         if torch.compiler.is_compiling() or not all(map(_is_ready, given)):
             said_elsewhere(self.cell, given[0].device)
             return None
-        refuse_transforms()
+        refuse_transforms(given)
         if arity not in self._parts:
             self._parts[arity] = self._built(arity)
         return self._parts[arity]

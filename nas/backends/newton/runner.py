@@ -104,7 +104,7 @@ class NewtonRunner:
         traced = torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
         if traced or steps.count == 1:
             return self.exact(x, weights, state, steps)
-        refuse_transforms()
+        refuse_transforms((x,), weights, state)
         like = weights[0] if weights else x
         kind = like.dtype if like.dtype.itemsize >= 4 else torch.float32
         first = [value.to(kind) for value in divided(state, self.places)]

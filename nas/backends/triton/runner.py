@@ -229,7 +229,7 @@ class Runner:
     def _launched(
         self, x: Tensor, weights: Sequence[Tensor], state: Sequence[Tensor], steps: Steps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        refuse_transforms()
+        refuse_transforms((x,), weights, state)
         like = weights[0] if weights else x
         axis = x.dim() - 1  # of a window's steps
         # Kernels that compute a chunk of steps at once take no candidates, who are many programs as they are.
