@@ -8,4 +8,4 @@ class PredictorError(Exception):
 
 
 class PredictorFileError(PredictorError):
-    """A predictor file that is damaged, of another version, or not one."""
+    """A predictor file that is damaged, of another version, not one, or that cannot be written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,10 @@ _Arrays = dict[str, NDArray[Any]]
 
 
 def save(predictor: Predictor, path: Path, small: bool = False) -> None:
-    """Write one file; an existing one is replaced only when the new one is complete. See `predictors.packing`."""
+    """Write one file; an existing one is replaced only when the new one is complete. See `predictors.packing`.
+
+    Raises PredictorFileError where that cannot be: no such folder, no file, no space.
+    """
     arrays: _Arrays = {}
     cards: list[dict[str, Any]] = []
     _collect(predictor, "", arrays, cards)
@@ -63,9 +67,29 @@ def save(predictor: Predictor, path: Path, small: bool = False) -> None:
         arrays |= {f"{_NETWORK}.{name}": array for name, array in predictor.network.arrays.items()}
     kept = pack(arrays) if small else arrays
     data = write_arrays({name: np.ascontiguousarray(a) for name, a in kept.items()}, header)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(compress(data) if small else data)
-    part.replace(path)
+    try:
+        _write(path, compress(data) if small else data)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PredictorFileError(f"cannot write the predictor file {path}: {reason}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    place = Path(os.path.realpath(path))  # what a link leads to is replaced, and not the link
+    if place.exists() and not place.is_file():  # a device would be replaced, too, where one may
+        raise PredictorFileError(
+            f"{path}: a predictor is written to a file, not to a folder, a pipe or a device"
+        )
+    if not place.parent.is_dir():
+        raise PredictorFileError(f"cannot write the predictor file {path}: there is no folder {place.parent}")
+    part = place.with_name(place.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(place)
+    except OSError:
+        if part.is_file():
+            part.unlink()
+        raise
 
 
 def load(path: str | Path) -> Predictor:
@@ -77,8 +101,9 @@ def load(path: str | Path) -> Predictor:
         if place.is_fifo() or place.is_char_device() or place.is_block_device():  # of which some have no end
             raise PredictorFileError(f"{place}: a predictor is in a file, not in a pipe or a device")
         data = place.read_bytes()
-    except OSError as error:
-        raise PredictorFileError(f"cannot read the predictor file {place}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: no path has a null character
+        reason = getattr(error, "strerror", None) or error
+        raise PredictorFileError(f"cannot read the predictor file {place}: {reason}") from error
     try:
         return _read(expand(data))
     except PredictorFileError as error:

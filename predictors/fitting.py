@@ -15,7 +15,7 @@ from predictors.encoding import ENCODING_VERSION
 from predictors.errors import PredictorError
 from predictors.flow import flow_names
 from predictors.forests import Forest, grow
-from predictors.given import Records, cells_of, check_card, records_of, scores_of, tamed
+from predictors.given import Records, cells_of, check_card, extras_of, records_of, rows_of, scores_of, tamed
 from predictors.kernels import FEW, MANY, column_weights, fit_process
 from predictors.metrics import auc, coverage, kendall_tau, spearman
 from predictors.models import (
@@ -87,9 +87,7 @@ def fit(
         card = {**about, **(card or {})}
     given = cells_of(cast(Sequence[Cell], cells))
     y = scores_of(scores, len(given))
-    more = None if extras is None else np.asarray(extras, dtype=np.float64)
-    if more is not None and (more.ndim != 2 or len(more) != len(given)):
-        raise PredictorError(f"extras have a row for each of {len(given)} cells; received {more.shape}")
+    more = None if extras is None else extras_of(extras, len(given))
     _check_wishes(seed, prior, card, check_model(model))
     kept, y, more = classes_of(given, y, more)
     rows = model_rows(kept, model)
@@ -97,10 +95,14 @@ def fit(
     return made.knowing([cell.digest for cell in kept], rows, y, more)
 
 
-def _check_wishes(seed: int, prior: Predictor | None, card: Mapping[str, Any] | None, model: str) -> None:
+def _check_wishes(seed: object, prior: object, card: Mapping[str, Any] | None, model: str) -> None:
     """Raise PredictorError for what cannot be done, before anything is encoded."""
-    if not 0 <= seed < 2**32:
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise PredictorError(f"a seed is a whole number from 0 to {2**32 - 1}; received {seed}")
+    if prior is not None and not isinstance(prior, Predictor):
+        raise PredictorError(
+            f"a prior is a predictor (`predictors.load` reads one); received {type(prior).__name__}"
+        )
     if prior is not None and prior.model != model:
         raise PredictorError(f"a prior is of the same model; received {prior.model} for {model}")
     check_card(card)
@@ -128,11 +130,11 @@ def _mean_of_known(rows: Floats) -> Floats:
 
 
 def fit_rows(
-    rows: Floats,
-    scores: Floats,
+    rows: ArrayLike,
+    scores: ArrayLike,
     *,
     seed: int = 0,
-    extras: Floats | None = None,
+    extras: ArrayLike | None = None,
     prior: Predictor | None = None,
     card: Mapping[str, Any] | None = None,
     check: bool = True,
@@ -143,18 +145,17 @@ def fit_rows(
     Rows of another model than the ensemble are those of `model_rows(cells, model)`.
     """
     names, network = model_names(check_model(model)), network_of(model)
-    if rows.ndim != 2 or rows.shape[1] != len(names):
-        raise PredictorError(f"rows of the model {model} are [n, {len(names)}]; received {rows.shape}")
-    if scores.shape != (len(rows),):
-        raise PredictorError(f"there is one score for each of {len(rows)} rows; received {scores.shape}")
+    rows = rows_of(rows, len(names), f"of the model {model} are")
+    scores = scores_of(scores, len(rows), "rows")
+    more = None if extras is None else extras_of(extras, len(rows), "rows")
     _check_wishes(seed, prior, card, model)
     finite = np.isfinite(scores)
     if finite.sum() < LEAST_CELLS:
         raise PredictorError(
             f"a predictor needs at least {LEAST_CELLS} different cells with finite scores; received {int(finite.sum())}"
         )
-    count = 0 if extras is None else extras.shape[1]
-    x = with_extras(rows, extras, count, prior)
+    count = 0 if more is None else more.shape[1]
+    x = with_extras(rows, more, count, prior)
     if count:
         x[:, -count:] = tamed(x[:, -count:])
     groups = _groups(names, prior is not None, count)
@@ -171,7 +172,7 @@ def fit_rows(
         "failed_cells": int((~finite).sum()),
         "scores": [float(scores[finite].min()), float(scores[finite].max())],
         "held_out": measured if check else {},
-        "seed": seed,
+        "seed": int(seed),
         "prior": dict(prior.card) if prior is not None else None,
         "extras": count,
         "versions": {"encoding": ENCODING_VERSION, "digest": DIGEST_VERSION, "ops": OPS_VERSION},

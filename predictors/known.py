@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.errors import PredictorFileError
+from predictors.errors import PredictorError, PredictorFileError
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +58,10 @@ def make_known(digests: Sequence[str], scores: Floats, mean: Floats, std: Floats
     place = min(1.0, COVERED * (1 + 1 / max(int(finite.sum()), 1)))
     error = float(np.quantile(np.maximum(wanted, 0.0), place, method="higher")) ** 0.5 if len(wanted) else 0.0
     short = _short(digests)
+    if len(short) != len(scores) or len(np.unique(short)) != len(short):
+        raise PredictorError(
+            f"cells that were fitted have a digest each; received {len(np.unique(short))} for {len(scores)} cells"
+        )
     order = np.argsort(short)
     return Known(short[order], np.where(finite, scores, 0.0)[order], (~finite)[order].astype(np.int32), error)
 
@@ -80,4 +84,9 @@ def known_from(arrays: Mapping[str, NDArray[Any]]) -> Known | None:
 
 
 def _short(digests: Sequence[str]) -> NDArray[np.int64]:
-    return np.array([int(digest[:_KEPT], 16) for digest in digests], dtype=np.int64)
+    if isinstance(digests, str):
+        raise PredictorError("several digests are wanted, as a list; received one")
+    try:
+        return np.array([int(digest[:_KEPT], 16) for digest in digests], dtype=np.int64)
+    except (TypeError, ValueError):
+        raise PredictorError(f"digests are those of cells, in hex digits; received {digests!r:.80}") from None

@@ -14,7 +14,7 @@ from grammar import Cell
 from predictors.encoding import encoding_names
 from predictors.errors import PredictorError
 from predictors.forests import Forest
-from predictors.given import cells_of, finite
+from predictors.given import cells_of, finite, numbers, rows_of, scores_of
 from predictors.kernels import Process
 from predictors.known import Known, make_known
 from predictors.models import model_names, model_rows
@@ -120,22 +120,23 @@ class Predictor:
         return np.full(len(digests), np.nan) if self.known is None else self.known.reached(digests)
 
     def knowing(
-        self, digests: Sequence[str], rows: Floats, scores: Floats, extras: ArrayLike | None = None
+        self, digests: Sequence[str], rows: ArrayLike, scores: ArrayLike, extras: ArrayLike | None = None
     ) -> Predictor:
-        """The same predictor, which remembers that it was fitted on these cells."""
+        """The same predictor, which remembers that it was fitted on these cells, one of each class."""
         said = self.predict_rows(rows, extras)
-        return replace(self, known=make_known(digests, scores, said.mean, said.std))
+        return replace(
+            self, known=make_known(digests, scores_of(scores, len(said), "rows"), said.mean, said.std)
+        )
 
     def rows(self, cells: Iterable[Cell]) -> Floats:
         """Cells as rows of numbers, for `predict_rows`: see `predictors.model_rows`."""
         return model_rows(cells, self.model, self.network)
 
-    def predict_rows(self, rows: Floats, extras: ArrayLike | None = None) -> Prediction:
+    def predict_rows(self, rows: ArrayLike, extras: ArrayLike | None = None) -> Prediction:
         """The same for rows of `encode` (of `rows`, if it is another model), which may be kept and used again."""
+        made_by = "encode" if self.model == "ensemble" else "rows"
         width = len(model_names(self.model, self.network))
-        if rows.ndim != 2 or rows.shape[1] != width:
-            made_by = "encode" if self.model == "ensemble" else "rows"
-            raise PredictorError(f"rows are what `{made_by}` gives, [n, {width}]; received {rows.shape}")
+        rows = rows_of(rows, width, f"are what `{made_by}` gives,")
         if len(rows) > AT_ONCE:
             return self._in_parts(rows, extras)
         x = with_extras(rows, extras, self.extras, self.prior)
@@ -171,7 +172,7 @@ class Predictor:
         """Write one file that `predictors.load` reads. It holds arrays and JSON, nothing that could run.
 
         A `small` one takes a ninth of the bytes: numbers are rounded, so that predictions change a little, far less
-        than their `std`.
+        than their `std`. Raises PredictorFileError where no file can be written there.
         """
         from predictors.files import save
 
@@ -189,7 +190,7 @@ def with_extras(rows: Floats, extras: ArrayLike | None, count: int, prior: Predi
 
 def checked_extras(extras: ArrayLike | None, rows: int, count: int) -> Floats:
     """Further columns as an array. Raises PredictorError where they have another shape than [rows, count]."""
-    given = np.zeros((rows, 0)) if extras is None else np.asarray(extras, dtype=np.float64)
+    given = np.zeros((rows, 0)) if extras is None else numbers(extras, "extras")
     if given.shape != (rows, count):
         raise PredictorError(f"extras have the shape [{rows}, {count}]; received {list(given.shape)}")
     return given

@@ -54,7 +54,7 @@ def read_trials(path: str | Path) -> list[Trial]:
     try:
         with gzip.open(place) as file:
             data = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise PredictorError(f"cannot read the table of trials {place}: {error}") from error
     if len(data) > MOST_BYTES:
         raise PredictorError(f"{place}: a table of trials holds at most {MOST_BYTES} bytes")

@@ -13,6 +13,7 @@ from grammar import Cell
 from predictors.encoding import encode
 from predictors.errors import PredictorError
 from predictors.fitting import LEAST_CELLS, classes_of, fit_rows
+from predictors.given import cells_of, numbers, scores_of
 from predictors.metrics import auc, coverage, kendall_tau, spearman
 
 Floats = NDArray[np.float64]
@@ -28,7 +29,8 @@ def validate(
 
     Raises PredictorError for fewer folds than 2, or too few cells for them.
     """
-    kept, y, _ = classes_of(cells, np.asarray(scores, dtype=np.float64), None)
+    given = cells_of(cells)
+    kept, y, _ = classes_of(given, scores_of(scores, len(given)), None)
     least = folds + LEAST_CELLS * folds // max(folds - 1, 1)
     if folds < 2 or repeats < 1:
         raise PredictorError(f"there are at least 2 folds and 1 repeat; received {folds} and {repeats}")
@@ -40,11 +42,13 @@ def validate(
     return cross_validation(encode(kept), y, repeats, folds)
 
 
-def cross_validation(rows: Floats, y: Floats, repeats: int, folds: int = FOLDS) -> dict[str, Any]:
+def cross_validation(rows: ArrayLike, y: ArrayLike, repeats: int, folds: int = FOLDS) -> dict[str, Any]:
     """How good predictors are on cells that they were not fitted to: means over folds, sd of tau over repeats.
 
     `rows` of `encode` and scores `y`, one for each class of cells.
     """
+    x = numbers(rows, "rows")
+    y = scores_of(y, len(x), "rows")
     finite = np.isfinite(y)
     measured: dict[str, list[float]] = {}
     taus = []
@@ -55,7 +59,7 @@ def cross_validation(rows: Floats, y: Floats, repeats: int, folds: int = FOLDS) 
             out, ok = drawn == fold, finite[drawn == fold]
             if ok.sum() < 2 or finite[~out].sum() < LEAST_CELLS:
                 continue
-            said = fit_rows(rows[~out], y[~out], seed=seed).predict_rows(rows[out])
+            said = fit_rows(x[~out], y[~out], seed=seed).predict_rows(x[out])
             truth = y[out][ok]
             best = truth <= np.quantile(truth, _BEST)
             for name, value in (

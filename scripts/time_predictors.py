@@ -4,7 +4,8 @@
 
 Parses, encodes and predicts distinct cells that nothing remembers, on one core, with a predictor of 200 `gated` cells.
 Least of `--times` passes for 1,000 cells; for a single query the median over cells, each asked once. Other work
-on the machine slows what is measured, also on the processor's clock. Writes predictors_speed.md and .json.
+on the machine slows what is measured, also on the processor's clock. Writes predictors_speed.md, which names the
+processor, and predictors_speed.json.
 """
 
 from __future__ import annotations
@@ -94,10 +95,13 @@ def _single(model: Predictor, text: str) -> float:
 
 
 def _write(folder: Path, rows: dict[str, dict[str, float]], command: str) -> None:
+    from nas.bench import machine_facts  # loads torch, which predictions do without
+
     lines = [
         "# How fast predictors are",
         "",
-        "Processor time of one core, from text to prediction, probes included. Made by",
+        "Processor time of one core, from text to prediction, probes included. "
+        f"{machine_facts('cpu')['processor']}. Made by",
         "",
         f"    python scripts/time_predictors.py {command} --out docs/benchmarks",
         "",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -125,6 +126,10 @@ def test_wrong_use(tmp_path: Path, predictor: Path) -> None:
     assert "not in a pipe or a device" in refused("predict", "-p", "/dev/zero", "zoo:gru")
     (tmp_path / "t.jsonl").write_text('{"cell": "cell c"}')
     assert "row 1 needs a `cell`" in refused("predictor", "eval", predictor, tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_text('{"cell": "cell c", "score": 1' + "0" * 400 + "}")
+    assert "the score of row 1 is a number or empty" in refused(
+        "predictor", "eval", predictor, tmp_path / "t.jsonl"
+    )
     (tmp_path / "u.jsonl").write_text("{")
     assert "line 1 is not JSON" in refused("predictor", "eval", predictor, tmp_path / "u.jsonl")
     (tmp_path / "t.txt").write_text("x")
@@ -156,6 +161,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_fitted(tmp_path: Path) -
     assert "-o is a file; " in refused("predictor", "fit", table, "-o", tmp_path)
     (tmp_path / "file").write_text("")
     assert "there is no folder" in refused("predictor", "fit", table, "-o", tmp_path / "file" / "p")
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is a pipe or a device" in refused("predictor", "fit", table, "-o", tmp_path / "pipe")
 
 
 def test_tables_that_are_not_there_or_hold_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,49 @@ def test_what_is_loaded_is_what_was_saved(path: Path) -> None:
     assert same(loaded, small())
     assert loaded.card == small().card
     assert [p.name for p in path.parent.iterdir()] == ["p.recell"]
+
+
+def test_a_place_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        PredictorFileError, match=rf"cannot write .*p\.recell: there is no folder {tmp_path}/none"
+    ):
+        small().save(tmp_path / "none" / "p.recell")
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe", Path("/")):
+        with pytest.raises(
+            PredictorFileError, match="written to a file, not to a folder, a pipe or a device"
+        ):
+            small().save(place)
+    with pytest.raises(PredictorFileError, match=r"cannot write .*: File name too long"):
+        small().save(tmp_path / ("x" * 300))
+    for act in (small().save, predictors.load):
+        with pytest.raises(PredictorFileError, match=r"cannot (write|read) .*null byte"):
+            act("a\0b")
+    (tmp_path / "p.part").mkdir()
+    with pytest.raises(PredictorFileError, match=r"cannot write .*: Is a directory"):
+        small().save(tmp_path / "p")
+    assert {place.name for place in tmp_path.iterdir()} == {"pipe", "p.part"}
+
+
+def test_a_file_that_cannot_be_completed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(PredictorFileError, match=r"cannot write .*: No space left on device"):
+        small().save(tmp_path / "p.recell")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_link_leads_to_is_replaced(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    path.write_bytes(b"old")
+    small().save(link)
+    assert link.is_symlink()
+    assert same(predictors.load(path), small())
 
 
 def test_priors_and_extras_are_kept(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from predictor_fixtures import rows, sampled, scores, small
 
-from grammar import Cell, parse, zoo
-from predictors import PredictorError, encode, fit, fit_rows, kendall_tau, predictor, read_trials
+from grammar import Cell, GrammarError, parse, zoo
+from predictors import PredictorError, encode, fit, fit_rows, kendall_tau, predictor, read_trials, validate
 from predictors.given import finite, tamed
 
 Y = scores(rows(), fail=False)
@@ -69,6 +70,93 @@ def test_what_is_no_cell_and_no_score_is_said() -> None:
         fit(cells, Y[:10], card={"loss": math.nan})
     with pytest.raises(PredictorError, match=r"one score for each of 40 rows; received \(9,\)"):
         fit_rows(rows(), Y[:9])
+
+
+@pytest.mark.parametrize("bad", [None, 3])
+def test_what_is_no_list_is_refused(bad: Any) -> None:
+    with pytest.raises(PredictorError, match="several cells are wanted, as a list; received "):
+        small().predict(bad)
+    with pytest.raises(PredictorError, match="several cells are wanted, as a list; received "):
+        fit(bad, Y[:10])
+    with pytest.raises(PredictorError, match="records are a table of trials, trials, or pairs"):
+        fit(bad)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([10**400] * 10, "numbers: int too large to convert to float"),
+        (np.full(10, 1j), "numbers: received complex128"),
+        (np.zeros(10, "datetime64[s]"), "numbers: received datetime64"),
+        ([[1.0], [1.0, 2.0]] * 5, "numbers: .* inhomogeneous"),
+    ],
+)
+def test_what_is_no_number_is_said(numbers: Any, message: str) -> None:
+    cells = sampled()[:10]
+    with pytest.raises(PredictorError, match=f"scores are {message}"):
+        fit(cells, numbers)
+    with pytest.raises(PredictorError, match=f"scores are {message}"):
+        fit_rows(rows()[:10], numbers)
+    with pytest.raises(PredictorError, match=f"extras are {message}"):
+        fit(cells, Y[:10], extras=numbers)
+    with pytest.raises(PredictorError, match=f"extras are {message}"):
+        small().predict(cells, numbers)
+    with pytest.raises(PredictorError, match=f"scores are {message}"):
+        validate(cells, numbers)
+    with pytest.raises(PredictorError, match="a record is a trial, or a cell and its score"):
+        fit([(cells[0], 10**400)])
+
+
+def test_rows_may_be_lists_and_are_checked() -> None:
+    x, y = rows()[:12], Y[:12]
+    seed: Any = np.int64(2)
+    plain = fit_rows(x.tolist(), y.tolist(), extras=y[:, None].tolist(), seed=seed)
+    plain = plain.knowing(
+        [cell.digest for cell in sampled()[:12]], x.tolist(), y.tolist(), y[:, None].tolist()
+    )
+    json.dumps(plain.card)
+    expected = fit_rows(x, y, extras=y[:, None], seed=2).predict_rows(x[:3], y[:3, None]).mean
+    np.testing.assert_array_equal(plain.predict_rows(x[:3].tolist(), y[:3, None].tolist()).mean, expected)
+    with pytest.raises(PredictorError, match=r"scores are at most 1e\+12 in size, .* received 1e\+300"):
+        fit_rows(x, np.where(np.arange(12) == 3, 1e300, y))
+    with pytest.raises(PredictorError, match=r"extras have a row for each of 12 rows; received \(12,\)"):
+        fit_rows(x, y, extras=y)
+    for entry in (math.nan, math.inf, 1e300):
+        broken = np.where(np.arange(12)[:, None] == 3, entry, x)
+        with pytest.raises(PredictorError, match=r"rows are finite numbers of at most 1e\+12"):
+            fit_rows(broken, y)
+        with pytest.raises(PredictorError, match=r"rows are finite numbers of at most 1e\+12"):
+            small().predict_rows(broken)
+    with pytest.raises(PredictorError, match="rows are numbers: could not convert"):
+        fit_rows("abc", y)
+
+
+def test_wishes_of_another_kind_are_refused() -> None:
+    wishes: list[tuple[dict[str, Any], str]] = [
+        *(
+            ({"seed": seed}, f"a seed is a whole number from 0 to 4294967295; received {seed}")
+            for seed in (1.5, None)
+        ),
+        ({"prior": "text"}, r"a prior is a predictor \(`predictors.load` reads one\); received str"),
+        ({"card": {"a": "x" * (1 << 20)}}, r"a card has at most 1048576 characters of JSON; received \d+"),
+    ]
+    for wish, message in wishes:
+        with pytest.raises(PredictorError, match=message):
+            fit_rows(rows()[:12], Y[:12], **wish)
+
+
+def test_a_record_that_is_no_cell_is_named() -> None:
+    with pytest.raises(GrammarError, match="record 2:1:9: the text ends inside a block"):
+        fit([(str(zoo("gru")), 1.0), ("cell c {", 1.0)])
+
+
+def test_a_path_that_none_can_have_is_refused() -> None:
+    with pytest.raises(PredictorError, match=r"cannot read the table of trials .*null byte"):
+        fit("a\0b")
+
+
+def test_a_number_beyond_all_others_is_very_large() -> None:
+    np.testing.assert_array_equal(finite(np.array([1e300, -math.inf, math.nan, 2])), [1e12, -1e12, -1, 2])
 
 
 def test_cells_that_look_all_alike_are_refused() -> None:

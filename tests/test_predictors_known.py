@@ -9,7 +9,7 @@ import pytest
 from predictor_fixtures import rows, sampled, scores, small
 
 from grammar import zoo
-from predictors import PredictorFileError, coverage, load, shipped, shipped_scores
+from predictors import PredictorError, PredictorFileError, coverage, fit_rows, load, shipped, shipped_scores
 
 
 def test_intervals_of_fitted_cells_hold_most_of_them_and_new_ones_stay() -> None:
@@ -30,6 +30,18 @@ def test_what_cells_reached_is_kept_in_a_file(tmp_path: Path) -> None:
         assert found[:-1].tolist() == scores(rows()).tolist()
         assert np.isnan(found[-1])
     assert np.isnan(replace(small(), known=None).reached(digests)).all()
+
+
+def test_digests_are_of_one_cell_each() -> None:
+    digests, x, y = [cell.digest for cell in sampled()[:12]], rows()[:12], scores(rows(), fail=False)[:12]
+    model = fit_rows(x, y)
+    for some in (digests[:3], [digests[0]] * 12):
+        with pytest.raises(PredictorError, match=r"have a digest each; received \d for 12 cells"):
+            model.knowing(some, x, y)
+    with pytest.raises(PredictorError, match=r"in hex digits; received \['zzz'\]"):
+        small().reached(["zzz"])
+    with pytest.raises(PredictorError, match="several digests are wanted, as a list; received one"):
+        small().reached(digests[0])
 
 
 @pytest.mark.parametrize("name", ["digests", "scores", "failed", "error"])

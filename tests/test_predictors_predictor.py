@@ -100,9 +100,7 @@ def test_extras_are_wanted_again() -> None:
 
 def test_wrong_use_is_refused() -> None:
     cells = sampled()[:10]
-    with pytest.raises(
-        PredictorError, match=r"there is one score for each cell; received 10 cells and scores \(9,\)"
-    ):
+    with pytest.raises(PredictorError, match=r"there is one score for each of 10 cells; received \(9,\)"):
         fit(cells, np.ones(9))
     with pytest.raises(PredictorError, match=r"at least 8 different cells with finite scores; received 4"):
         fit(cells, [1.0, 2.0, 3.0, 4.0, *[np.nan] * 6])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import fuzz_predictors
 import time_predictors
+
+from nas.bench import machine_facts
 
 
 def test_damaged_files_are_refused(
@@ -29,4 +32,7 @@ def test_times_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     arguments = "--spaces gated --cells 3 --queries 1 --times 1 --out".split()
     monkeypatch.setattr(sys, "argv", ["time_predictors", *arguments, str(tmp_path)])
     time_predictors.main()
-    assert "| gated |" in (tmp_path / "predictors_speed.md").read_text(encoding="utf-8")
+    page = (tmp_path / "predictors_speed.md").read_text(encoding="utf-8")
+    assert "| gated |" in page
+    assert f"probes included. {machine_facts('cpu')['processor']}. Made by" in page
+    assert set(json.loads((tmp_path / "predictors_speed.json").read_text(encoding="utf-8"))) == {"gated"}

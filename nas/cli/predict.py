@@ -209,8 +209,8 @@ def fit(
 
 def _check_place(out: Path) -> None:
     """Whether a file can be written there: said before minutes are spent on what is in it. Raises UsageError."""
-    if out.is_dir():
-        raise UsageError(f"-o is a file; {out} is a folder")
+    if out.exists() and not out.is_file():
+        raise UsageError(f"-o is a file; {out} is a {'folder' if out.is_dir() else 'pipe or a device'}")
     if not out.parent.is_dir():
         raise UsageError(f"cannot write {out}: there is no folder {out.parent}")
     if not os.access(out.parent, os.W_OK):
@@ -429,7 +429,7 @@ def _of_table(path: Path) -> Iterator[tuple[Cell, float]]:
         score = row["score"]
         try:
             value = float("inf") if score is None or not str(score).strip() else float(score)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UsageError(
                 f"{path}: the score of row {number} is a number or empty; received {score!r}"
             ) from None
