@@ -64,7 +64,9 @@ def test_rows_of_a_table(r: int, n: int, w: int) -> None:
     torch.testing.assert_close(sums, torch.zeros(n, w).index_add(0, at, c[:, :w]))
 
 
-@pytest.mark.parametrize(("r", "n", "w"), [*SHAPES, (300, 9, 40), (1, 40, 3), (300, 1030, 270), (40, 530, 517)])
+@pytest.mark.parametrize(
+    ("r", "n", "w"), [*SHAPES, (300, 9, 40), (1, 40, 3), (300, 1030, 270), (40, 530, 517)]
+)
 def test_gram(r: int, n: int, w: int) -> None:
     a, b = torch.randn(r, n + 2), torch.randn(r, w + 1)
     c = torch.full((n, w + 4), torch.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -297,6 +298,31 @@ def test_what_kernels_are_chosen_by_is_held_against_numbers(monkeypatch: pytest.
         AnalysisError, match="the recurrence of cell dense is refuted by numbers: h: elementwise"
     ):
         Kernels(cell, Sizes.of(4, 4)).adjoint  # noqa: B018
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ["gla", "gated_deltanet", "fast_weights"])
+def test_threads_wait_for_what_others_write(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter has one thread, and does not show where a barrier between writing and reading is missing."""
+    from nas.backends.triton.runner import Both
+
+    monkeypatch.setattr("nas.backends.triton.tiles.ALL", 0)  # the products of `fast_weights` in parts
+    monkeypatch.setattr("nas.backends.triton.emit.PART", 64)
+    both = Both(adjoint_cell(zoo(name)), Sizes.of(64, 64, 2), torch.float32)
+    shared = set()
+    for kernel in (*both.forward.kernels(), *both.backward.kernels()):
+        found = re.findall(r"tl\.(load|store)\(([a-z]+\d+)|tl\.(debug_barrier)", kernel.text)
+        names = {name for op, name, _ in found if op == "load"} & {n for op, n, _ in found if op == "store"}
+        shared |= {re.sub(r"\d", "", name) for name in names}
+        open_: set[tuple[str, str]] = set()  # since the last barrier
+        for op, where, barrier in found * 2:  # loops come to their first line again
+            if barrier:
+                open_.clear()
+            elif where in names:
+                other = "store" if op == "load" else "load"
+                assert (other, where) not in open_, f"{op} of {where}"
+                open_.add((op, where))
+    assert shared == ({"scratch", "aside"} if name == "fast_weights" else {"scratch"})
 
 
 def test_operators_are_no_part_of_cuda_graphs() -> None:
