@@ -14,7 +14,8 @@ installed, and times cells beside torch's own layers and the eager loop. Parts, 
 
 Every cell is a job with a limit of time in a process of its own (`_isolated.py`), so that a kernel which hangs, or
 breaks its process, is one error among the results; jobs run side by side, but for those that time. The file is written
-anew after each job, so that a run which is cut off leaves what it has found. `--device cpu` does the same without a GPU
+anew after each job, so that a run which is cut off leaves what it has found; what still runs when the minutes are over
+is ended. `--device cpu` does the same without a GPU
 (with TRITON_INTERPRET=1 in the environment by Triton's interpreter, too).
 
 Exits with 0 where every case agreed and there was no error.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -66,6 +68,7 @@ FIRST = (
 PARTS = {"first": 6, "conformance": 4, "timing": 3, "builds": 1, "tests": 2}
 # Seconds that a job may take.
 LIMITS = {"machine": 120.0, "held": 150.0, "built": 150.0, "timed": 90.0, "builds": 240.0}
+GRACE = 15.0  # seconds after the last minute for what has begun
 Timing = tuple[str, Cell, BenchSize, tuple[str, ...]]
 
 
@@ -120,7 +123,9 @@ class Check:
         """Run jobs and take what comes of each, errors among the rest; those that time anything run alone."""
         processes = min(1, self.given.processes) if alone else self.given.processes
         manners = Manners(work.prepare, work.healthy)
-        for done in run_jobs(jobs, processes, manners, lambda: always or self.left()):
+        rest = 60 * float(self.given.minutes) - (time.perf_counter() - self.started)
+        latest = math.inf if always else time.monotonic() + rest + GRACE
+        for done in run_jobs(jobs, processes, manners, lambda: always or self.left(), latest):
             if not done.reached:
                 self.facts.setdefault("not_reached", []).append(f"{kind} {done.job.name}")
                 continue

@@ -8,6 +8,7 @@ replaced. Needs nothing but Python.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 import traceback
@@ -51,11 +52,16 @@ class Manners:
 
 
 def run_jobs(
-    jobs: Sequence[Job], processes: int, manners: Manners, more: Callable[[], bool] = lambda: True
+    jobs: Sequence[Job],
+    processes: int,
+    manners: Manners,
+    more: Callable[[], bool] = lambda: True,
+    latest: float = math.inf,
 ) -> Iterator[Done]:
     """Run jobs, so many at a time, and give what came of each as soon as it is there; none begins once not `more()`.
 
-    With 0 processes they run here, one after the other, and nothing watches them.
+    What still runs at `latest`, by `time.monotonic()`, is ended and counts as not reached. With 0 processes jobs run
+    here, one after the other, and nothing watches them.
     """
     if processes == 0:
         for job in jobs:
@@ -71,8 +77,12 @@ def run_jobs(
             busy = [p for p in running if p.job]
             if not busy:
                 break
-            pause = max(0.0, min(p.limit for p in busy) - time.monotonic())
+            pause = max(0.0, min(latest, *(p.limit for p in busy)) - time.monotonic())
             heard = wait([p.connection for p in busy], pause)
+            if not heard and time.monotonic() >= latest:
+                yield from (Done(p.job, reached=False) for p in busy if p.job)
+                yield from (Done(job, reached=False) for job in waiting)
+                return
             for process in busy:
                 done = process.hear() if process.connection in heard else process.overdue()
                 if not process.alive:

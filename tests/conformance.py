@@ -251,6 +251,20 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Inside, cuDNN multiplies float32 as it is.
+
+    torch lets it round to TF32, which alone may err by nearly the tolerance: .0009 in gradients of the tanh network.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 @dataclass(frozen=True)
 class Given:
     """What a case is run on, in float64, with values that `dtype` has exactly."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from grammar import Cell, Sizes, parse, zoo, zoo_names
 from nas.backends import Runner, Steps, backend_names, choose, runner
+from nas.backends.primitives import product
 from nas.backends.triton.cudnn import TorchRunner, plain_name
 from nas.backends.triton.partition import Gap, Sweep, one_step, outers_of, partition
 from nas.backends.triton.scan import components
@@ -295,6 +298,57 @@ def test_what_kernels_are_chosen_by_is_held_against_numbers(monkeypatch: pytest.
         AnalysisError, match="the recurrence of cell dense is refuted by numbers: h: elementwise"
     ):
         Kernels(cell, Sizes.of(4, 4)).adjoint  # noqa: B018
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ["gla", "gated_deltanet", "fast_weights"])
+def test_threads_wait_for_what_others_write(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter has one thread, and does not show where a barrier between writing and reading is missing."""
+    from nas.backends.triton.runner import Both
+
+    monkeypatch.setattr("nas.backends.triton.tiles.ALL", 0)  # the products of `fast_weights` in parts
+    monkeypatch.setattr("nas.backends.triton.emit.PART", 64)
+    both = Both(adjoint_cell(zoo(name)), Sizes.of(64, 64, 2), torch.float32)
+    shared = set()
+    for kernel in (*both.forward.kernels(), *both.backward.kernels()):
+        found = re.findall(r"tl\.(load|store)\(([a-z]+\d+)|tl\.(debug_barrier)", kernel.text)
+        names = {name for op, name, _ in found if op == "load"} & {n for op, n, _ in found if op == "store"}
+        shared |= {re.sub(r"\d", "", name) for name in names}
+        open_: set[tuple[str, str]] = set()  # since the last barrier
+        for op, where, barrier in found * 2:  # loops come to their first line again
+            if barrier:
+                open_.clear()
+            elif where in names:
+                other = "store" if op == "load" else "load"
+                assert (other, where) not in open_, f"{op} of {where}"
+                open_.add((op, where))
+    assert shared == ({"scratch", "aside"} if name == "fast_weights" else {"scratch"})
+
+
+def test_operators_are_no_part_of_cuda_graphs() -> None:
+    for name in ("cell", "cell_backward"):
+        assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.recell, name).default.tags
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
+def test_narrow_products_of_candidates_are_one_product(
+    axes: tuple[int | None, int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a rule torch.vmap warns, and multiplies one after the other."""
+    shapes, products, bmm = ((4, 5), (5, 6)), [], torch.bmm
+
+    def counted(*given: Any, **options: Any) -> Tensor:
+        products.append(options)
+        return bmm(*given, **options)
+
+    monkeypatch.setattr(torch, "bmm", counted)
+    rows, w = (
+        torch.empty(*(() if axis is None else (3,)), *shape, dtype=torch.bfloat16, device="meta")
+        for shape, axis in zip(shapes, axes, strict=True)
+    )
+    made = torch.vmap(product, in_dims=axes)(rows, w)
+    assert (made.shape, made.dtype) == ((3, 4, 6), torch.float32)
+    assert products == [{"out_dtype": torch.float32}]
 
 
 def test_powers() -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from conformance import whole_float32
 from triton_interpreted import REAL, SCANNED, TIME, agrees
 
 from grammar import zoo
 
 pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _whole_float32() -> Iterator[None]:
+    with whole_float32():
+        yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -6,13 +6,15 @@ import argparse
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance import Outcome, cases_of
+import torch
+from conformance import Case, Outcome, cases_of
 from source_tree import ROOT
 
 import nas.bench
@@ -186,6 +188,30 @@ def test_no_job_begins_once_time_is_up() -> None:
     for processes in (0, 2):
         found = list(run_jobs(jobs, processes, manners, lambda: False))
         assert [(done.job.name, done.reached) for done in found] == [(f"fine {n}", False) for n in range(3)]
+
+
+def test_what_runs_when_time_is_up_is_ended() -> None:
+    jobs = [Job("hangs", isolated_jobs.hang), *(Job(f"fine {n}", isolated_jobs.fine, (n,)) for n in range(2))]
+    manners = Manners(isolated_jobs.nothing, isolated_jobs.healthy)
+    found = list(run_jobs(jobs, 1, manners, latest=time.monotonic() + 1))
+    assert [(done.job.name, done.reached, done.error) for done in found] == [
+        (job.name, False, "") for job in jobs
+    ]
+
+
+def test_gpu_check_holds_cells_against_numbers_that_cudnn_does_not_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def looked(case: Case, *given: object) -> Outcome:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return Outcome(case, "ok")
+
+    monkeypatch.setattr(_gpu_jobs, "check", looked)
+    _gpu_jobs.held("elman", zoo("elman"), 0, "reference", "float32", "cpu")
+    assert seen == [False] * 3
+    assert torch.backends.cudnn.allow_tf32  # as torch has it
 
 
 def test_gpu_check_needs_a_gpu_by_default(

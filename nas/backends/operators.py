@@ -22,7 +22,13 @@ from nas.backends.once import refuse_second_order
 
 _LIBRARY = torch.library.Library("recell", "DEF")
 _LAYOUT = "Tensor? sizes, SymInt batch, SymInt count, bool by_sequence, bool reverse"
-_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
+# No part of a CUDA graph: the first call on steps of some lengths waits for a copy of them to the device, which is kept
+# in memory that such a graph takes for its own.
+_TAGS = (
+    torch.Tag.pt2_compliant_tag,
+    torch.Tag.needs_fixed_stride_order,
+    torch.Tag.cudagraph_unsafe,
+)
 # `state` has the states that are `given`.
 # Results: [output, final states, what the backward half wants to see again (with `keep`)]
 _LIBRARY.define(

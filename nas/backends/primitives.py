@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 
 from grammar import Sizes, Type
@@ -179,10 +181,33 @@ def product(rows: Tensor, w: Tensor) -> Tensor:
     """`rows @ w`; of numbers with half the bits, sums and result are in float32."""
     if w.dtype.itemsize > 2:
         return rows @ w
-    if rows.is_cuda and rows.dim() == 2:
+    if rows.device.type != "cpu" and rows.dim() == 2:
+        if is_batchedtensor(rows) or is_batchedtensor(w):
+            made: Tensor = _Widened.apply(rows, w)  # type: ignore[no-untyped-call]
+            return made
         return torch.mm(rows, w, out_dtype=torch.float32)
     rows, w = single(rows, w)
     return rows @ w
+
+
+class _Widened(torch.autograd.Function):
+    """The product with sums in float32 under torch.vmap, which would else warn and multiply one after the other."""
+
+    @staticmethod
+    def forward(rows: Tensor, w: Tensor) -> Tensor:
+        return torch.mm(rows, w, out_dtype=torch.float32)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Tensor) -> tuple[Tensor, int]:
+        a, b = (
+            t.expand(info.batch_size, *t.shape) if axis is None else t.movedim(axis, 0)
+            for t, axis in zip(given, in_dims, strict=True)
+        )
+        return torch.bmm(a, b, out_dtype=torch.float32), 0
 
 
 def single(*values: Tensor) -> list[Tensor]:

@@ -1,4 +1,7 @@
-"""The plain dense LSTM, GRU and tanh network by torch's own kernels, which on a CUDA device are cuDNN's."""
+"""The plain dense LSTM, GRU and tanh network by torch's own kernels, which on a CUDA device are cuDNN's.
+
+As in torch's own layers, their float32 operands are rounded to TF32 unless `torch.backends.cudnn.allow_tf32` is False.
+"""
 
 from __future__ import annotations
 
