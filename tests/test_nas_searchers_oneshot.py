@@ -122,6 +122,8 @@ def test_a_space_of_rules_is_unrolled_and_its_sketches_take_turns() -> None:
         ("gated", {"around": "here"}, "oneshot: around must be one of best, space; got 'here'"),
         ("gated", {"around": "space", "seeds": "zoo"}, "oneshot: seeds are for around=best"),
         ("gated", {"share": 0.7}, "oneshot: share must be at most 0.5, got 0.7"),
+        ("gated", {"fresh": 0.3}, "oneshot: fresh must be auto or 0, got 0.3"),
+        ("gated", {"fresh": False}, "oneshot: fresh must be auto or 0, got False"),
         ("gated", {"changes": 0}, "oneshot: changes must be a whole number of at least 1, got 0"),
         ("gated", {"seeds": ["zoo:mamba"]}, "is not a member of the space"),
         ("darts_rnn", {"around": "best"}, "oneshot: around=best needs a space of rules; got SketchSpace"),
@@ -148,8 +150,9 @@ RULES = load_space("gated")
 AROUND: dict[str, Any] = {"samples": 3, "changes": 4, "keep": 2, "candidates": 5}
 
 
-def around(**options: Any) -> Any:
+def around(trivial: float | None = None, **options: Any) -> Any:
     searcher = make_searcher("oneshot", RULES, {**AROUND, **options})
+    searcher.trivial_score = trivial
     searcher.begin(RECIPE.to_dict())
     return searcher
 
@@ -205,15 +208,17 @@ def test_what_is_known_is_no_gain_of_a_supernet() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_around_cells_it_can_be_killed_at_any_event(workers: int) -> None:
-    whole = Drive(around(), seed=2, workers=workers)
-    whole.go_on(24)
+@pytest.mark.parametrize("trivial", [None, 0.2])
+def test_around_cells_it_can_be_killed_at_any_event(trivial: float | None, workers: int) -> None:
+    whole = Drive(around(trivial), seed=2, workers=workers)
+    whole.go_on(30)
     assert sum(proposal.supernet is not None for proposal in whole.proposals) > 1
-    log = Drive(around(), seed=2, workers=workers)
-    for _ in range(24):
+    assert ([p.operator for p in whole.proposals[:8]] == ["sample"] * 8) == (trivial is not None)
+    log = Drive(around(trivial), seed=2, workers=workers)
+    for _ in range(30):
         log.go_on(1)
         log.searcher.ask(np.random.default_rng(5))  # which leaves no trace
-        log = log.carried_on(around())
+        log = log.carried_on(around(trivial))
     assert log.proposals == whole.proposals
     assert log.entries == whole.entries
     digests = [proposal.cell.digest for proposal in whole.proposals if proposal.supernet is None]
@@ -233,6 +238,38 @@ def test_without_any_score_the_space_is_sampled() -> None:
     log = Drive(around(), score=lambda cell: None)
     log.go_on(10)
     assert [proposal.operator for proposal in log.proposals] == ["sample"] * 10
+
+
+def operators_after(trivial: float | None, learns: float, **options: Any) -> list[str]:
+    """Of a search in which the sixth cell has another score than the rest."""
+    told = iter(range(1000))
+    log = Drive(around(trivial, **options), score=lambda cell: learns if next(told) == 5 else 0.8)
+    log.go_on(9)
+    return [proposal.operator for proposal in log.proposals]
+
+
+def test_samples_go_on_until_a_cell_beats_the_trivial_answer() -> None:
+    known = operators_after(0.8, 0.1)
+    assert known == [*["sample"] * 6, "supernet", *["uniform drawn"] * 2]
+    assert operators_after(0.8, 0.7) == ["sample"] * 9  # not by enough
+    assert operators_after(-0.8, 0.1) == ["sample"] * 9  # all are far worse than it
+    assert operators_after(0.8, 0.1, samples=7)[:8] == [*["sample"] * 7, "supernet"]
+    soon = [*["sample"] * 3, "supernet", *["uniform drawn"] * 2]
+    assert operators_after(0.8, 0.1, fresh=0)[:6] == soon
+    assert operators_after(None, 0.1)[:6] == soon  # it is not known
+    assert operators_after(1.0, 0.1)[:6] == soon  # all are better from the start
+    assert operators_after(0.8, 0.1, seeds=["zoo:gru"])[:2] == ["seed", "sample"]
+
+
+def test_where_no_cell_learns_a_space_without_new_samples_is_left_to_supernets() -> None:
+    searcher = around(0.8)
+    log = Drive(searcher, score=lambda cell: 0.8)
+    log.go_on(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.searchers.around.sample_new", lambda *_: None)
+        proposal = asked(searcher)
+    assert proposal is not None
+    assert proposal.supernet is not None
 
 
 @pytest.mark.parametrize(("status", "times"), [("oom", 3), ("supernet", 2)])

@@ -32,8 +32,8 @@ class Sources(ABC):
         self._dry = self._failed = 0
 
     @abstractmethod
-    def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
-        """A cell to train before the next supernet, None where there is none."""
+    def before(self, rng: np.random.Generator, known: set[str], learned: bool) -> Proposal | None:
+        """A cell to train before the next supernet, None where there is none; `learned`: some cell knows the task."""
 
     @abstractmethod
     def next(self, rng: np.random.Generator) -> Source | None:
@@ -91,7 +91,7 @@ class Whole(Sources):
                 raise SearchError(f"oneshot: {error}") from None
         raise SearchError(f"oneshot needs a space of sketches or of rules; got {type(space).__name__}")
 
-    def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
+    def before(self, rng: np.random.Generator, known: set[str], learned: bool) -> Proposal | None:
         """Nothing."""
         return None
 
@@ -114,7 +114,8 @@ class Whole(Sources):
 class Best(Sources):
     """The neighbourhoods of the best cells so far, by their own training.
 
-    Until `samples` cells have a score, the cells of `seeds` are proposed and then samples. A supernet is around one of
+    Until `samples` cells have a score and one of them has learned the task, the cells of `seeds` are proposed and then
+    samples: neighbours of a cell that scores as all others do are no better than samples. A supernet is around one of
     the `centres` best: of those the one that the fewest supernets were around, the better one of two alike; so a new
     best cell is taken at once, and one of which the neighbours are no better gives way. Where supernets fail or give
     nothing new, `samples` more cells have to have a score before the next one.
@@ -135,12 +136,13 @@ class Best(Sources):
         self._used: Counter[str] = Counter()
         self._wanted = samples
 
-    def before(self, rng: np.random.Generator, known: set[str]) -> Proposal | None:
-        """A seed; a sample, until there are enough scores."""
+    def before(self, rng: np.random.Generator, known: set[str], learned: bool) -> Proposal | None:
+        """A seed; a sample, until there are enough scores and a good one."""
         for cell in self.seeds:
             if cell.digest not in known:
                 return Proposal(cell, "seed")
-        return sample_new(self.space, rng, known, TRIES) if len(self._scores) < self._wanted else None
+        enough = learned and len(self._scores) >= self._wanted
+        return None if enough else sample_new(self.space, rng, known, TRIES)
 
     def next(self, rng: np.random.Generator) -> Source | None:
         """The neighbourhood of a good cell; None where there is none, or none with neighbours."""

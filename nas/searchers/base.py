@@ -7,6 +7,7 @@ derives from its seed and the number of the ask. So the same tells and the same 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ UNTRIED = ("infrastructure", "refused", "timeout", "oom")
 """Statuses of observations that say nothing about the loss of a cell."""
 STOPPED = ("infrastructure", "timeout")
 """Of these, those that the machine is to blame for: they say nothing of what made the cell either."""
+MARGIN = 0.15
+"""A cell that is better than the trivial score by this share of it shows that there is something to select from."""
 
 
 class SpaceLike(Protocol):
@@ -115,6 +118,11 @@ class Searcher(ABC):
         Without a campaign around it, as in a replay of a table, a searcher may not be begun: `recipe` is then empty.
         """
         self.recipe = dict(recipe)
+
+    def beats_trivial(self, score: float) -> bool:
+        """Whether a score is better than the trivial one by MARGIN of it; also where that one is not known."""
+        trivial = self.trivial_score
+        return trivial is None or score < (1 - math.copysign(MARGIN, trivial)) * trivial
 
     @classmethod
     def settled(cls, space: SpaceLike, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,6 @@ ANY = "any"  # an operator of the space, whichever it draws
 
 BEST = 0.25
 """The share of all cells until now that a new one has to be among for what made it to count as good."""
-MARGIN = 0.15
-"""A cell that is better than the trivial score by this share of it shows that there is something to select from."""
 AUTO, LEARNED = "auto", "learned"
 
 
@@ -183,8 +181,7 @@ class Evolution(Searcher):
         """Whether the next cell is a sample, whatever the population holds."""
         if not isinstance(self.fresh, str):
             return self.fresh > 0 and rng.random() < self.fresh
-        trivial = self.trivial_score
-        if self.fresh == AUTO and (trivial is None or self._least < (1 - MARGIN) * trivial):
+        if self.fresh == AUTO and self.beats_trivial(self._least):
             return False
         return self._immigrants.draw(rng)
 

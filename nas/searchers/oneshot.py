@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from search_spaces import GrammarSpace
 
 SEEDS = 1 << 31
 AROUND = ("best", "space")
+AUTO = "auto"
 OF_BEST = {"candidates": 32, "keep": 8}
 """Other defaults of supernets around a cell."""
 SHORTER = 3
@@ -38,8 +40,10 @@ class OneShot(Searcher):
     unrolled (`depth`, see `search_spaces.unroll`). Once supernets fail or give nothing new the space is sampled.
     "best", for a space of rules: one of the `centres` best cells so far and `changes` mutations of it, each in a
     `share` of the candidates (see `GrammarSpace.neighbourhood`), after `seeds` (see `read_seeds`) and `samples` cells
-    of the space that have a score; see `Best`. All candidates are in the record then, and the `keep` best that are new
-    are proposed; `steps` is a third of the recipe's by default. None: "best" for rules, else "space".
+    of the space that have a score; see `Best`. With `fresh` "auto" samples go on for as long as no cell is better than
+    the task's trivial score by 15 % of it, where that is known; with 0 they do not. All candidates are in the record
+    then, and the `keep` best that are new are proposed; `steps` is a third of the recipe's by default. None: "best" for
+    rules, else "space".
 
     The other options are those of `nas.supernet.SupernetOptions`; for a space of rules `method` is by default
     "uniform".
@@ -55,6 +59,7 @@ class OneShot(Searcher):
         around: str | None = None,
         samples: int = 8,
         seeds: Seeds | None = None,
+        fresh: float | str = AUTO,
         centres: int = 4,
         changes: int = 12,
         share: float = 0.125,
@@ -66,6 +71,8 @@ class OneShot(Searcher):
             check_whole("oneshot", 1, supernets=supernets)
         check_whole("oneshot", 1, samples=samples, centres=centres, changes=changes)
         check_number("oneshot", 0.0, share=share)
+        if fresh != AUTO and (isinstance(fresh, bool) or fresh != 0):
+            raise SearchError(f"oneshot: fresh must be auto or 0, got {fresh!r}")
         self.supernets = supernets
         rules = isinstance(space, GrammarSpace)
         around = around or ("best" if rules else "space")
@@ -89,6 +96,8 @@ class OneShot(Searcher):
             self.options = SupernetOptions.from_dict({**default, **options})
             self._sources = Whole.of(space, self.options.depth, self.options.lift)
         self.around = around
+        self.fresh = fresh
+        self._least = math.inf
         self._found: dict[str, Proposal] = {}
         self._known: set[str] = set()
         self._entered = 0
@@ -104,7 +113,8 @@ class OneShot(Searcher):
         for digest, proposal in self._found.items():
             if digest not in self._known:
                 return proposal
-        first = self._sources.before(rng, self._known)
+        learned = self.fresh != AUTO or self.beats_trivial(self._least)
+        first = self._sources.before(rng, self._known, learned)
         if first is not None:
             return first
         source = self._sources.next(rng)
@@ -147,6 +157,8 @@ class OneShot(Searcher):
         """Take in the cells of a supernet, or that a cell is known now."""
         if observation.supernet is None:
             self._known.add(observation.digest)
+            if observation.score is not None:
+                self._least = min(self._least, observation.score)
             self._sources.cell(observation)
         elif observation.status != "supernet":
             self._sources.supernet(None)
