@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nas.reports.charts import Chart, Series, chart_svg
+from nas.reports.charts import HEIGHT, WIDTH, Chart, Series, chart_svg
 
 MARGIN = 0.4
 """How much of the chart, over the span of all means, is for the ends of intervals, above and below."""
 COLOURS = ("#8a91a3", "#2563eb", "#d97706", "#0d9488", "#a855f7", "#db2777", "#15803d", "#b45309")
+LEGEND_LEFT = 62
 TITLES = {
     "pool": "Pool replay: {pool}, {cells:,} trained cells",
     "surrogate": "Surrogate (not training) of {pool}, over the space {space}",
@@ -105,7 +106,7 @@ def curves_svg(facts: dict[str, Any]) -> str:
 def lines_svg(
     curves: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str, y_label: str, label: str
 ) -> str:
-    """Lines of (x, mean, half of the 95 % interval), with thin lines at the ends of the intervals, and a legend.
+    """Lines of (x, mean, half of the 95 % interval), with thin lines at the ends of the intervals, and a legend below.
 
     Means say what is seen: intervals that are much wider, as those of two seeds are, end at the edge.
     """
@@ -113,7 +114,10 @@ def lines_svg(
     means = [mean for points in curves.values() for _, mean, _ in points]
     margin = MARGIN * (max(means) - min(means))
     least, most = min(means) - margin, max(means) + margin
-    rules = ["text{font:12px system-ui,sans-serif;fill:#646a78}path{fill:none}.axis,.grid{stroke:#d5d8e0}"]
+    rules = [
+        "text{font:12px system-ui,sans-serif;fill:#646a78;text-anchor:middle}",
+        ".y{text-anchor:end}.name{text-anchor:start}path{fill:none}.axis,.grid{stroke:#d5d8e0}",
+    ]
     for number, (name, points) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
         rules.append(
@@ -130,10 +134,20 @@ def lines_svg(
             ]
         series.append(Series(name, [(x, mean) for x, mean, _ in points], f"m{number}"))
     head, end, rest = chart_svg(Chart(x_label, y_label, series), label).partition(">")
-    legend = [
-        f'<text x="540" y="{30 + 16 * n}" text-anchor="end" style="fill:{COLOURS[n % len(COLOURS)]}">'
-        f"{escape(name)}</text>"
-        for n, name in enumerate(curves)
-    ]
+    legend, below = _legend([*curves])
+    head = head.replace(f'"0 0 {WIDTH} {HEIGHT}"', f'"0 0 {WIDTH} {HEIGHT + below}"')
     body = rest.replace("</svg>", "\n".join([*legend, "</svg>"]))
     return f"{head}{end}\n<style>{''.join(rules)}</style>{body}\n"
+
+
+def _legend(names: Sequence[str]) -> tuple[list[str], int]:
+    """The names in the colours of their lines, from left to right under a chart, and the height that they take."""
+    texts, x, y = [], LEGEND_LEFT, HEIGHT + 12
+    for number, name in enumerate(names):
+        width = 7 * len(name) + 20  # of 12 px text, about
+        if x > LEGEND_LEFT and x + width > WIDTH:
+            x, y = LEGEND_LEFT, y + 16
+        colour = COLOURS[number % len(COLOURS)]
+        texts.append(f'<text class="name" x="{x}" y="{y}" style="fill:{colour}">{escape(name)}</text>')
+        x += width
+    return texts, y + 8 - HEIGHT

@@ -114,6 +114,17 @@ def test_the_best_so_far_only_improves(tmp_path: Path) -> None:
     assert points[0][1] == 1
 
 
+def test_the_best_so_far_is_of_those_trained_furthest(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", SMALL.replace(method="halving", max_trials=120, seed=2, budget=1e4))
+    whole = [trial for trial in run.trials if trial.until is None and trial.status == "ok"]
+    assert 1 < len(whole) < 40
+    assert {trial.id for trial in run.furthest()} == {trial.id for trial in whole}
+    points = run.trajectory()
+    assert {(at, score) for at, _, score in points} <= {(trial.ended, trial.score) for trial in whole}
+    assert run.best is not None
+    assert points[-1][2] == run.best.score
+
+
 def test_the_winner_is_the_finalist_that_validates_best_after_retraining(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", SMALL.replace(finalists=4, max_trials=10))
     scores = {c.trial: sum(t.score or 0.0 for t in c.trainings) / 2 for c in run.finalists}

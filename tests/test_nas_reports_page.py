@@ -176,6 +176,25 @@ def test_a_recipe_that_the_search_found_is_told(tmp_path: Path) -> None:
     assert said.count("lr 0.00213, dropout 0.25") == 3  # final comparison, best cell, list
 
 
+def test_the_best_so_far_is_of_those_trained_furthest(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", SMALL.replace(method="halving", max_trials=120, seed=2, budget=1e4))
+    html = report_html(run)
+    said = checked(html)
+    assert f"a trial of {run.full_steps} steps of fewer best of the former so far" in said
+    whole = [trial for trial in run.trials if trial.until is None and trial.status == "ok"]
+    by_time, by_trials, by_size = html.split('<svg class="chart"')[1:4]
+    for chart in (by_time, by_trials):
+        assert len(re.findall(r'class="dot (?:beyond )?trial"', chart)) == len(whole) > 1
+        assert len(re.findall(r'class="dot (?:beyond )?less"', chart)) == len(run.trials) - len(whole)
+        (line,) = re.findall(r'class="line found" d="([^"]+)"', chart)
+        places = re.findall(r'class="dot (?:beyond )?trial" cx="([\d.]+)" cy="([\d.]+)"', chart)
+        first, best = places[0], max(places, key=lambda place: float(place[1]))
+        assert line.startswith(f"M{first[0]} {first[1]} ")
+        assert best[1] in re.findall(r"[\d.]+", line)[-2]
+    assert len(re.findall(r'class="dot (?:beyond )?trial"', by_size)) == len(whole)
+    assert "less" not in by_size
+
+
 def test_supernets_are_counted_apart(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", SMALL.replace(method="oneshot", max_trials=8))
     said = checked(report_html(run))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import _compare_searchers
 from _output import whole_lines
+from _searcher_tables import lines_svg
 
 
 def test_the_trials_of_runs_are_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,6 +41,23 @@ def test_the_trials_of_runs_are_a_pool(tmp_path: Path, capsys: pytest.CaptureFix
     assert "| small | random |" in (out / "result.md").read_text()
     assert (out / "result.md").read_text() in told.out
     assert (out / "curves.svg").read_text().startswith("<svg")
+
+
+def test_the_legend_of_a_chart_lies_below_its_lines() -> None:
+    names = ["random", "evolution", *(f"guided:kappa={n},acquisition=ei" for n in range(3)), "a<b"]
+    curves = {name: [(1.0, 2.0, 0.1), (2.0, 1.0, 0.1)] for name in names}
+    svg = ET.fromstring(lines_svg(curves, "trials", "loss", "chart"))
+    texts = [e for e in svg.iter() if e.get("class") == "name"]
+    assert [e.text for e in texts] == names
+    places = [(float(e.get("x", "")), float(e.get("y", ""))) for e in texts]
+    drawn = [e for e in svg.iter() if e.get("class") not in ("name", None)]
+    lowest = max(float(y) for e in drawn for y in re.findall(r"[ML][\d.]+ ([\d.]+)", e.get("d", "")))
+    numbers = max(float(e.get("y", "0")) for e in drawn)
+    _, _, width, height = map(float, svg.get("viewBox", "").split())
+    assert all(lowest < numbers < y - 12 < y < height for _, y in places)
+    assert all(x + 6 * len(name) < width for name, (x, _) in zip(names, places, strict=True))
+    assert len(set(places)) == len(names)
+    assert len({y for _, y in places}) > 1
 
 
 def test_lower_rungs_and_supernets_are_no_cells_of_a_pool(tmp_path: Path) -> None:

@@ -185,6 +185,11 @@ class Run:
             :n
         ]
 
+    def furthest(self) -> list[TrialRecord]:
+        """Those of `top` that were trained as far as its first: with their scores none of fewer steps compares."""
+        best = self.top()
+        return [trial for trial in best if trial.until == best[0].until]
+
     def front(self) -> list[TrialRecord]:
         """The trials that no other beats in all objectives, in the order of `top`; those trained furthest only."""
         if self._front is None:  # the driver asks for it several times a second
@@ -192,9 +197,8 @@ class Run:
         return list(self._front)
 
     def _find_front(self) -> list[TrialRecord]:
-        best = self.top()
-        alike = [trial for trial in best if trial.until == best[0].until]
-        known = [t for t in alike if all(name == "loss" or name in t.metrics for name in self.objectives)]
+        found = self.furthest()
+        known = [t for t in found if all(name == "loss" or name in t.metrics for name in self.objectives)]
         points = [
             [t.score or 0.0 if name == "loss" else t.metrics[name] for name in self.objectives] for t in known
         ]
@@ -242,11 +246,16 @@ class Run:
         return max(0.0, self.config.budget - self.active)
 
     def trajectory(self) -> list[tuple[float, int, float]]:
-        """Each time the best score improved: (active seconds, trials ended by then, score)."""
+        """Each time the best score of `furthest` improved: (active seconds, trials ended by then, score)."""
         points: list[tuple[float, int, float]] = []
+        counted = {trial.id for trial in self.furthest()}
         ended = sorted((t for t in self.trials if t.ended is not None), key=lambda t: t.ended or 0.0)
         for count, trial in enumerate(ended, start=1):
-            if trial.score is not None and (not points or trial.score < points[-1][2]):
+            if (
+                trial.id in counted
+                and trial.score is not None
+                and (not points or trial.score < points[-1][2])
+            ):
                 points.append((trial.ended or 0.0, count, trial.score))
         return points
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-_WIDTH, _HEIGHT = 560, 330
+WIDTH, HEIGHT = 560, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 46
 _MOST_POINTS = 1500
 
@@ -50,7 +50,7 @@ def chart_svg(chart: Chart, label: str) -> str:
         ys = [min(y, chart.top) for y in ys]
     frame = _Frame(_span([x for x, _ in points]), _span(ys))
     lines = [
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}" '
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" '
         'xmlns="http://www.w3.org/2000/svg">',
         *frame.axes(chart.x_label, chart.y_label),
     ]
@@ -68,11 +68,11 @@ def _levels(levels: Sequence[tuple[str, float, str]], frame: _Frame) -> list[str
         if not frame.low <= value <= frame.high:
             continue
         y = frame.y(value)
-        lines.append(f'<path class="level {colour}" d="M{_LEFT} {y:.1f} H{_WIDTH - _RIGHT}"/>')
+        lines.append(f'<path class="level {colour}" d="M{_LEFT} {y:.1f} H{WIDTH - _RIGHT}"/>')
         text_y = y - 5 if y - 5 - above > 13 else y + 13
         above = text_y
         lines.append(
-            f'<text class="level-name {colour}" x="{_WIDTH - _RIGHT - 4}" y="{text_y:.1f}">{escape(name)}</text>'
+            f'<text class="level-name {colour}" x="{WIDTH - _RIGHT - 4}" y="{text_y:.1f}">{escape(name)}</text>'
         )
     return lines
 
@@ -86,7 +86,7 @@ def _line(series: Series, frame: _Frame) -> str:
         else:
             path.append(f"{'L' if path else 'M'}{at}")
     if series.kind == "steps":
-        path.append(f"H{_WIDTH - _RIGHT}")
+        path.append(f"H{WIDTH - _RIGHT}")
     return (
         f'<path class="line {series.colour}" d="{" ".join(path)}"><title>{escape(series.name)}</title></path>'
     )
@@ -148,12 +148,12 @@ class _Frame:
 
     def x(self, value: float) -> float:
         """The place of a value on the x axis."""
-        return _LEFT + (value - self.left) / (self.right - self.left) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (value - self.left) / (self.right - self.left) * (WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
         """The place of a value on the y axis; one that is too high sticks to the upper edge."""
         part = (min(value, self.high) - self.low) / (self.high - self.low)
-        return _HEIGHT - _BOTTOM - part * (_HEIGHT - _TOP - _BOTTOM)
+        return HEIGHT - _BOTTOM - part * (HEIGHT - _TOP - _BOTTOM)
 
     def axes(self, x_label: str, y_label: str) -> list[str]:
         """Grid lines, numbers and labels."""
@@ -162,18 +162,18 @@ class _Frame:
         for value in marks:
             y = self.y(value)
             text = tick_text(value, marks[1] - marks[0] if len(marks) > 1 else 1)
-            lines.append(f'<path class="grid" d="M{_LEFT} {y:.1f} H{_WIDTH - _RIGHT}"/>')
+            lines.append(f'<path class="grid" d="M{_LEFT} {y:.1f} H{WIDTH - _RIGHT}"/>')
             lines.append(f'<text class="tick y" x="{_LEFT - 8}" y="{y + 4:.1f}">{text}</text>')
         marks = ticks(self.left, self.right, 6)
         for value in marks:
             text = tick_text(value, marks[1] - marks[0] if len(marks) > 1 else 1)
             lines.append(
-                f'<text class="tick" x="{self.x(value):.1f}" y="{_HEIGHT - _BOTTOM + 18}">{text}</text>'
+                f'<text class="tick" x="{self.x(value):.1f}" y="{HEIGHT - _BOTTOM + 18}">{text}</text>'
             )
-        bottom = _HEIGHT - _BOTTOM
-        lines.append(f'<path class="axis" d="M{_LEFT} {bottom} H{_WIDTH - _RIGHT}"/>')
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        lines.append(f'<text class="axis-name" x="{middle:.0f}" y="{_HEIGHT - 8}">{escape(x_label)}</text>')
+        bottom = HEIGHT - _BOTTOM
+        lines.append(f'<path class="axis" d="M{_LEFT} {bottom} H{WIDTH - _RIGHT}"/>')
+        middle = (_LEFT + WIDTH - _RIGHT) / 2
+        lines.append(f'<text class="axis-name" x="{middle:.0f}" y="{HEIGHT - 8}">{escape(x_label)}</text>')
         up = (_TOP + bottom) / 2
         lines.append(
             f'<text class="axis-name" transform="translate(15 {up:.0f}) rotate(-90)">{escape(y_label)}</text>'

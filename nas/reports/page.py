@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,25 +236,40 @@ def _charts(run: Run) -> Iterator[tuple[str, str, _Legend]]:
     ended.sort(key=lambda t: t.ended or 0.0)
     levels = [(b.name, b.score, _KNOWN[i % 4]) for i, b in enumerate(run.baselines) if b.score is not None]
     top = _ceiling([t.score or 0.0 for t in ended], [value for _, value, _ in levels])
+    whole = {trial.id for trial in run.furthest()}  # one score of fewer steps says nothing beside one of more
     legend = [("a trial", "trial"), ("best so far", "found")]
-    minutes = [(t.ended or 0.0) / 60 for t in ended]
+    if len(whole) < len(ended):
+        steps = run.furthest()[0].until or run.full_steps
+        legend = [
+            (f"a trial of {steps} steps", "trial"),
+            ("of fewer", "less"),
+            ("best of the former so far", "found"),
+        ]
     for title, label, xs in (
-        ("Best so far, by time", "minutes of the budget", minutes),
+        ("Best so far, by time", "minutes of the budget", [(t.ended or 0.0) / 60 for t in ended]),
         ("Best so far, by trials", "trials with a score", [float(i + 1) for i in range(len(ended))]),
     ):
-        points = [(x, t.score or 0.0) for x, t in zip(xs, ended, strict=True)]
-        notes = [f"#{t.id}: {t.score:.4f}, {t.operator}" for t in ended]
-        series = [
-            Series("trials", points, "trial", "dots", notes),
-            Series("best so far", _best(points), "found", "steps"),
-        ]
+        series = _progress(list(zip(xs, ended, strict=True)), whole)
         yield title, chart_svg(Chart(label, f"validation {unit}", series, levels, top), title), legend
     yield from front_charts(run, top)
-    yield _sizes_chart(run, ended, unit, top)
+    yield _sizes_chart(run, [t for t in ended if t.id in whole], unit, top)
     yield _curves_chart(run, unit)
 
 
-def _best(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _progress(placed: list[tuple[float, TrialRecord]], whole: set[int]) -> list[Series]:
+    """Dots of the trials, those that are not of the `whole` ones apart, and the best of these so far."""
+    series = []
+    for name, colour in (("trials of fewer steps", "less"), ("trials", "trial")):
+        chosen = [(x, t) for x, t in placed if (t.id in whole) == (colour == "trial")]
+        points = [(x, t.score or 0.0) for x, t in chosen]
+        notes = [f"#{t.id}: {t.score:.4f}, {t.operator}" for _, t in chosen]
+        if colour == "less":
+            notes = [f"{note}, {t.until} steps" for note, (_, t) in zip(notes, chosen, strict=True)]
+        series.append(Series(name, points, colour, "dots", notes))
+    return [*series, Series("best so far", _best(series[-1].points), "found", "steps")]
+
+
+def _best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     kept: list[tuple[float, float]] = []
     for x, y in points:
         if not kept or y < kept[-1][1]:
