@@ -15,7 +15,7 @@ from nas.campaign import Event, Run, open_run
 from nas.campaign.driver import ATTEMPTS, DEATHS, DUPLICATES, FAILURES, Campaign, Sitting
 from nas.campaign.journal import Journal, read
 from nas.campaign.pool import Ending, Job
-from nas.errors import RunError
+from nas.errors import RunError, SearchError
 from nas.searchers import Observation, Proposal, Searcher, make_searcher
 from nas.training import TrialResult
 
@@ -51,6 +51,34 @@ def repeat_one_cell(folder: Path, pool: FakePool) -> tuple[Parrot, Run]:
         return parrot, Campaign(journal, [event], parrot, pool, clock=pool.clock).run()
     finally:
         journal.close()
+
+
+class Broken(Parrot):
+    """Has a bug in `tell`."""
+
+    def tell(self, observation: Observation) -> None:
+        """Fail."""
+        raise TypeError("no such sum")
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("mine:Broken", {}), ("halving", {"proposer": "mine:Broken"}), ("random", {})]
+)
+def test_what_a_searcher_of_the_users_own_raises_is_said_to_be_its(
+    tmp_path: Path, method: str, options: dict[str, str]
+) -> None:
+    event = first_event(SMALL)
+    event["config"] |= {"method": method, "options": options}
+    journal, event = Journal.create(tmp_path / "run", event)
+    pool = FakePool()
+    own = rf"^searcher mine:Broken raised TypeError: no such sum \({__file__}, line \d+\)$"
+    wanted, said = (TypeError, "^no such sum$") if method == "random" else (SearchError, own)
+    try:
+        with pytest.raises(wanted, match=said):
+            Campaign(journal, [event], Broken(ToySpace()), pool, clock=pool.clock).run()
+    finally:
+        journal.close()
+    assert events_of(tmp_path / "run", "stop")[-1]["reason"] == "error"
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, line: int, torn: bool) -> None:

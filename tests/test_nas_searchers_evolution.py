@@ -95,7 +95,7 @@ def test_the_share_of_samples_can_be_set() -> None:
 
 @pytest.mark.parametrize("fresh", ["often", 1.5, True])
 def test_a_share_of_samples_is_a_probability_or_a_rule(fresh: object) -> None:
-    with pytest.raises(SearchError, match="evolution: fresh must be a probability, got "):
+    with pytest.raises(SearchError, match="evolution: fresh must be auto, learned or a probability, got "):
         make_searcher("evolution", SPACE, {"fresh": fresh})
 
 

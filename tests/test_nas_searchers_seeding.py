@@ -8,6 +8,7 @@ import pytest
 
 from grammar import zoo
 from nas.errors import SearchError
+from nas.searchers import make_searcher
 from nas.searchers.seeding import MOST, read_seeds
 from search_spaces import load_space
 
@@ -62,7 +63,8 @@ def test_a_runs_supernets_are_no_seeds_and_what_was_trained_less_comes_last(tmp_
 @pytest.mark.parametrize("seeds", [5, True, ["zoo:lstm", 3]])
 def test_what_cannot_be_seeds_is_said(seeds: Any) -> None:
     with pytest.raises(
-        SearchError, match="seeds are zoo, a file, a run folder or a list of texts of cells; received"
+        SearchError,
+        match=r"^seeds: zoo, a file, a run folder or a list of texts of cells is needed; received",
     ):
         read_seeds(seeds, GATED)
 
@@ -75,6 +77,7 @@ def test_what_cannot_be_seeds_is_said(seeds: Any) -> None:
         ("cell c { state h: vec; h' = tanh(; out h' }\n", "a cell of .* is none"),
         ("zoo:lstn\n", "a cell of .* is none: .*lstm"),
         ("zoo:mlstm\n", "is not a member of the space"),
+        ("zoo:lstm\ngru\n", "cells.txt has after zoo:lstm 'gru'; a cell begins with the word cell"),
     ],
 )
 def test_what_is_no_seed_is_said(content: str, said: str, tmp_path: Path) -> None:
@@ -83,6 +86,9 @@ def test_what_is_no_seed_is_said(content: str, said: str, tmp_path: Path) -> Non
         read_seeds(str(tmp_path / "cells.txt"), GATED)
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match="give zoo, a file of cells or a run folder"):
+def test_a_missing_file_is_said_under_the_option_that_named_it(tmp_path: Path) -> None:
+    said = "cannot read .*none: No such file or directory; give zoo, a file of cells or a run folder"
+    with pytest.raises(SearchError, match=f"^seeds: {said}"):
         read_seeds(str(tmp_path / "none"), GATED)
+    with pytest.raises(SearchError, match=f"^cells: {said}"):
+        make_searcher("list", GATED, {"cells": str(tmp_path / "none")})

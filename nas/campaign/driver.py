@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from grammar import Cell, parse
+from nas.campaign.config import SearchConfig
 from nas.campaign.constraints import parse_constraint
 from nas.campaign.entries import OPEN, Contender, Retraining, TrialRecord
 from nas.campaign.journal import Event, Journal
@@ -31,7 +33,7 @@ from nas.campaign.proposals import Costs, enter
 from nas.campaign.record import Run
 from nas.campaign.stores import WEIGHTS, Snapshots, store
 from nas.campaign.timing import MARGIN, least_need, training_fits, trial_fits
-from nas.errors import BrokenRunError, RunError
+from nas.errors import BrokenRunError, NasError, RunError, SearchError
 from nas.searchers import MEASURED, Observation, Proposal, Searcher
 from nas.training import TrialResult, TrialSpec
 
@@ -160,11 +162,14 @@ class Campaign:
         kind = event["event"]
         if kind == "config":
             self.searcher.trivial_score = run.task.get("trivial_score")
-            self.searcher.begin(run.task["recipe"])
+            with _named(run.config):
+                self.searcher.begin(run.task["recipe"])
         elif kind == "ask":
             made = (event["operator"], tuple(event["parents"]))
             how = [event.get(name) for name in ("until", "continues", "recipe", "supernet")]
-            self.searcher.entered(Proposal(self._read(event["text"]), *made, *how), event["trial"])
+            proposal = Proposal(self._read(event["text"]), *made, *how)
+            with _named(run.config):
+                self.searcher.entered(proposal, event["trial"])
         elif kind == "duplicate":
             known = run.trials[event["of"]]
             if known.status not in OPEN:
@@ -197,7 +202,8 @@ class Campaign:
             supernet=asked.get("supernet"),
             found=() if trial is None else trial.found,
         )
-        self.searcher.tell(observation)
+        with _named(self.run_so_far.config):
+            self.searcher.tell(observation)
 
     def _stop(self, reason: str, finished: bool, message: str = "") -> Run:
         self._log("stop", reason=reason, finished=finished, message=message)
@@ -249,7 +255,8 @@ class Campaign:
             tired = run.duplicates_in_a_row >= DUPLICATES
             strict = run.refused_in_a_row >= REFUSALS
             rng = np.random.default_rng([run.config.seed, run.asks])
-            proposal = None if tired or strict else self.searcher.ask(rng)
+            with _named(run.config):
+                proposal = None if tired or strict else self.searcher.ask(rng)
             if proposal is None:
                 if not self._started:  # else what is running may open the way
                     reason = "duplicates" if tired else "refusals" if strict else "exhausted"
@@ -418,6 +425,22 @@ def _outcome(result: TrialResult) -> dict[str, Any]:
         name: values[name] for name in ("score", "curve", "params", "width", "steps", "start", "seconds")
     }
     return found | {name: values[name] for name in ("fallback", "found", "passed") if values[name]}
+
+
+@contextlib.contextmanager
+def _named(config: SearchConfig) -> Iterator[None]:
+    """Say of a searcher of the user's own what it raised and where: that is no bug of recell."""
+    try:
+        yield
+    except NasError:
+        raise
+    except Exception as error:
+        own = next((n for n in (config.method, str(config.options.get("proposer"))) if ":" in n), None)
+        if own is None:
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
+        raise SearchError(f"searcher {own} raised {what}") from error
 
 
 @contextlib.contextmanager

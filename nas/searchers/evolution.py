@@ -105,8 +105,8 @@ class Evolution(Searcher):
         check_whole("evolution", 2, population=population)
         check_whole("evolution", 1, samples=samples, tournament=tournament, tries=tries)
         check_share("evolution", crossover=crossover, motifs=motifs)
-        if fresh not in (AUTO, LEARNED):
-            check_share("evolution", fresh=fresh)
+        if fresh not in (AUTO, LEARNED) and (isinstance(fresh, str | bool) or not 0 <= fresh <= 1):
+            raise SearchError(f"evolution: fresh must be auto, learned or a probability, got {fresh!r}")
         check_choice("evolution", tuple(CHOICES), operators=operators)
         if samples > population:
             raise SearchError(f"evolution: samples must be at most population, got {samples} > {population}")

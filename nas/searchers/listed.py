@@ -49,4 +49,4 @@ class Listed(Searcher):
 def _read(cells: Seeds | None) -> tuple[Cell, ...]:
     if cells is None:
         raise SearchError("list: give the cells: -O cells=FILE, a run folder, or a list of texts")
-    return read_seeds(cells, space=None)
+    return read_seeds(cells, space=None, option="cells")

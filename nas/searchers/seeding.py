@@ -18,15 +18,21 @@ MOST = 20  # cells of an earlier run
 Seeds = str | Path | Sequence[str]
 
 
-def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]:
+def read_seeds(seeds: Seeds | None, space: SpaceLike | None, option: str = "seeds") -> tuple[Cell, ...]:
     """The cells that `seeds` names, each once by digest, all members of the space (of any, if it is None).
 
     "zoo": the zoo cells that the space's file claims. A run folder: its best cells, as derived, at most MOST. Any other
     name: a file of cells, one a line or as blocks. A list: texts of cells, or `zoo:` names. Cells of a run that are no
-    members are left out; elsewhere they are an error, as is a source without any cell. Raises SearchError.
+    members are left out; elsewhere they are an error, as is a source without any cell. Raises SearchError, which names
+    the `option` that was given.
     """
-    if seeds is None:
-        return ()
+    try:
+        return () if seeds is None else _read(seeds, space)
+    except SearchError as error:
+        raise SearchError(f"{option}: {error}") from error
+
+
+def _read(seeds: Seeds, space: SpaceLike | None) -> tuple[Cell, ...]:
     if isinstance(seeds, str | Path):
         where = str(seeds)
         if where == "zoo":
@@ -43,9 +49,9 @@ def read_seeds(seeds: Seeds | None, space: SpaceLike | None) -> tuple[Cell, ...]
         found.setdefault(cell.digest, cell)
     strangers = [cell for cell in found.values() if not _member(cell, space)]
     if strangers:
-        raise SearchError(f"seeds: {strangers[0].one_line} of {where} is not a member of the space")
+        raise SearchError(f"{strangers[0].one_line} of {where} is not a member of the space")
     if not found:
-        raise SearchError(f"seeds: {where} has no cell that is a member of the space")
+        raise SearchError(f"{where} has no cell" + (" that is a member of the space" if space else ""))
     return tuple(found.values())
 
 
@@ -53,7 +59,7 @@ def _listed(seeds: object) -> list[str]:
     texts = [text for text in seeds if isinstance(text, str)] if isinstance(seeds, Sequence) else []
     if not isinstance(seeds, Sequence) or len(texts) < len(seeds):
         raise SearchError(
-            f"seeds are zoo, a file, a run folder or a list of texts of cells; received {seeds!r}"
+            f"zoo, a file, a run folder or a list of texts of cells is needed; received {seeds!r}"
         )
     return texts
 
@@ -66,7 +72,7 @@ def _parsed(text: str, where: str) -> Cell:
     try:
         return zoo(text.removeprefix("zoo:")) if text.startswith("zoo:") else parse(text)
     except GrammarError as error:
-        raise SearchError(f"seeds: a cell of {where} is none: {error}") from error
+        raise SearchError(f"a cell of {where} is none: {error}") from error
 
 
 def _of_file(path: Path) -> list[str]:
@@ -75,18 +81,15 @@ def _of_file(path: Path) -> list[str]:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise SearchError(
-            f"seeds: cannot read {path}: {why}; give zoo, a file of cells or a run folder"
-        ) from error
+        raise SearchError(f"cannot read {path}: {why}; give zoo, a file of cells or a run folder") from error
     texts: list[str] = []
     for line in text.splitlines():
         if line.startswith(("cell ", "zoo:")):
             texts.append(line)
         elif line.strip() and not line.lstrip().startswith("#"):
-            if not texts:
-                raise SearchError(
-                    f"seeds: {path} begins with {line.strip()!r}; a cell begins with the word cell"
-                )
+            if not texts or texts[-1].startswith("zoo:"):
+                where = "begins with" if not texts else f"has after {texts[-1].strip()}"
+                raise SearchError(f"{path} {where} {line.strip()!r}; a cell begins with the word cell")
             texts[-1] += f"\n{line}"
     return texts
 
