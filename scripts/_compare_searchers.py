@@ -57,7 +57,8 @@ from nas.searchers.lab import (
     table_answers,
     trials_pool,
 )
-from search_spaces import load_space
+from predictors import PredictorError
+from search_spaces import SpaceError, load_space
 
 TOP = 0.01
 SPACE = "nasbench_nlp"
@@ -185,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         facts = {"runs": _of_runs, "final": _final}.get(given.kind, _searched)(given)
-    except NasError as error:
+    except (NasError, PredictorError, SpaceError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("stopped: call the command again to go on") from None

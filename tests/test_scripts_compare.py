@@ -21,6 +21,8 @@ import _compare_searchers
 from _output import whole_lines
 from _searcher_tables import lines_svg
 
+OWN = str(ROOT / "predictors" / "tables" / "own.jsonl.gz")
+
 
 def test_the_trials_of_runs_are_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "run")
@@ -60,6 +62,18 @@ def test_the_legend_of_a_chart_lies_below_its_lines() -> None:
     assert len({y for _, y in places}) > 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["pool", "--table", "ptb", "--data", "/nowhere"], "cannot read the table /nowhere/.*: No such file"),
+        (["surrogate", "--space", "gatd", "--trials", OWN, "--task", "text"], "unknown space 'gatd'"),
+    ],
+)
+def test_what_is_not_there_is_one_clear_error(options: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"^error: {said}"):
+        _compare_searchers.main([*options, "--out", str(tmp_path)])
+
+
 def test_lower_rungs_and_supernets_are_no_cells_of_a_pool(tmp_path: Path) -> None:
     make_run(tmp_path / "run", trials=4, finalists=0, finish=False)
     journal, _ = Journal.take_over(tmp_path / "run")
@@ -75,8 +89,7 @@ def test_lower_rungs_and_supernets_are_no_cells_of_a_pool(tmp_path: Path) -> Non
 
 
 def test_a_task_of_recells_own_table_is_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = str(ROOT / "predictors" / "tables" / "own.jsonl.gz")
-    common = ["pool", "--trials", table, "--budget", "5", "--out", str(tmp_path)]
+    common = ["pool", "--trials", OWN, "--budget", "5", "--out", str(tmp_path)]
     chosen = ["--task", "modular_arithmetic", "--methods", "random", "--seeds", "1"]
     _compare_searchers.main([*common, *chosen])
     facts = json.loads((tmp_path / "result.json").read_text())
