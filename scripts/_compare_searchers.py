@@ -257,6 +257,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             help="leave out runs that have used less of their budget",
         )
         sub.add_argument("--against", metavar="METHOD", help="what others are compared with (random)")
+        if kind == "runs":
+            sub.add_argument("--about", metavar="TEXT", help="what the heading says of the runs")
         sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--zoo", type=int, default=3, help="so many of the best known cells take part")
     sub.add_argument("--known", nargs="*", default=["lstm", "gru"], help="known cells that take part anyway")
@@ -271,6 +273,7 @@ def _command(given: argparse.Namespace) -> str:
     if given.kind in ("runs", "final"):
         more = f" --reach {given.reach:g}" if given.reach is not None else ""
         more += f" --against {given.against}" if given.against else ""
+        more += f' --about "{given.about}"' if given.kind == "runs" and given.about else ""
         if given.kind == "final":
             more += f" --zoo {given.zoo} --known {' '.join(given.known)} --seeds {given.seeds}"
             more += f" --first-seed {given.first_seed}" if given.first_seed != FRESH else ""
@@ -464,7 +467,8 @@ ENDED = ("ok", "diverged", "hopeless", "invalid")
 
 def _of_runs(given: argparse.Namespace) -> dict[str, Any]:
     runs, skipped = read_runs(given.named, given.reach)
-    return compare_runs(runs, skipped, given.against)
+    facts = compare_runs(runs, skipped, given.against)
+    return {**facts, "setting": {**facts["setting"], "about": given.about}}
 
 
 def _final(given: argparse.Namespace) -> dict[str, Any]:

@@ -15,8 +15,9 @@ AXES = {"seconds": "seconds of training", "trials": "trials", "active": "seconds
 def runs_page(facts: Mapping[str, Any]) -> str:
     """How far the runs are, the best by cost, and which differences are real."""
     setting, against = facts["setting"], facts["against"]
+    about = f", {setting['about']}" if setting.get("about") else ""
     lines = [
-        f"## Real runs: {setting['task']}, space {setting['space']}",
+        f"## Real runs: {setting['task']}, space {setting['space']}{about}",
         "",
         f"{_conditions(setting)} Validation scores in {setting['metric']}, lower is better; "
         f"{setting['none_yet']:.4f} stands for none yet. `{facts['command']}`",

@@ -225,12 +225,14 @@ def test_seeds_of_a_search_are_not_fresh(two_runs: list[str], tmp_path: Path) ->
 def test_a_page_of_both(two_runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_real_final, "train", Trainer())
     final(two_runs, tmp_path / "final")
-    _compare_searchers.main(["runs", *two_runs, "--out", str(tmp_path / "runs")])
+    _compare_searchers.main(["runs", *two_runs, "--about", "a second time", "--out", str(tmp_path / "runs")])
     folders = [str(tmp_path / "runs"), str(tmp_path / "final")]
     _compare_searchers.main(["page", *folders, "--name", "real", "--out", str(tmp_path / "page")])
     said = (tmp_path / "page" / "real.md").read_text()
     assert str(tmp_path) not in said
     assert "seconds of training" in said
+    assert "## Real runs: text, space gated, a second time\n" in said
+    assert '--about "a second time"' in said
     assert "Found and known cells, trained anew: text" in said
     assert {file.name for file in (tmp_path / "page").iterdir()} == {
         "real.json",
