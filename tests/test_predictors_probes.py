@@ -64,7 +64,6 @@ def test_rows_computed_once_leave_the_probes_as_they_were(name: str, monkeypatch
     assert [len(run.rows) for run in design.equal] == [8, 10, 12, 16, 24, 40]
     monkeypatch.setattr(probes, "_design", lambda: replace(design, equal=()))
     other = probe_features([zoo(name)])
-    # most are logarithms, some of what rounding makes: a product of matrices rounds a row otherwise where it stands elsewhere
-    near = np.abs(found - other) <= 1e-3 * (1 + np.abs(other))
-    assert (near | (np.abs(10.0**found - 10.0**other) < 5e-7)).all()
-    assert near.mean() > 0.9
+    # Most are logarithms, some of what rounding makes: a product of matrices may round a row otherwise elsewhere.
+    np.testing.assert_allclose(found, other, rtol=2e-2, atol=1e-2)
+    assert (np.abs(found - other) <= 1e-4 * (1 + np.abs(other))).mean() > 0.9
