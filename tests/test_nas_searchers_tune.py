@@ -147,12 +147,14 @@ def test_what_tune_does_not_give_is_refused_before_the_first_trial(
         TuneSearcher(space, method, options, metric="score", mode="min")
 
 
-@pytest.mark.parametrize("metric", [None, ["score", "flops"]])
-def test_without_one_metric_nothing_is_suggested(metric: Any) -> None:
+@pytest.mark.parametrize(
+    ("metric", "mode"), [(None, "min"), (["score", "flops"], "min"), ("score", None), ("score", "least")]
+)
+def test_without_one_metric_and_its_mode_nothing_is_suggested(metric: Any, mode: Any) -> None:
     searcher = TuneSearcher("gated", "random")
-    searcher.set_search_properties(metric, "min", {})
+    searcher.set_search_properties(metric, mode, {})
     with pytest.raises(
-        SearchError, match=r'one metric is needed, TuneConfig\(metric="score", mode="min"\); got'
+        SearchError, match=r'as in TuneSearcher\(..., metric="score", mode="min"\): without a'
     ):
         searcher.suggest("a")
 
@@ -273,7 +275,7 @@ def test_the_trainable_trains_a_cell_of_the_space() -> None:
         tuner = tune.Tuner(
             trainable("parity", size="smoke"),
             tune_config=tune.TuneConfig(
-                search_alg=TuneSearcher("gated", "random"),
+                search_alg=TuneSearcher("gated", "random", metric="score", mode="min"),
                 metric="score",
                 mode="min",
                 num_samples=1,

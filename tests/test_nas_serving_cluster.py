@@ -88,10 +88,12 @@ def test_a_real_server_answers_and_ends_cleanly(server: tuple[subprocess.Popen[s
         raw.sendall(b"\x00\x01 nonsense\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
     assert ask(port, "POST", "/predict", {"cells": [zoo_text("gru")]})[1] == found[:1]
+    assert process.stdout is not None
+    # Ray says a little later than the server answers that all is there.
+    assert any(f"listening on http://127.0.0.1:{port}" in line for line in iter(process.stdout.readline, ""))
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode in (0, 130)
-    assert f"listening on http://127.0.0.1:{port}" in out
     assert "Traceback" not in out
     with pytest.raises(OSError, match="refused"):
         ask(port, "GET", "/healthz")

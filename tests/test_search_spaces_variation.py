@@ -40,8 +40,8 @@ def check_child(space: Space, child: Variation) -> None:
     assert child.neutral == (child.cell.digest in {p.digest for p in child.parents})
 
 
-def walk(space: Space, rng: np.random.Generator, steps: int) -> Counter[str]:
-    """Vary a small population; every child is checked."""
+def walk(space: Space, rng: np.random.Generator, steps: int, fresh: int = 0) -> Counter[str]:
+    """Vary a small population, with a sample each `fresh` steps against drift; every child is checked."""
     pool: list[Cell] = [zoo(z) for z in space.claims] + [space.sample(rng) for _ in range(6)]
     seen: Counter[str] = Counter()
     for i in range(steps):
@@ -49,7 +49,7 @@ def walk(space: Space, rng: np.random.Generator, steps: int) -> Counter[str]:
         child = space.vary(a, rng, other=b) if i % 3 == 0 else space.vary(a, rng)
         check_child(space, child)
         seen[child.operator] += 1
-        pool[int(rng.integers(len(pool)))] = child.cell
+        pool[int(rng.integers(len(pool)))] = space.sample(rng) if fresh and i % fresh == 0 else child.cell
     return seen
 
 
@@ -71,7 +71,7 @@ def test_children_of_children_are_members(name: str) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", space_names())
 def test_children_over_ten_thousand_steps_are_members(name: str) -> None:
-    seen = walk(SPACES[name], np.random.default_rng(1), 10_000)
+    seen = walk(SPACES[name], np.random.default_rng(1), 10_000, fresh=10)
     rules = grammar_space(name).rules.rules.items() if name in RULED else ()
     nested = any(p.ops and any(h.rule == r for h in p.holes) for r, rule in rules for p in rule.productions)
     missing = set() if nested or name not in RULED else {"insert", "delete"}

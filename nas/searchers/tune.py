@@ -60,7 +60,8 @@ class TuneSearcher(RaySearcher):
     ) -> None:
         """`space` is a name or file of a space; `method` and `options` are those of `recell search`.
 
-        `recipe` is the task's own ("steps", "lr", ...), for searchers that change it.
+        `recipe` is the task's own ("steps", "lr", ...), for searchers that change it. `metric` and `mode` ("min" or
+        "max") are those of the TuneConfig, of which Tune tells searchers only where it has a param_space.
         """
         super().__init__(metric=metric, mode=mode)
         found = load_space(space)
@@ -112,11 +113,14 @@ class TuneSearcher(RaySearcher):
     def suggest(self, trial_id: str) -> Any:
         """The next new cell; None while a trial under way may open the way; FINISHED if the space is exhausted.
 
-        Raises SearchError where nobody said which metric counts: every trial would be told of as diverged.
+        Raises SearchError where nobody said which metric counts, and how: every trial would be told of as diverged.
         """
-        if not self._metric or not isinstance(self._metric, str):
+        one: object = self._metric  # Tune may give a list
+        if not isinstance(one, str) or not one or self._mode not in ("min", "max"):
             raise SearchError(
-                f'one metric is needed, TuneConfig(metric="score", mode="min"); got {self._metric!r}'
+                'one metric and its mode are needed, as in TuneSearcher(..., metric="score", mode="min"): without a '
+                "param_space Tune does not tell searchers what its TuneConfig has; "
+                f"got {self._metric!r}, {self._mode!r}"
             )
         for _ in range(ASKS):
             proposal = self._searcher.ask(np.random.default_rng([self._setting["seed"], self._asks]))
