@@ -114,6 +114,7 @@ def test_killed_with_kill_9_and_resumed_nothing_is_lost_or_repeated(
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGSTOP)  # on a quick machine it would end before it is killed
     with pytest.raises(RunError, match=f"in use by the live process {driver.pid} on"):
         resume(folder)
     driver.kill()
