@@ -20,9 +20,8 @@ class Function:
     floats: int = 0  # of scratch memory, without what each row takes
     buffers: list[tuple[str, int]] = field(default_factory=list)  # that of the rows of a block, by name
     prologue: list[str] = field(default_factory=list)
-    packed: dict[tuple[object, ...], str] = field(
-        default_factory=dict
-    )  # where weights of products lie, by use
+    # where weights of products lie, by use
+    packed: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     @property
     def per_row(self) -> int:
